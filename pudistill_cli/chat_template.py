@@ -1,0 +1,109 @@
+"""Chat templates: the checkpoint's own Jinja, in a sandbox, as transformers renders it; or a plain one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from pudistill_cli.errors import DataError
+from pudistill_cli.prompts import Message
+
+PLAIN = (
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize }}:\n{{ message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' }}\n\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
+)
+"""For a student without a template: 'User:\\n...\\n\\nAssistant:\\n', each answer ended by the tokenizer's eos.
+
+The answer starts a line, so that no tokenizer has to split a space from a word there.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A template, and the special tokens it may write (`bos_token`, `eos_token`, ...)."""
+
+    source: str
+    special: Mapping[str, str]
+    now: datetime
+    """What `strftime_now` formats: fixed, so that a run's prompts do not change at midnight."""
+
+    def mentions(self, name: str) -> bool:
+        """Whether the template has this word at all."""
+        return re.search(rf"\b{re.escape(name)}\b", self.source) is not None
+
+    def render(self, messages: Sequence[Message], *, answer_follows: bool, **variables: Any) -> str:
+        """The conversation as the model sees it; with `answer_follows` it ends where an answer begins.
+
+        Variables that the template does not mention are not passed.
+
+        Raises:
+            DataError: the template is broken, or it refuses the conversation (no system role, say).
+        """
+        values: dict[str, Any] = {
+            **self.special,
+            **{name: value for name, value in variables.items() if self.mentions(name)},
+            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": answer_follows,
+        }
+        try:
+            return _environment(self.now).from_string(self.source).render(values)
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(m.role for m in messages)
+            raise DataError(
+                f"The student's chat template refuses a conversation of {roles}: {error}",
+                "Many templates take no system message, or want user and assistant in turns.",
+            ) from error
+
+
+class _Generation(Extension):
+    """`{% generation %}`: transformers' mark of the assistant's tokens; here its content passes through."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own class attribute
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Keep what is inside."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment(now: datetime) -> ImmutableSandboxedEnvironment:
+    """transformers' environment (utils/chat_template_utils.py), but for the fixed clock."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = now.strftime
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike Jinja's own filter this one does not escape for HTML."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)

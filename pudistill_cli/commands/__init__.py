@@ -1,0 +1,1 @@
+"""One file a command, thin: read the options, call the core, print the result."""

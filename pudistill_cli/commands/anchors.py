@@ -1,0 +1,72 @@
+"""`pudistill anchors`: only ask the teacher, to carry the answers to a machine without a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pudistill_cli.commands.options import JsonOption, RecipeArgument, SetOption
+
+
+def command(
+    recipe: RecipeArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the answers go, as JSONL. Default: NAME-anchors.jsonl.")
+    ] = None,
+    changes: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the teacher for the answers of a recipe and write them to one file.
+
+    An answered prompt is never asked again. On the other machine, use the file as the teacher:
+
+      teacher: {kind: file, path: NAME-anchors.jsonl}
+    """
+    from collections import Counter
+
+    from pudistill_cli.console import Console
+    from pudistill_cli.job import cache_path
+    from pudistill_cli.prepare import read_prompt_sets, teacher_of
+    from pudistill_cli.recipe_file import load_recipe
+    from pudistill_cli.rundir import write_atomic
+    from pudistill_cli.teacher import Answer, Question, ask_all
+    from pudistill_cli.teacher.cache import AnswerCache
+
+    console = Console(as_json=as_json)
+    loaded = load_recipe(recipe, changes or [])
+    sets = read_prompt_sets(loaded.recipe.prompts)
+    prompts = [*sets.train, *sets.dev, *sets.test]
+    out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
+    teacher = teacher_of(loaded.recipe, console)
+    cache = AnswerCache(cache_path() / "anchors.sqlite")
+    try:
+        with console.bar("teacher", len(prompts)) as bar:
+
+            def progress(question: Question, answer: Answer) -> None:
+                bar.advance()
+
+            answers = ask_all(teacher, [Question(p.key, p.messages) for p in prompts], cache, progress)
+    finally:
+        cache.close()
+    lines = [
+        json.dumps(
+            {
+                "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
+                "answer": answers[prompt.key].text,
+                "finish_reason": answers[prompt.key].finish_reason,
+            },
+            ensure_ascii=False,
+        )
+        for prompt in prompts
+        if prompt.key in answers and answers[prompt.key].status == "ok"
+    ]
+    write_atomic(out, "\n".join(lines) + "\n")
+    for notice in teacher.notices:
+        console.warn(notice)
+    counts = Counter(answer.status for answer in answers.values())
+    console.event("anchors", path=str(out), **counts)
+    console.result(f"{out}: {len(lines)} answers ({', '.join(f'{n} {status}' for status, n in sorted(counts.items()))})")
+    console.result(f"Use them anywhere with: --set teacher='{{kind: file, path: {out}}}'")

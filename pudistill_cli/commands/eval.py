@@ -1,0 +1,39 @@
+"""`pudistill eval`: the final table of a run again, and some answers to read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption, SetOption
+
+
+def command(
+    run: RunArgument,
+    changes: SetOption = None,
+    show: Annotated[int, typer.Option("--show", min=0, help="Also print this many prompts with each answer.")] = 0,
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a finished run on its test set: from the answers it holds, or anew where settings changed.
+
+    Examples:
+
+      pudistill eval quickstart --show 3
+
+      pudistill eval my-run --set eval.metric=chrf
+    """
+    from pudistill_cli.console import Console
+    from pudistill_cli.loop import evaluate_run
+    from pudistill_cli.prepare import reopen
+    from pudistill_cli.summary import show_answers
+
+    console = Console(as_json=as_json)
+    job = reopen(run, runs, console, changes or [])
+    try:
+        evaluate_run(job)
+        if show:
+            show_answers(job, show)
+    finally:
+        job.close()

@@ -1,0 +1,75 @@
+"""`pudistill run`: the main job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pudistill_cli.commands.options import (
+    RUNS,
+    JsonOption,
+    NameOption,
+    OfflineOption,
+    RecipeArgument,
+    RunsOption,
+    SetOption,
+)
+
+
+def command(
+    recipe: RecipeArgument,
+    changes: SetOption = None,
+    name: NameOption = None,
+    runs: RunsOption = RUNS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
+    until: Annotated[
+        str, typer.Option("--until", help="Stop after this stage: anchors, sft, prefer, eval or export.")
+    ] = "export",
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe from teacher to exported weights; an unfinished run goes on where it stopped.
+
+    Examples:
+
+      pudistill run quickstart
+
+      pudistill run my-recipe.yaml --set prefer.k=8 --name k8
+
+      pudistill run my-recipe.yaml --dry-run
+    """
+    from pudistill_cli.console import Console
+    from pudistill_cli.errors import UsageError
+    from pudistill_cli.loop import STAGES, distil
+    from pudistill_cli.prepare import open_job, plan
+    from pudistill_cli.recipe_file import load_recipe
+    from pudistill_cli.summary import next_steps, print_plan
+
+    if until not in STAGES:
+        raise UsageError(f"--until {until}: no such stage.", f"One of: {', '.join(STAGES)}.")
+    console = Console(as_json=as_json)
+    loaded = load_recipe(recipe, changes or [])
+    name = name or loaded.recipe.name
+    checked = plan(loaded.recipe, console, offline=offline)
+    if dry_run:
+        print_plan(console, checked, runs / name)
+        return
+    console.say(f"{name}: {checked.choice.reason}; {checked.student.describe()}")
+    job = open_job(checked, console, runs, name, offline=offline)
+    try:
+        distil(job, until)
+        next_steps(job, until)
+    except KeyboardInterrupt:
+        console.say(f"\nStopped; all finished work is kept. Go on with: {resume_line(recipe, changes, name, runs)}")
+        raise typer.Exit(130) from None
+    finally:
+        job.close()
+
+
+def resume_line(recipe: str, changes: list[str] | None, name: str, runs: object) -> str:
+    """The command that goes on with this run."""
+    from shlex import quote
+
+    parts = ["pudistill", "run", quote(recipe), *(f"--set {quote(c)}" for c in changes or []), "--name", quote(name)]
+    return " ".join(parts if runs == RUNS else [*parts, "--runs", quote(str(runs))])

@@ -1,0 +1,140 @@
+"""What a person sees: progress on stderr, results on stdout; plain lines when piped; JSON events on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console as Terminal
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pudistill_cli.errors import PudistillError
+
+PLAIN_EVERY_SECONDS = 10.0
+
+
+@dataclass
+class Bar:
+    """One long piece of work; `advance` as items finish, `note` what is worth seeing beside the bar."""
+
+    console: Console
+    title: str
+    total: int
+    done: int = 0
+    notes: dict[str, str] = field(default_factory=dict[str, str])
+    started: float = field(default_factory=time.monotonic)
+    _shown: float = field(default_factory=time.monotonic)
+    _progress: Progress | None = None
+    _task: TaskID | None = None
+
+    def advance(self, n: int = 1) -> None:
+        """N more items are done."""
+        self.done += n
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self.done, notes=self._line())
+        elif time.monotonic() - self._shown >= PLAIN_EVERY_SECONDS:
+            self._shown = time.monotonic()
+            self.console.progress_line(self)
+
+    def note(self, **values: float | str) -> None:
+        """Show key metrics beside the bar."""
+        self.notes |= {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, notes=self._line())
+
+    @property
+    def rate(self) -> float:
+        """Items a second since the start."""
+        return self.done / max(time.monotonic() - self.started, 1e-9)
+
+    def _line(self) -> str:
+        return "  ".join([f"{self.rate:,.1f}/s", *(f"{k} {v}" for k, v in self.notes.items())])
+
+
+class Console:
+    """The one place that writes to the terminal."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.err = Terminal(stderr=True, highlight=False)
+        self.out = Terminal(highlight=False)
+
+    # --- events and lines ---
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One machine-readable event, on stdout, when `--json` asks for it."""
+        if self.as_json:
+            sys.stdout.write(json.dumps({"event": kind, **fields}, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        self.event("info", message=text)
+        if not self.as_json:
+            self.err.print(escape(text), soft_wrap=not self.err.is_terminal)
+
+    def warn(self, text: str) -> None:
+        """Something the user should know; the run goes on."""
+        self.event("warning", message=text)
+        if not self.as_json:
+            self.err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=not self.err.is_terminal)
+
+    def error(self, error: PudistillError) -> None:
+        """What happened, and what to type next."""
+        self.event("error", message=error.message, hint=error.hint, exit_code=error.exit_code)
+        if self.as_json:
+            return
+        self.err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=not self.err.is_terminal)
+        if error.hint:
+            self.err.print(f"[dim]next:[/]  {escape(error.hint)}", soft_wrap=not self.err.is_terminal)
+
+    def result(self, text: str) -> None:
+        """A line of the result, on stdout."""
+        if not self.as_json:
+            self.out.print(escape(text), soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """A table of results, on stdout."""
+        if not self.as_json:
+            self.out.print(table)
+
+    # --- progress ---
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """Show a piece of work from its start to its end."""
+        bar = Bar(self, title, total)
+        self.event("started", stage=title, total=total)
+        if self.err.is_terminal and not self.as_json:
+            with Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("[dim]{task.fields[notes]}"),
+                console=self.err,
+                expand=True,
+            ) as progress:
+                bar._progress = progress  # pyright: ignore[reportPrivateUsage]
+                bar._task = progress.add_task(f"{title:<22}", total=total, notes="")  # pyright: ignore[reportPrivateUsage]
+                yield bar
+        else:
+            yield bar
+            self.progress_line(bar)
+        self.event("finished", stage=title, done=bar.done, seconds=round(time.monotonic() - bar.started, 2), **bar.notes)
+
+    def progress_line(self, bar: Bar) -> None:
+        """A bar's state as one plain line, for pipes and logs."""
+        self.event("progress", stage=bar.title, done=bar.done, total=bar.total, rate=round(bar.rate, 2), **bar.notes)
+        if not self.as_json:
+            notes = "  ".join(f"{k} {v}" for k, v in bar.notes.items())
+            self.err.print(
+                escape(f"{bar.title}: {bar.done}/{bar.total}  {bar.rate:,.1f}/s  {notes}".rstrip()), soft_wrap=True
+            )

@@ -1,0 +1,302 @@
+"""What a backend must be: four protocols, and the plain data that crosses the line.
+
+Token ids, NumPy arrays and frozen dataclasses cross; a framework's tensors never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.method.objectives import Objective
+from pudistill_cli.method.preferences import Targets
+
+Tokens: TypeAlias = tuple[int, ...]
+Floats: TypeAlias = NDArray[np.float32]
+Finish: TypeAlias = Literal["stop", "length"]
+Adapter: TypeAlias = str
+"""The handle `Engine.load_adapter` returned. There is no current adapter: each call names one; None is the bare base."""
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The student on disk, and how an engine or a learner holds it."""
+
+    folder: Path
+    """A checkpoint in Hugging Face form."""
+    stop_tokens: Tokens
+    """Ids that end an answer; the first one is the end-of-turn token that training supervises."""
+    context: int
+    """The longest sequence, prompt and answer together, in tokens."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = None
+    """CPU threads; None leaves the framework's own choice."""
+    sample_rows: int = 256
+    """At most this many sequences are decoded together."""
+    token_budget: int = 16384
+    """At most this many tokens, padding included, in one forward pass of training or scoring."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSpec:
+    """The adapter: rank, scale and seed. Every linear layer of the blocks, never embeddings or head."""
+
+    r: int = 32
+    alpha: float = 64.0
+    base: Literal["bf16", "nf4"] = "bf16"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSpec:
+    """AdamW and gradient clipping; the learning rate comes with each step."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How candidates are drawn (method/sampling.py)."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 is off."""
+    seed: int = 0
+    round: int = 0
+
+
+# --- what crosses -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """A prompt ready for an engine; `key` is its content hash and seeds its candidates."""
+
+    key: str
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One drawn answer. `tokens` ends with a stop token when `finish` is "stop"."""
+
+    tokens: Tokens
+    logprobs: Floats
+    """(T,) log-probability with which each token was drawn; the model's own when greedy."""
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """Answers behind one shared prefix; the prefix is computed once."""
+
+    prefix: Tokens
+    continuations: tuple[Tokens, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A prompt and an answer to learn from; only the answer's tokens are supervised."""
+
+    prompt: Tokens
+    completion: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SftBatch:
+    """Rows for the mean over answer tokens of -log p."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainGroup:
+    """One prompt's rows (M of them: the candidates, then the anchor) and what the objective makes of them."""
+
+    rows: tuple[Row, ...]
+    reference: tuple[Floats, ...]
+    """Per row (T,): log-probs under the reference policy, scored by the learner."""
+    behaviour: tuple[Floats, ...]
+    """Per row (T,): log-probs under the policy that sampled, scored by the learner."""
+    targets: Targets
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBatch:
+    """Groups for one optimizer step; the objective is a pure function from log-probs to a loss."""
+
+    objective: Objective
+    groups: tuple[TrainGroup, ...]
+
+
+Batch: TypeAlias = SftBatch | GroupBatch
+Metrics: TypeAlias = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do; checked against the recipe before any weight is read."""
+
+    sample: bool = False
+    score: bool = False
+    learn: bool = False
+    objectives: frozenset[str] = field(default_factory=frozenset[str])
+    exports: frozenset[str] = field(default_factory=frozenset[str])
+    quantised_bases: frozenset[str] = field(default_factory=frozenset[str])
+
+
+# --- the protocols ------------------------------------------------------------------------------
+
+
+class Scoring(Protocol):
+    """Log-probs of given tokens: what an engine and a learner share."""
+
+    def logprobs(
+        self, requests: Sequence[Continuations], adapter: Adapter | None
+    ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
+        """Yield (index, per continuation (T,) float32 log-probs) as each request finishes, in any order."""
+        ...
+
+
+class Engine(Scoring, Protocol):
+    """Loads a model; samples and scores."""
+
+    def encode(self, text: str) -> Tokens:
+        """Ids of a rendered prompt by this engine's own tokenizer; special tokens are parsed, none is added."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        ...
+
+    def load_adapter(self, path: Path) -> Adapter:
+        """Load a PEFT folder, frozen, beside the others, and return its handle."""
+        ...
+
+    def drop_adapter(self, adapter: Adapter) -> None:
+        """Forget an adapter."""
+        ...
+
+    def sample(
+        self, prompts: Sequence[PromptTokens], k: int, sampling: Sampling, adapter: Adapter | None
+    ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
+        """Yield (index, K candidates) as each prompt's group finishes, in any order.
+
+        A prompt is prefilled once for its K candidates. A token's uniform number depends on (seed, round, prompt
+        key, k, position) alone, so candidates do not depend on how the work was batched or resumed.
+        """
+        ...
+
+    def choice_logits(
+        self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
+    ) -> Iterator[tuple[int, Floats]]:
+        """Yield (index, (S, C) logits of the `choices` as the token after each suffix): the judge's read-out."""
+        ...
+
+    def distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
+        """(n, V) log-probs of the token after each of the last n positions: for verification."""
+        ...
+
+    def suspend(self) -> None:
+        """Give the memory of the weights back until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Undo `suspend`."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+class Learner(Scoring, Protocol):
+    """Owns the adapter, the optimizer and the update."""
+
+    def step(self, batch: Batch, lr: float) -> Metrics:
+        """One optimizer step; the batch's type names the objective.
+
+        Returns at least `loss`, `grad_norm` and `tokens`. Raises TrainingError when loss or gradient is not finite:
+        the adapter is then as it was before the step.
+        """
+        ...
+
+    def snapshot(self, path: Path) -> Path:
+        """Write the adapter as it is now to `path`, in PEFT's format."""
+        ...
+
+    def load_adapter(self, path: Path) -> Adapter:
+        """Load a snapshot, frozen, to score against (the reference)."""
+        ...
+
+    def drop_adapter(self, adapter: Adapter) -> None:
+        """Forget a snapshot."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write adapter, optimizer, RNG and position to the folder `path`."""
+        ...
+
+    def restore(self, path: Path) -> None:
+        """Read what `save` wrote, or an adapter alone: then the optimizer starts anew."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One way to run a student. Listed by the entry-point group `pudistill.backends`."""
+
+    name: str
+    capabilities: Capabilities
+
+    def problem(self) -> str | None:
+        """Why it cannot run here, in one line with what to install; found without importing the framework."""
+        ...
+
+    def architectures(self) -> frozenset[str] | None:
+        """The `model_type`s it can load, found without importing the framework; None when that is not known."""
+        ...
+
+    def describe(self, spec: ModelSpec) -> Mapping[str, str]:
+        """What `auto` settings resolve to here (device, dtype, threads), to be recorded in the run."""
+        ...
+
+    def open(self, spec: ModelSpec) -> Engine:
+        """Load the model for sampling and scoring."""
+        ...
+
+    def learn(self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None) -> Learner:
+        """Load the model for training; an engine of the same backend shares its base weights."""
+        ...
+
+
+class SupportsProgress(Protocol):
+    """Something told of finished work: `advance(n)` after n more items."""
+
+    def advance(self, n: int = 1) -> None:
+        """N more items are done."""
+        ...
+
+
+def by_index(results: Iterable[tuple[int, object]]) -> list[object]:
+    """Collect an engine's unordered results in the order of the requests."""
+    return [value for _, value in sorted(results, key=lambda pair: pair[0])]

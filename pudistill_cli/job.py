@@ -1,0 +1,162 @@
+"""A run under way: what its stages share, and the few things they all do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pudistill_cli.console import Console
+from pudistill_cli.contract import Adapter, Engine, Learner, Metrics, ModelSpec, Tokens
+from pudistill_cli.ledger import Ledger
+from pudistill_cli.method.scorers import Judge
+from pudistill_cli.metrics import Metric
+from pudistill_cli.prompts import Message, PromptSets
+from pudistill_cli.recipe import Recipe, default_preference_lr
+from pudistill_cli.rundir import RunFolder
+from pudistill_cli.student import Student
+from pudistill_cli.teacher import Teacher
+from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.tokenizer import StudentTokenizer
+
+
+@dataclass
+class Job:
+    """Recipe, student, prompts, run folder, and the engine and learner that hold the student."""
+
+    recipe: Recipe
+    student: Student
+    prompts: PromptSets
+    folder: RunFolder
+    ledger: Ledger
+    console: Console
+    spec: ModelSpec
+    engine: Engine
+    learner: Learner
+    cache: AnswerCache
+    metric_function: Metric | None
+    offline: bool = False
+    _max_new_tokens: int | None = None
+    _adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
+    _prompt_tokens: dict[tuple[Message, ...], Tokens] = field(default_factory=dict[tuple[Message, ...], Tokens])
+
+    @property
+    def tokenizer(self) -> StudentTokenizer:
+        """The student's own: the one that rules the run."""
+        return self.student.tokenizer
+
+    # --- text and tokens ---
+
+    def encode_prompt(self, messages: tuple[Message, ...]) -> Tokens:
+        """A prompt as the student sees it, generation prompt included."""
+        if messages not in self._prompt_tokens:
+            if self.recipe.prompts.format == "text":
+                tokens = self.tokenizer.encode_text(messages[-1].content)
+            else:
+                tokens = self.tokenizer.encode_prompt(messages, **self.recipe.student.template_kwargs)
+            self._prompt_tokens[messages] = tuple(tokens)
+        return self._prompt_tokens[messages]
+
+    def decode(self, prompt: Tokens, answer: Sequence[int]) -> str:
+        """An answer's text, without special tokens."""
+        return self.tokenizer.decode_answer(answer, after=prompt)
+
+    # --- adapters ---
+
+    def adapter(self, name: str) -> Adapter:
+        """The engine's handle of `adapters/<name>`; at most the judge and two others are held."""
+        if name not in self._adapters:
+            for old in [n for n in self._adapters if n != "sft"][:-1]:
+                self.engine.drop_adapter(self._adapters.pop(old))
+            self._adapters[name] = self.engine.load_adapter(self.folder.adapter(name))
+        return self._adapters[name]
+
+    def save_learner(self, name: str) -> None:
+        """Freeze the adapter as it is under a name, with the learner's state for resume; older state goes."""
+        self.learner.snapshot(self.folder.adapter(name))
+        self.learner.save(self.folder.state(name))
+        for folder in self.folder.states():
+            if folder != self.folder.state(name):
+                shutil.rmtree(folder)
+
+    def restore_learner(self, name: str) -> None:
+        """Go on from a finished stage; does nothing when a later one is finished too."""
+        if self.folder.state(name).exists():
+            self.learner.restore(self.folder.state(name))
+
+    def restart_optimizer(self, name: str) -> None:
+        """The adapter `name`, and an optimizer without a past: a new stage begins."""
+        self.learner.restore(self.folder.adapter(name))
+
+    def judge(self) -> Judge:
+        """The frozen scorer: the SFT snapshot, or the bare base if the recipe says so."""
+        rank = self.recipe.rank
+        return Judge(
+            engine=self.engine,
+            adapter=self.adapter("sft") if rank.judge == "sft" else None,
+            encode=self.encode_prompt,
+            encode_answer=self.tokenizer.encode_answer,
+            templates=rank.templates(),
+        )
+
+    # --- numbers that are resolved once ---
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer that is sampled, in tokens; resolved from the anchors (stages/anchors.py)."""
+        assert self._max_new_tokens is not None, "the anchors come first"
+        return self._max_new_tokens
+
+    def fix_lengths(self, max_new_tokens: int) -> None:
+        """Keep the first value a run resolved, so that a resumed run samples the same."""
+        fixed = self.folder.resolve_once({"max_new_tokens": max_new_tokens})
+        self._max_new_tokens = int(fixed["max_new_tokens"])
+
+    @property
+    def preference_lr(self) -> float:
+        """The recipe's `train.lr`, or the rule by the student's size."""
+        lr = self.recipe.train.lr
+        return default_preference_lr(self.student.parameters) if lr == "auto" else lr
+
+    # --- records ---
+
+    def metric(self, stage: str, number: int, name: str, value: float) -> None:
+        """One figure of a stage and round."""
+        self.metrics(stage, number, 0, {name: value})
+
+    def metrics(self, stage: str, number: int, step: int, values: Metrics | Mapping[str, float]) -> None:
+        """Figures of a step, to the ledger and to metrics.jsonl."""
+        self.ledger.add_metrics(stage, number, step, values)
+        self.folder.append_metrics({"stage": stage, "round": number, "step": step, **values})
+        self.console.event("metrics", stage=stage, round=number, step=step, **values)
+
+    # --- the teacher ---
+
+    def open_teacher(self) -> Teacher:
+        """The recipe's teacher."""
+        from pudistill_cli.teacher import open_teacher
+
+        return open_teacher(self.recipe.teacher, self)
+
+    def close(self) -> None:
+        """Free the model and close the files."""
+        self.learner.close()
+        self.engine.close()
+        self.cache.close()
+        self.ledger.close()
+        self.folder.close()
+
+
+def cache_path() -> Path:
+    """Where answers are kept between runs: the platform's cache folder, or `PUDISTILL_CACHE`."""
+    import os
+    import sys
+
+    if "PUDISTILL_CACHE" in os.environ:
+        return Path(os.environ["PUDISTILL_CACHE"])
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "pudistill"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "pudistill"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pudistill"

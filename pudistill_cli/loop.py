@@ -1,0 +1,40 @@
+"""The main loop: from one teacher answer a prompt to a better student. The only copy."""
+
+from __future__ import annotations
+
+from pudistill_cli.job import Job
+from pudistill_cli.stages.anchors import ask_teacher
+from pudistill_cli.stages.candidates import sample_candidates
+from pudistill_cli.stages.evaluation import final_evaluation
+from pudistill_cli.stages.exporting import export_best
+from pudistill_cli.stages.ranking import rank_candidates
+from pudistill_cli.stages.selection import Selection
+from pudistill_cli.stages.sft import learn_anchors
+from pudistill_cli.stages.trust import trusted_scorer
+from pudistill_cli.stages.update import improve
+
+STAGES = ("anchors", "sft", "rank", "prefer", "eval", "export")
+
+
+def distil(job: Job, until: str = "export") -> None:
+    """Run the method, stage by stage; whatever the ledger holds already is not done again."""
+    wanted = STAGES.index(until)
+    anchors = ask_teacher(job)  # once a prompt, cached
+    if wanted < STAGES.index("sft"):
+        return
+    learn_anchors(job, anchors)  # stage 1; its end is frozen as judge
+    best = Selection(job, anchors)
+    best.consider("sft")
+    scorer = trusted_scorer(job, anchors)  # the gates decide, or SFT is all
+    if scorer is not None and wanted >= STAGES.index("prefer"):
+        for number in range(1, job.recipe.prefer.rounds + 1):  # stage 2
+            groups = sample_candidates(job, anchors.for_rl(number), number)
+            ranked = rank_candidates(job, scorer, groups, number)  # the judge's adapter, the anchor in view
+            if ranked.saturated:
+                break
+            improve(job, ranked, number)  # DPO, GRPO, LDL-GRPO
+            best.consider(f"round-{number}")  # dev chooses
+    if wanted >= STAGES.index("eval"):
+        final_evaluation(job, anchors, best, scorer)  # test is read once
+    if wanted >= STAGES.index("export"):
+        export_best(job, anchors, best.choice)

@@ -1,0 +1,36 @@
+"""Terms that several objectives add up: sequence log-ratios, the k3 penalty, the NLL of chosen rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pudistill_cli.method.objectives import GroupArrays
+
+LOG_RATIO_CAP = 3.2
+"""k3 is 20 at this log-ratio; a token further below the reference gets no gradient from it (ours)."""
+
+
+def sequence(xp: Any, per_token: Any, mask: Any) -> Any:
+    """Sum over an answer's tokens: (G, M, T), (G, M, T) -> (G, M)."""
+    return xp.sum(per_token * mask, axis=-1)
+
+
+def log_ratio(xp: Any, logp: Any, arrays: GroupArrays) -> Any:
+    """r_i = log pi(y_i) / pi_ref(y_i), summed over tokens: (G, M)."""
+    return sequence(xp, logp - arrays.reference, arrays.mask)
+
+
+def k3(xp: Any, logp: Any, reference: Any) -> Any:
+    """Per-token estimate of KL(pi || pi_ref), at least 0: q - 1 - log q, q = pi_ref / pi (Schulman 2020)."""
+    log_q = xp.clip(reference - logp, -1e4, LOG_RATIO_CAP)
+    return xp.exp(log_q) - 1 - log_q
+
+
+def nll(xp: Any, logp: Any, mask: Any, weight: Any) -> Any:
+    """-log pi(y_i), summed over tokens and weighted by row: a scalar. `weight` is (G, M)."""
+    return -xp.sum(weight * sequence(xp, logp, mask))
+
+
+def ratio(numerator: Any, count: float) -> Any:
+    """A sum over a step's constant; 0 where the step has none of the counted."""
+    return numerator / max(count, 1.0)

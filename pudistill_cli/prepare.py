@@ -1,0 +1,186 @@
+"""From a recipe to a job: everything is checked before a weight is read, then the model is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import cast
+
+from pudistill_cli import __version__
+from pudistill_cli.console import Console
+from pudistill_cli.contract import LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.errors import BackendError
+from pudistill_cli.hardware import Choice, choose, detect
+from pudistill_cli.job import Job, cache_path
+from pudistill_cli.ledger import Ledger
+from pudistill_cli.metrics import load_metric
+from pudistill_cli.prompts import (
+    PromptFile,
+    PromptSets,
+    given_prompts,
+    read_prompts,
+    refuse_leaks,
+    split_prompts,
+)
+from pudistill_cli.recipe import PromptSettings, Recipe, check_base
+from pudistill_cli.registry import backends
+from pudistill_cli.rundir import RunFolder
+from pudistill_cli.student import Student, resolve_student
+from pudistill_cli.teacher.cache import AnswerCache
+
+DEFAULT_CONTEXT = 4096
+"""A student's context is used up to here unless the recipe asks for more: memory grows with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe that has been checked: what will run, on what, with which prompts."""
+
+    recipe: Recipe
+    student: Student
+    prompts: PromptSets
+    choice: Choice
+    spec: ModelSpec
+    resolved: Mapping[str, str]
+    """What `auto` means here: device, dtype, threads."""
+
+
+def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
+    """Check recipe, student, prompts and machine against each other; no weight is read.
+
+    Raises:
+        PudistillError: the first thing that would stop the run.
+    """
+    load_metric(recipe.eval.metric)
+    choice = choose(recipe.backend.engine, recipe.backend.learner, backends(), detect())
+    _check_capabilities(recipe, choice)
+    prompts = read_prompt_sets(recipe.prompts)
+    student = resolve_student(recipe.student.model, recipe.student.revision, offline=offline)
+    for notice in (*prompts.notices, *student.notices):
+        console.warn(notice)
+    _check_architecture(student, choice)
+    if choice.advice:
+        console.say(choice.advice)
+    spec = ModelSpec(
+        folder=student.folder,
+        stop_tokens=tuple(student.tokenizer.stop_tokens),
+        context=recipe.student.context or min(student.context, DEFAULT_CONTEXT),
+        device=recipe.student.device,
+        dtype=recipe.student.dtype,
+        threads=recipe.student.threads,
+        sample_rows=recipe.student.sample_rows,
+        token_budget=recipe.student.token_budget,
+    )
+    return Plan(recipe, student, prompts, choice, spec, choice.learner.describe(spec))
+
+
+def read_prompt_sets(settings: PromptSettings) -> PromptSets:
+    """Train, dev, test and further test sets, disjoint where it matters.
+
+    Raises:
+        DataError: a file is missing or empty, has bad lines, or a prompt is in two sets.
+    """
+
+    def read(path: str) -> PromptFile:
+        return read_prompts(Path(path), settings.format, settings.on_bad_line, settings.system)
+
+    extra = {name: read(path) for name, path in settings.extra.items()}
+    if settings.path is not None:
+        file = read(settings.path)
+        split = split_prompts(file.prompts[: settings.limit], settings.dev_share, settings.test_share)
+        further = {n: tuple(replace(p, split=n) for p in f.prompts) for n, f in extra.items()}
+        notices = (*file.notices, *split.notices, *(n for f in extra.values() for n in f.notices))
+        sets = replace(split, extra=further, notices=notices)
+        refuse_leaks(sets)
+        return sets
+    assert settings.train and settings.dev and settings.test, "the recipe's own check"
+    train = read(settings.train)
+    train = replace(train, prompts=train.prompts[: settings.limit])
+    return given_prompts({"train": train, "dev": read(settings.dev), "test": read(settings.test), **extra})
+
+
+def _check_capabilities(recipe: Recipe, choice: Choice) -> None:
+    engine, learner = choice.engine, choice.learner
+    objective = recipe.train.objective.name
+    check_base(recipe.lora, learner.name, learner.capabilities.quantised_bases)
+    if objective not in learner.capabilities.objectives:
+        raise BackendError(
+            f"The {learner.name} backend has no objective {objective!r}.",
+            f"It has: {', '.join(sorted(learner.capabilities.objectives))}.",
+        )
+    if not (engine.capabilities.sample and engine.capabilities.score and learner.capabilities.learn):
+        raise BackendError(
+            f"{engine.name} cannot sample and score, or {learner.name} cannot learn.", "Set `backend: auto`."
+        )
+
+
+def _check_architecture(student: Student, choice: Choice) -> None:
+    for backend in {choice.engine.name: choice.engine, choice.learner.name: choice.learner}.values():
+        known = backend.architectures()
+        if known is not None and student.model_type not in known:
+            raise BackendError(
+                f"The {backend.name} backend does not know the model type {student.model_type!r} of {student.folder}.",
+                "Check `model_type` in its config.json, or update the backend's library: pip install -U transformers",
+            )
+
+
+def open_job(checked: Plan, console: Console, root: Path, name: str, *, offline: bool = False) -> Job:
+    """Create or open the run's folder, then load the student."""
+    recipe, student = checked.recipe, checked.student
+    folder = RunFolder.create_or_open(root, name, identity(checked))
+    try:
+        resolved = folder.resolve_once(dict(checked.resolved))
+        folder.write_recipe(recipe)
+        ledger = Ledger(folder.ledger_path)
+    except BaseException:
+        folder.close()
+        raise
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    engine = checked.choice.engine.open(checked.spec)
+    train = recipe.train
+    learner = checked.choice.learner.learn(
+        checked.spec,
+        LoraSpec(recipe.lora.r, recipe.lora.alpha, recipe.lora.base, recipe.seed),
+        OptimizerSpec(weight_decay=train.weight_decay, clip_norm=train.clip_norm),
+        engine,
+    )
+    return Job(
+        recipe=recipe,
+        student=student,
+        prompts=checked.prompts,
+        folder=folder,
+        ledger=ledger,
+        console=console,
+        backend=checked.choice.engine,
+        spec=checked.spec,
+        resolved=resolved,
+        engine=engine,
+        learner=learner,
+        cache=AnswerCache(cache_path() / "anchors.sqlite"),
+        metric_function=load_metric(recipe.eval.metric),
+        offline=offline,
+    )
+
+
+def identity(checked: Plan) -> dict[str, str]:
+    """What makes a run this run: version, resolved recipe, and the content of student and prompts."""
+    keys = sorted(p.key for s in (checked.prompts.train, checked.prompts.dev, checked.prompts.test) for p in s)
+    return {
+        "version": __version__,
+        "student.fingerprint": checked.student.fingerprint,
+        "prompts.fingerprint": blake2b("".join(keys).encode(), digest_size=16).hexdigest(),
+        "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
+        **flattened(checked.recipe.model_dump(mode="json", exclude={"name"})),
+    }
+
+
+def flattened(value: object, path: str = "") -> dict[str, str]:
+    """A recipe's settings by dotted key, as strings."""
+    if isinstance(value, dict) and value:
+        parts = cast("dict[str, object]", value)
+        return {k: v for name, part in parts.items() for k, v in flattened(part, f"{path}.{name}".lstrip(".")).items()}
+    return {path: str(value)}

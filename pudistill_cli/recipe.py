@@ -1,0 +1,297 @@
+"""The recipe: frozen pydantic models, one a section. Every default is the vetted one.
+
+`recipe_file.py` reads a recipe from YAML; relative paths are absolute by the time these models see them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
+
+from pudistill_cli.errors import BackendError
+from pudistill_cli.method.objectives import Objective
+from pudistill_cli.objective_settings import DEFAULT, objective_from
+from pudistill_cli.teacher.settings import TeacherSettings
+
+Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
+Natural: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
+Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NonNegative: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1, strict=True)]
+Flag: TypeAlias = Annotated[bool, Field(strict=True)]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Auto: TypeAlias = Literal["auto"]
+Scorer: TypeAlias = Literal["auto", "likelihood", "pmi", "verdict", "pairwise", "overlap"]
+
+ENTRY_POINT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+METRICS = ("none", "exact", "chrf", "json")
+
+
+class Section(BaseModel):
+    """What the sections have in common: frozen, and unknown keys are errors."""
+
+    # hide_input_in_errors: a key pasted into the wrong place must not come back in a message.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class StudentSettings(Section):
+    """The model that learns, and how it is held."""
+
+    model: Text
+    """A local folder in Hugging Face form, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    template_kwargs: dict[str, Any] = Field(default_factory=lambda: {"enable_thinking": False})
+    """Variables of the chat template; those it does not mention are not passed."""
+    context: Count | None = None
+    """Caps the checkpoint's own longest sequence, in tokens."""
+    device: Text = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Count | None = None
+    """CPU threads; None leaves the framework's own choice."""
+    sample_rows: Annotated[Count | None, BeforeValidator(lambda v: None if v == "auto" else v)] = None
+    """At most this many sequences are decoded together; None or "auto" lets the backend choose."""
+    token_budget: Count = 16384
+    """At most this many tokens, padding included, in one forward pass of training or scoring."""
+
+
+class PromptSettings(Section):
+    """Where prompts come from: one file, split by content hash, or a file for each set."""
+
+    path: Text | None = None
+    train: Text | None = None
+    dev: Text | None = None
+    test: Text | None = None
+    extra: dict[Name, Text] = Field(default_factory=dict[str, str])
+    """Further test sets by name: the same job in other words, say."""
+    format: Literal["chat", "text"] = "chat"
+    """"text" gives the student the bare prompt, without a chat template: for base models."""
+    system: Text | None = None
+    """A system message for every conversation that has none."""
+    dev_share: Share = 0.1
+    test_share: Share = 0.1
+    limit: Count | None = None
+    """At most this many prompts of `path` or `train`: the first ones."""
+    on_bad_line: Literal["fail", "skip"] = "fail"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PromptSettings:
+        sets = (self.train, self.dev, self.test)
+        if self.path is not None and any(sets):
+            raise ValueError("give `path`, or `train`, `dev` and `test`, not both")
+        if self.path is None and not all(sets):
+            raise ValueError("give `path`, or all three of `train`, `dev` and `test`")
+        if self.dev_share + self.test_share >= 1:
+            raise ValueError("`dev_share` and `test_share` leave nothing to train on")
+        if self.format == "text" and self.system is not None:
+            raise ValueError("`system` needs `format: chat`")
+        return self
+
+    @field_validator("extra")
+    @classmethod
+    def _other_names(cls, value: dict[str, str]) -> dict[str, str]:
+        if taken := sorted({"train", "dev", "test"} & value.keys()):
+            raise ValueError(f"a further test set cannot be called {taken[0]!r}")
+        return value
+
+
+def _both_sides(value: Any) -> Any:
+    """The short form: a backend's name. `llamacpp` cannot learn, so torch does."""
+    if not isinstance(value, str):
+        return value
+    return {"engine": value, "learner": "torch" if value == "llamacpp" else value}
+
+
+class BackendSettings(Section):
+    """Who samples and scores, and who trains, by entry-point name; `auto` looks at the machine."""
+
+    engine: Text = "auto"
+    learner: Text = "auto"
+
+
+class LoraSettings(Section):
+    """The adapter: every linear layer of the blocks, never embeddings or head."""
+
+    r: Count = 32
+    alpha: Positive = 64.0
+    base: Literal["bf16", "nf4"] = "bf16"
+    """The base weights while training; nf4 is four bits (see `check_base`)."""
+
+
+class SftSettings(Section):
+    """Stage 1: supervised fine-tuning on the anchors."""
+
+    share: Literal["all"] | Annotated[float, Field(gt=0, le=1, strict=True)] = "all"
+    """Of the anchored prompts. Stage 2 takes those that SFT has not seen; with "all", both take all."""
+    epochs: Count = 2
+    lr: Positive = 2e-4
+    batch: Count = 16
+    warmup: Share = 0.05
+    """Share of the steps."""
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class RankSettings(Section):
+    """How the student's candidates are scored, and when a scorer is trusted."""
+
+    scorer: Annotated[tuple[Scorer, ...], Field(min_length=1), BeforeValidator(_as_list)] = ("auto",)
+    """"auto" uses what passes the gates; several names make an ensemble."""
+    view: Text | None = None
+    """Template of the judge's prompt for `likelihood`; None is the vetted one, here and below."""
+    verdict: Text | None = None
+    pairwise: Text | None = None
+    judge: Literal["sft", "base"] = "sft"
+    """The frozen weights that score: the student after SFT, or as it came."""
+    gates: Flag = True
+    gate_prompts: Count = 100
+    min_anchor: Share = 0.8
+    """A model scorer prefers the anchor to a corrupted copy in at least this share of the prompts."""
+    min_kendall: Annotated[float, Field(ge=-1, le=1, strict=True)] = 0.2
+    """A string scorer agrees with `likelihood` inside groups at least this much."""
+
+    @field_validator("scorer")
+    @classmethod
+    def _makes_sense(cls, value: tuple[Scorer, ...]) -> tuple[Scorer, ...]:
+        if len(value) > 1 and ("auto" in value or len(set(value)) < len(value)):
+            raise ValueError("an ensemble names its scorers, each once, and not auto")
+        return value
+
+
+class PreferSettings(Section):
+    """Stage 2: candidates, and the preferences that their scores become."""
+
+    k: Annotated[int, Field(ge=2, strict=True)] = 4
+    rounds: Count = 4
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
+    top_k: Natural = 0
+    """0 is off."""
+    max_new_tokens: Count | Auto = "auto"
+    """"auto" is the anchors' 95th percentile x 1.3, within the context."""
+    tau: Positive = 0.5
+    """Temperature of the label distribution."""
+    anchor_in_group: Flag = True
+    margin: NonNegative = 0.3
+    """Least difference of scores, in deviations, that makes a DPO pair."""
+    prompts_per_round: Count | None = None
+    prior_start: Share = 0.3
+    """Warn while the estimated share of candidates as good as the anchor is below this."""
+    prior_stop: Share = 0.95
+    """Stop when it is above this."""
+
+
+def _as_setting(objective: Objective) -> dict[str, Any]:
+    return {"name": objective.name, **asdict(cast("Any", objective))}
+
+
+class TrainSettings(Section):
+    """The preference update."""
+
+    objective: Annotated[Objective, PlainValidator(objective_from), PlainSerializer(_as_setting)] = Field(
+        default_factory=lambda: objective_from(DEFAULT)
+    )
+    lr: Positive | Auto = "auto"
+    """"auto" is `default_preference_lr` of the student's size."""
+    groups_per_step: Count = 16
+    warmup_steps: Natural = 5
+    schedule: Literal["linear", "constant"] = "linear"
+    clip_norm: Positive = 1.0
+    weight_decay: NonNegative = 0.0
+
+
+class EvalSettings(Section):
+    """What is measured on dev and test."""
+
+    metric: str = "none"
+    """none, exact, chrf, json, or `package.module:function`."""
+    temperatures: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1.0, 0.0)
+    """Reported in the final table; 0 is greedy."""
+    dev_temperatures: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1.0, 0.7, 0.5, 0.0)
+    """Tried on dev for the best one of each row."""
+    samples: Count = 3
+    """Answers a prompt at each temperature above 0."""
+    max_prompts: Count | None = None
+    """At most this many prompts of each test set."""
+    dev_prompts: Count | None = None
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in METRICS and not ENTRY_POINT.fullmatch(value):
+            raise ValueError(f"must be one of {', '.join(METRICS)}, or package.module:function")
+        return value
+
+
+class ExportSettings(Section):
+    """What the run leaves behind."""
+
+    formats: tuple[Literal["hf", "adapter"], ...] = ("hf", "adapter")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the merged weights. bfloat16 is half the size and loses most of a small update."""
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _built(cls, value: Any) -> Any:
+        names = cast("list[Any]", value) if isinstance(value, list | tuple) else [value]
+        for name in names:
+            if name in ("gguf", "mlx"):
+                raise ValueError(f"{name!r} is not built yet; this version writes hf and adapter")
+        return tuple(names)
+
+
+class Recipe(Section):
+    """Everything a run is told. The smallest useful one names a student, a teacher and prompts."""
+
+    name: Name
+    """Of the run's folder; recipe_file.py takes the file's name where this is not given."""
+    seed: Natural = 0
+    student: StudentSettings
+    teacher: TeacherSettings
+    prompts: PromptSettings
+    backend: Annotated[BackendSettings, BeforeValidator(_both_sides)] = Field(default_factory=BackendSettings)
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    sft: SftSettings = Field(default_factory=SftSettings)
+    rank: RankSettings = Field(default_factory=RankSettings)
+    prefer: PreferSettings = Field(default_factory=PreferSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    eval: EvalSettings = Field(default_factory=EvalSettings)
+    export: ExportSettings = Field(default_factory=ExportSettings)
+
+
+def default_preference_lr(n_parameters: int) -> float:
+    """Peak rate of the preference stage for a student of this size (ours).
+
+    1e-3 (N / 1e6)^-0.63, kept within [1e-5, 2e-3]: a power law through what works for LoRA at a million
+    parameters (1e-3) and at half a billion (2e-5); from 1.5 billion up it is the 1e-5 of common practice.
+    """
+    return min(max(1e-3 * math.pow(n_parameters / 1e6, -0.63), 1e-5), 2e-3)
+
+
+def check_base(lora: LoraSettings, learner: str, quantised_bases: frozenset[str]) -> None:
+    """Refuse a base in fewer bits than the learner can hold.
+
+    Raises:
+        BackendError: `lora.base` is nf4 and the learner does not declare it.
+    """
+    if lora.base != "bf16" and lora.base not in quantised_bases:
+        raise BackendError(
+            f"lora.base is {lora.base}, which the {learner} backend cannot hold yet.",
+            "Train on the 16-bit base: --set lora.base=bf16",
+        )

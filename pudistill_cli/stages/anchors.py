@@ -1,0 +1,138 @@
+"""Stage 0: one teacher answer a prompt, cached by content, tokenised by the student's own tokenizer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from pudistill_cli.contract import Tokens
+from pudistill_cli.errors import DataError
+from pudistill_cli.job import Job
+from pudistill_cli.prompts import Prompt
+from pudistill_cli.teacher import Answer, Question, ask_all
+
+MAX_NEW_TOKENS_QUANTILE = 0.95
+MAX_NEW_TOKENS_FACTOR = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """A prompt, and the teacher's answer to it: text and token ids, the end-of-turn token last."""
+
+    prompt: Prompt
+    prompt_tokens: Tokens
+    answer: str
+    answer_tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """The anchored prompts by what they are for. Dev chooses; test and the extra sets are read once."""
+
+    for_sft: list[Anchored]
+    rl_pool: list[Anchored]
+    held_out: dict[str, list[Anchored]]
+    per_round: int | None = None
+
+    def for_rl(self, number: int) -> list[Anchored]:
+        """The prompts of round `number`: all, or `prefer.prompts_per_round` of them in turn."""
+        if self.per_round is None or self.per_round >= len(self.rl_pool):
+            return self.rl_pool
+        start = (number - 1) * self.per_round
+        return [self.rl_pool[(start + i) % len(self.rl_pool)] for i in range(self.per_round)]
+
+
+def ask_teacher(job: Job) -> Anchors:
+    """Ask for every answer that is not cached yet, and sort the anchored prompts by their use.
+
+    Raises:
+        DataError: no training prompt has a usable answer, or none fits the context.
+    """
+    sets = {"train": job.prompts.train, "dev": job.prompts.dev, "test": job.prompts.test, **job.prompts.extra}
+    wanted = [p for name, prompts in sets.items() for p in prompts if name in ("train", "dev", "test")]
+    job.ledger.add_prompts([p for prompts in sets.values() for p in prompts])
+    answers = _answers(job, wanted)
+    anchored = {name: _anchored(job, name, prompts, answers) for name, prompts in sets.items()}
+    train = anchored.pop("train")
+    if not train:
+        raise DataError(
+            "No training prompt has a usable answer.",
+            "Look at what the teacher said: SELECT status, count(*) FROM anchors GROUP BY status, in "
+            f"{job.folder.ledger_path}",
+        )
+    job.fix_lengths(_max_new_tokens(job, train))
+    share = job.recipe.sft.share
+    if share == "all":
+        return Anchors(train, train, anchored, job.recipe.prefer.prompts_per_round)
+    cut = max(1, round(share * len(train)))
+    by_hash = sorted(train, key=lambda a: a.prompt.key)
+    if cut == len(train):
+        raise DataError(
+            f"sft.share {share} of {len(train)} anchored prompts leaves none for the preference stage.",
+            "Use a smaller share, or `sft.share: all` to use every prompt in both stages.",
+        )
+    return Anchors(by_hash[:cut], by_hash[cut:], anchored, job.recipe.prefer.prompts_per_round)
+
+
+def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
+    held = job.ledger.anchors()
+    missing = [p for p in prompts if p.key not in held]
+    if not missing:
+        return held
+    teacher = job.open_teacher()
+    with job.console.bar("teacher", len(missing)) as bar:
+
+        def keep(question: Question, answer: Answer) -> None:
+            job.ledger.add_anchor(question.key, answer, teacher.name)
+            held[question.key] = answer
+            bar.advance()
+
+        ask_all(teacher, [Question(p.key, p.messages) for p in missing], job.cache, keep)
+    counts = Counter(answer.status for answer in held.values())
+    stripped = sum(answer.reasoning_stripped for answer in held.values())
+    left_out = {status: n for status, n in counts.items() if status != "ok"}
+    if left_out:
+        job.console.warn(
+            "Left out of training, kept in the ledger: " + ", ".join(f"{n} {s}" for s, n in sorted(left_out.items()))
+        )
+    if stripped:
+        job.console.say(f"Reasoning was stripped from {stripped} of {len(held)} answers.")
+    return held
+
+
+def _anchored(job: Job, name: str, prompts: list[Prompt], answers: dict[str, Answer]) -> list[Anchored]:
+    """The prompts of one set that can be used; held-out prompts with a reference need no teacher's answer."""
+    usable: list[Anchored] = []
+    too_long: list[Prompt] = []
+    for prompt in prompts:
+        answer = answers.get(prompt.key)
+        text = answer.text if answer is not None and answer.status == "ok" else None
+        if text is None and (name == "train" or prompt.reference is None):
+            continue
+        tokens = job.encode_prompt(prompt.messages)
+        answer_tokens = job.tokenizer.encode_answer(tokens, text) if text is not None else ()
+        if len(tokens) + max(len(answer_tokens), 1) > job.spec.context:
+            too_long.append(prompt)
+            continue
+        usable.append(Anchored(prompt, tokens, text or "", answer_tokens))
+    if too_long:
+        first = too_long[0]
+        job.console.warn(
+            f"{len(too_long)} of {len(prompts)} {name} prompts do not fit the context of {job.spec.context} tokens "
+            f"with their answer and are left out; the first is {first.source}:{first.line}."
+        )
+    return usable
+
+
+def _max_new_tokens(job: Job, train: list[Anchored]) -> int:
+    """The recipe's number, or the anchors' 95th percentile x 1.3; never more than the longest prompt leaves room for."""
+    room = job.spec.context - max(len(a.prompt_tokens) for a in train)
+    wanted = job.recipe.prefer.max_new_tokens
+    if wanted == "auto":
+        lengths = [len(a.answer_tokens) for a in train]
+        wanted = int(np.ceil(MAX_NEW_TOKENS_FACTOR * np.quantile(lengths, MAX_NEW_TOKENS_QUANTILE)))
+    if wanted > room:
+        job.console.warn(f"Answers are limited to {room} tokens: the longest prompt leaves no more of the context.")
+    return min(wanted, room)

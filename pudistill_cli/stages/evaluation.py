@@ -1,0 +1,86 @@
+"""The final table: base, SFT and PU-RL on prompts that chose nothing. Test is read once, here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from pudistill_cli.evaluate import GREEDY, Evaluator, Figures, System
+from pudistill_cli.job import Job
+from pudistill_cli.method.scorers import Scorer
+from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.selection import Selection
+from pudistill_cli.tables import print_results
+
+BASE = System("base", None)
+SFT = System("SFT", "sft")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What the run ends with."""
+
+    measure: str
+    chosen: str
+    """The adapter that dev chose and that is exported."""
+    own_temperature: dict[str, float]
+    """Per system, the temperature where it is best on dev."""
+    figures: list[Figures]
+    verdict: str
+
+
+def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer | None) -> Results:
+    """Evaluate the systems on test and the extra sets, write `results.json`, and print the table."""
+    sets = {name: rows for name, rows in anchors.held_out.items() if name != "dev" and rows}
+    evaluator = Evaluator(job, sets, scorer)
+    systems = [BASE, SFT]
+    rounds = [c for c in best.considered if c.name != "sft"]
+    if rounds:
+        systems.append(System("PU-RL", max(rounds, key=lambda c: c.score).name))
+    own = _own_temperatures(job, best, systems)
+    job.ledger.begin_stage("eval")
+    figures = [
+        evaluator.figures(system, SFT, name, temperature, own["SFT"] if is_own else temperature)
+        for name in sets
+        for system in systems
+        for temperature, is_own in _temperatures(job, own.get(system.name))
+    ]
+    results = Results(evaluator.measure, best.choice.name, own, figures, _verdict(job, figures, own, evaluator.measure))
+    job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
+    job.ledger.finish_stage("eval", {"chosen": results.chosen, "verdict": results.verdict})
+    print_results(job.console, results)
+    return results
+
+
+def _own_temperatures(job: Job, best: Selection, systems: list[System]) -> dict[str, float]:
+    """Per system, the temperature that dev chose; empty when nothing measures quality across temperatures."""
+    if job.metric_function is None:
+        return {}
+    found = {s.name: best.of(s.adapter) for s in systems if s.adapter is not None}
+    return {name: c.temperature for name, c in found.items() if c is not None}
+
+
+def _temperatures(job: Job, own: float | None) -> list[tuple[float, bool]]:
+    fixed = [(t, False) for t in job.recipe.eval.temperatures]
+    return fixed if own is None else [*fixed, (own, True)]
+
+
+def _verdict(job: Job, figures: list[Figures], own: dict[str, float], measure: str) -> str:
+    """One sentence on what the table shows on the test set, by the intervals alone."""
+    rl = [f for f in figures if f.system == "PU-RL" and f.set == "test"]
+    if not rl:
+        return "SFT only: no scorer passed the gates, or no round was run."
+    if job.metric_function is None:
+        return (
+            "No measure of quality was given (eval.metric): the table shows likelihoods, similarity to the anchors "
+            "and the judge's own opinion, none of which is the truth. Read some answers: pudistill eval RUN --show 5"
+        )
+    at_one = next((f for f in rl if f.temperature == 1.0), rl[0])
+    at_own = rl[-1] if own else next((f for f in rl if f.temperature == GREEDY), rl[-1])
+    sharper = measure in at_one.gain and at_one.gain[measure].low > 0
+    better = measure in at_own.gain and at_own.gain[measure].low > 0
+    if better:
+        return "PU-RL is better than SFT with each at its own best temperature (interval above zero)."
+    if sharper:
+        return "Sharper, not better: PU-RL is ahead of SFT at T=1 only, not with each at its own best temperature."
+    return "No gain over SFT is shown: every interval includes zero."

@@ -1,0 +1,51 @@
+"""Stage 1: supervised fine-tuning on the anchors. Its end is frozen: the judge, and the first policy."""
+
+from __future__ import annotations
+
+import math
+
+from pudistill_cli.contract import Row, SftBatch
+from pudistill_cli.errors import TrainingError
+from pudistill_cli.job import Job
+from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
+
+
+def learn_anchors(job: Job, anchors: Anchors) -> None:
+    """Train on the anchors of `sft.share` of the prompts and freeze the result as adapter `sft`."""
+    if job.ledger.stage_done("sft"):
+        job.restore_learner("sft")
+        return
+    settings = job.recipe.sft
+    rows = [Row(a.prompt_tokens, a.answer_tokens) for a in anchors.for_sft]
+    per_epoch = math.ceil(len(rows) / settings.batch)
+    total = per_epoch * settings.epochs
+    warmup = max(1, round(settings.warmup * total))
+    job.ledger.begin_stage("sft")
+    losses: list[float] = []
+    with job.console.bar("SFT", total) as bar:
+        for step, batch in enumerate(
+            batch
+            for epoch in range(settings.epochs)
+            for batch in shuffled_batches(rows, settings.batch, job.recipe.seed, 0, epoch)
+        ):
+            try:
+                metrics = job.learner.step(SftBatch(batch), learning_rate(settings.lr, step, total, warmup))
+            except TrainingError as error:
+                raise _stopped(job, error, step) from error
+            losses.append(metrics["loss"])
+            job.metrics("sft", 0, step, metrics)
+            bar.note(loss=metrics["loss"])
+            bar.advance()
+    job.save_learner("sft")
+    last = losses[-per_epoch:]
+    job.ledger.finish_stage("sft", {"rows": len(rows), "steps": total, "loss": sum(last) / len(last)})
+
+
+def _stopped(job: Job, error: TrainingError, step: int) -> TrainingError:
+    job.learner.snapshot(job.folder.adapter("sft-stopped"))
+    return TrainingError(
+        f"SFT stopped at step {step + 1}: {error.message}",
+        f"The last good adapter is {job.folder.adapter('sft-stopped')}. Try a lower rate: "
+        f"--set sft.lr={job.recipe.sft.lr / 3:.1g} --name {job.folder.name}-2",
+    )

@@ -1,0 +1,85 @@
+"""The update of a round: reference log-probs by the learner itself, then one optimizer step a batch of groups."""
+
+from __future__ import annotations
+
+import math
+
+from pudistill_cli.contract import Continuations, Floats, GroupBatch, Row, TrainGroup
+from pudistill_cli.errors import TrainingError
+from pudistill_cli.job import Job
+from pudistill_cli.stages.candidates import policy_of
+from pudistill_cli.stages.ranking import Ranked, RankedGroup
+from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
+
+
+def improve(job: Job, ranked: Ranked, number: int) -> None:
+    """Train the policy on the round's groups and freeze the result as adapter `round-N`."""
+    name = f"round-{number}"
+    if job.ledger.stage_done(name):
+        job.restore_learner(name)
+        return
+    if number == 1:
+        job.restart_optimizer("sft")
+    train = job.recipe.train
+    objective = train.objective
+    groups = _train_groups(job, ranked.groups, number)
+    per_round = math.ceil(len(groups) / train.groups_per_step)
+    total = per_round * job.recipe.prefer.rounds
+    first = per_round * (number - 1)
+    job.ledger.begin_stage(name)
+    with job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
+        batches = shuffled_batches(groups, train.groups_per_step, job.recipe.seed, 1, number)
+        for step, batch in enumerate(batches, start=first):
+            lr = learning_rate(job.preference_lr, step, total, train.warmup_steps)
+            try:
+                metrics = job.learner.step(GroupBatch(objective, batch), lr)
+            except TrainingError as error:
+                raise _stopped(job, error, name) from error
+            job.metrics("prefer", number, step, metrics)
+            bar.note(**{k: v for k, v in metrics.items() if k in ("loss", "kl")})
+            bar.advance()
+    job.save_learner(name)
+    job.ledger.finish_stage(name, {"groups": len(groups), "steps": per_round, "objective": objective.name})
+
+
+def _train_groups(job: Job, groups: list[RankedGroup], number: int) -> list[TrainGroup]:
+    """The groups with log-probs under the reference and the sampling policy; groups with no member are left out."""
+    useful = [g for g in groups if g.targets.member.any()]
+    objective = job.recipe.train.objective
+    behaviour = _logprobs(job, useful, policy_of(number), f"round {number}: policy")
+    reference_name = policy_of(number) if objective.reference == "round" else "sft"
+    reference = (
+        behaviour
+        if reference_name == policy_of(number)
+        else _logprobs(job, useful, reference_name, f"round {number}: reference")
+    )
+    return [
+        TrainGroup(
+            rows=tuple(Row(g.anchored.prompt_tokens, tokens) for tokens in g.rows),
+            reference=reference[i],
+            behaviour=behaviour[i],
+            targets=g.targets,
+        )
+        for i, g in enumerate(useful)
+    ]
+
+
+def _logprobs(job: Job, groups: list[RankedGroup], name: str, title: str) -> list[tuple[Floats, ...]]:
+    requests = [Continuations(g.anchored.prompt_tokens, g.rows) for g in groups]
+    adapter = job.learner.load_adapter(job.folder.adapter(name))
+    found: dict[int, tuple[Floats, ...]] = {}
+    with job.console.bar(title, len(requests)) as bar:
+        for index, logprobs in job.learner.logprobs(requests, adapter):
+            found[index] = logprobs
+            bar.advance()
+    job.learner.drop_adapter(adapter)
+    return [found[i] for i in range(len(requests))]
+
+
+def _stopped(job: Job, error: TrainingError, name: str) -> TrainingError:
+    job.learner.snapshot(job.folder.adapter(f"{name}-stopped"))
+    return TrainingError(
+        f"{name} stopped: {error.message}",
+        f"The last good adapter is {job.folder.adapter(f'{name}-stopped')}. Try a lower rate: "
+        f"--set train.lr={job.preference_lr / 3:.1g} --name {job.folder.name}-2",
+    )

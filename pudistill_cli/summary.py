@@ -1,0 +1,78 @@
+"""What a person reads before and after a run: the plan of a dry run, where things lie, and answers side by side."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from pudistill_cli.console import Console
+from pudistill_cli.job import Job
+from pudistill_cli.prepare import Plan
+from pudistill_cli.recipe import default_preference_lr
+
+
+def print_plan(console: Console, plan: Plan, folder: Path) -> None:
+    """What `run` would do, from what can be known without reading a weight."""
+    recipe, prompts = plan.recipe, plan.prompts
+    lr = recipe.train.lr
+    rl = len(prompts.train)
+    if recipe.sft.share != "all":
+        rl -= max(1, round(recipe.sft.share * rl))
+    rl = min(rl, recipe.prefer.prompts_per_round or rl)
+    steps = math.ceil((len(prompts.train) - (rl if recipe.sft.share != "all" else 0)) / recipe.sft.batch)
+    rows = {
+        "student": plan.student.describe(),
+        "engine": f"{plan.choice.engine.name} ({plan.choice.reason})",
+        "learner": f"{plan.choice.learner.name} ({', '.join(f'{k} {v}' for k, v in plan.resolved.items())})",
+        "context": f"{plan.spec.context:,} tokens",
+        "prompts": f"{len(prompts.train):,} train, {len(prompts.dev):,} dev, {len(prompts.test):,} test"
+        + "".join(f", {len(p):,} {name}" for name, p in prompts.extra.items()),
+        "teacher": f"{recipe.teacher.kind}: at most {len(prompts.train) + len(prompts.dev) + len(prompts.test):,} "
+        "answers, one a prompt; cached ones are not asked again",
+        "SFT": f"{recipe.sft.epochs} epochs of {steps:,} steps, rate {recipe.sft.lr:.2g}",
+        "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {recipe.prefer.k} candidates, "
+        f"{recipe.train.objective.name}, rate {default_preference_lr(plan.student.parameters) if lr == 'auto' else lr:.2g}",
+        "export": ", ".join(recipe.export.formats),
+        "folder": str(folder),
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    console.table(table)
+    console.event("plan", **rows)
+    console.result("Dry run: nothing was loaded, asked or written.")
+
+
+def next_steps(job: Job, until: str) -> None:
+    """Where things lie, and what to do next."""
+    folder = job.folder
+    if until != "export":
+        job.console.result(f"Stopped after {until}, as asked. The same command without --until goes on.")
+        return
+    exports = [folder.export(f) for f in job.recipe.export.formats]
+    lines = {
+        "table": folder.path / "results.json",
+        **{f"export ({path.name})": path for path in exports},
+        "everything": folder.ledger_path,
+    }
+    job.console.result("")
+    for name, path in lines.items():
+        job.console.result(f"{name:<18}{path}")
+    job.console.result("")
+    job.console.result(f"Read some answers:  pudistill eval {folder.name} --show 3")
+    job.console.event("done", run=str(folder.path), **{k: str(v) for k, v in lines.items()})
+
+
+def show_answers(job: Job, count: int) -> None:
+    """The first test prompts with the greedy answer (or the first one held) of each system."""
+    for prompt in job.prompts.test[:count]:
+        job.console.result("\n" + prompt.messages[-1].content)
+        for system, text in job.ledger.answers_to(prompt.key):
+            job.console.result(f"  {system:<8}{text}")
+        if prompt.reference is not None:
+            job.console.result(f"  {'truth':<8}{prompt.reference}")
