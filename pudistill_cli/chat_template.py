@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
@@ -25,7 +26,7 @@ PLAIN = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
-"""For a student without a template: 'User:\\n...\\n\\nAssistant:\\n', each answer ended by the tokenizer's eos.
+"""For a student without a template: 'User:\\n...\\n\\nAssistant:\\n', each answer ended by the eos token.
 
 The answer starts a line, so that no tokenizer has to split a space from a word there.
 """
@@ -37,7 +38,7 @@ class ChatTemplate:
 
     source: str
     special: Mapping[str, str]
-    now: datetime
+    now: datetime = field(compare=False)
     """What `strftime_now` formats: fixed, so that a run's prompts do not change at midnight."""
 
     def mentions(self, name: str) -> bool:
@@ -61,7 +62,7 @@ class ChatTemplate:
             "add_generation_prompt": answer_follows,
         }
         try:
-            return _environment(self.now).from_string(self.source).render(values)
+            return _compiled(self.source, self.now).render(values)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(m.role for m in messages)
             raise DataError(
@@ -81,15 +82,29 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment(now: datetime) -> ImmutableSandboxedEnvironment:
-    """transformers' environment (utils/chat_template_utils.py), but for the fixed clock."""
+class _Namespace(jinja2.utils.Namespace):
+    """Jinja's `namespace`, which lets a template store dunder attributes: a way out of the sandbox."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a chat template may not set {name!r}")
+        super().__setitem__(name, value)
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str, now: datetime) -> jinja2.Template:
+    """In transformers' environment (utils/chat_template_utils.py), but for the fixed clock."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = now.strftime
-    return environment
+    environment.filters["tojson"] = _tojson  # pyright: ignore[reportUnknownMemberType]
+    functions = {"raise_exception": _raise_exception, "strftime_now": now.strftime, "namespace": _Namespace}
+    return environment.from_string(source, globals=functions)
 
 
 def _tojson(
@@ -100,9 +115,7 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Unlike Jinja's own filter this one does not escape for HTML."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:

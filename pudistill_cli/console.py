@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,7 +108,7 @@ class Console:
     # --- progress ---
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Bar]:
+    def bar(self, title: str, total: int) -> Generator[Bar]:
         """Show a piece of work from its start to its end."""
         bar = Bar(self, title, total)
         self.event("started", stage=title, total=total)
@@ -128,7 +128,13 @@ class Console:
         else:
             yield bar
             self.progress_line(bar)
-        self.event("finished", stage=title, done=bar.done, seconds=round(time.monotonic() - bar.started, 2), **bar.notes)
+        self.event(
+            "finished",
+            stage=title,
+            done=bar.done,
+            seconds=round(time.monotonic() - bar.started, 2),
+            **bar.notes,
+        )
 
     def progress_line(self, bar: Bar) -> None:
         """A bar's state as one plain line, for pipes and logs."""
@@ -136,5 +142,6 @@ class Console:
         if not self.as_json:
             notes = "  ".join(f"{k} {v}" for k, v in bar.notes.items())
             self.err.print(
-                escape(f"{bar.title}: {bar.done}/{bar.total}  {bar.rate:,.1f}/s  {notes}".rstrip()), soft_wrap=True
+                escape(f"{bar.title}: {bar.done}/{bar.total}  {bar.rate:,.1f}/s  {notes}".rstrip()),
+                soft_wrap=True,
             )

@@ -20,7 +20,7 @@ Tokens: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = NDArray[np.float32]
 Finish: TypeAlias = Literal["stop", "length"]
 Adapter: TypeAlias = str
-"""The handle `Engine.load_adapter` returned. There is no current adapter: each call names one; None is the bare base."""
+"""The handle that `load_adapter` returned. There is no current adapter: each call names one, None is the bare base."""
 
 
 # --- settings -----------------------------------------------------------------------------------

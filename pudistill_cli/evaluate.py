@@ -12,6 +12,7 @@ from pudistill_cli.contract import Continuations, PromptTokens, Sampling
 from pudistill_cli.job import Job
 from pudistill_cli.ledger import StoredAnswer
 from pudistill_cli.method.scorers import Item, Scorer, Text
+from pudistill_cli.method.scorers.ensemble import Ensemble
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
 from pudistill_cli.metrics import chrf, distinct_n
 from pudistill_cli.stages.anchors import Anchored
@@ -42,6 +43,11 @@ class Figures:
     """Paired differences to SFT at SFT's own temperature of the same column."""
 
 
+def components(scorer: Scorer) -> tuple[Scorer, ...]:
+    """The scorers whose raw scores are kept: an ensemble's members, or the scorer itself."""
+    return scorer.scorers if isinstance(scorer, Ensemble) else (scorer,)
+
+
 class Evaluator:
     """Answers of the systems on the held-out sets, kept in the ledger, and what is measured on them."""
 
@@ -53,17 +59,17 @@ class Evaluator:
     # --- answers ---
 
     def answers(self, system: System, name: str, temperature: float) -> list[list[StoredAnswer]]:
-        """(N prompts) lists of `eval.samples` answers, one when greedy; read from the ledger where they are there.
+        """(N prompts) lists of `eval.samples` answers, one when greedy or on dev; from the ledger where it has them.
 
         Every system gets the same uniform numbers, so that differences are paired.
         """
         job = self.job
         prompts = self.sets[name]
         held = job.ledger.eval_answers(system.name, name, temperature)
-        missing = [p for p in prompts if p.prompt.key not in held]
+        samples = 1 if temperature == GREEDY or name == "dev" else job.recipe.eval.samples
+        missing = [p for p in prompts if len(held.get(p.prompt.key, ())) != samples]
         if missing:
-            samples = 1 if temperature == GREEDY else job.recipe.eval.samples
-            sampling = Sampling(job.max_new_tokens, temperature, seed=job.recipe.seed, round=0)
+            sampling = Sampling(job.max_new_tokens, temperature, seed=job.recipe.seed)
             requests = [PromptTokens(p.prompt.key, p.prompt_tokens) for p in missing]
             adapter = job.adapter(system.adapter) if system.adapter else None
             with job.console.bar(f"{name}: {system.name} {temperature_name(temperature)}", len(prompts)) as bar:
@@ -94,12 +100,16 @@ class Evaluator:
         )
 
     def judged(self, system: System, name: str, temperature: float) -> Values:
-        """(N, S) the trusted scorer's score of each answer: the judge's opinion."""
+        """(N, S) the score of each answer by the first trusted scorer that asks the model: the judge's opinion."""
         assert self.scorer is not None
+        # An ensemble's scores are centred within the group, so they cannot compare systems.
+        scorer = next((s for s in components(self.scorer) if s.model), components(self.scorer)[0])
         prompts = [p for p in self.sets[name] if p.answer_tokens]
-        answers = dict(zip((p.prompt.key for p in self.sets[name]), self.answers(system, name, temperature), strict=True))
+        answers = dict(
+            zip((p.prompt.key for p in self.sets[name]), self.answers(system, name, temperature), strict=True)
+        )
         items = [item_of(p, [(a.tokens, a.text) for a in answers[p.prompt.key]]) for p in prompts]
-        scores: dict[int, Values] = dict(self.scorer.score(self.job.judge(), items))
+        scores: dict[int, Values] = dict(scorer.score(self.job.judge(), items))
         return np.array([scores[i] for i in range(len(items))])
 
     def wins(self, system: System, against: System, name: str, temperature: float) -> Values:
@@ -143,7 +153,7 @@ class Evaluator:
         """What dev is compared by: the recipe's metric, else the judge's mean score, else the anchors' NLL."""
         if self.job.metric_function is not None:
             return self.job.recipe.eval.metric
-        return f"judge's {self.scorer.name}" if self.scorer is not None else "-NLL of the anchors"
+        return "judge's score" if self.scorer is not None else "-NLL of the anchors"
 
     def selection_score(self, system: System, name: str, temperature: float) -> float:
         """A higher number is a better system."""
@@ -155,7 +165,9 @@ class Evaluator:
 
     # --- the table ---
 
-    def figures(self, system: System, baseline: System, name: str, temperature: float, base_temperature: float) -> Figures:
+    def figures(
+        self, system: System, baseline: System, name: str, temperature: float, base_temperature: float
+    ) -> Figures:
         """Every measure of a system, and its paired gain over the baseline."""
         job = self.job
         answers = self.answers(system, name, temperature)

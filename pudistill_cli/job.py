@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pudistill_cli.console import Console
-from pudistill_cli.contract import Adapter, Engine, Learner, Metrics, ModelSpec, Tokens
+from pudistill_cli.contract import Adapter, Backend, Engine, Learner, Metrics, ModelSpec, Tokens
 from pudistill_cli.ledger import Ledger
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.metrics import Metric
@@ -16,7 +17,6 @@ from pudistill_cli.prompts import Message, PromptSets
 from pudistill_cli.recipe import Recipe, default_preference_lr
 from pudistill_cli.rundir import RunFolder
 from pudistill_cli.student import Student
-from pudistill_cli.teacher import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.tokenizer import StudentTokenizer
 
@@ -31,7 +31,11 @@ class Job:
     folder: RunFolder
     ledger: Ledger
     console: Console
+    backend: Backend
+    """The engine's: exports are loaded back with it."""
     spec: ModelSpec
+    resolved: Mapping[str, Any]
+    """What `auto` means in this run: device, dtype, threads."""
     engine: Engine
     learner: Learner
     cache: AnswerCache
@@ -97,7 +101,7 @@ class Job:
             adapter=self.adapter("sft") if rank.judge == "sft" else None,
             encode=self.encode_prompt,
             encode_answer=self.tokenizer.encode_answer,
-            templates=rank.templates(),
+            templates=rank.templates(self.recipe.prompts.format),
         )
 
     # --- numbers that are resolved once ---
@@ -130,14 +134,6 @@ class Job:
         self.ledger.add_metrics(stage, number, step, values)
         self.folder.append_metrics({"stage": stage, "round": number, "step": step, **values})
         self.console.event("metrics", stage=stage, round=number, step=step, **values)
-
-    # --- the teacher ---
-
-    def open_teacher(self) -> Teacher:
-        """The recipe's teacher."""
-        from pudistill_cli.teacher import open_teacher
-
-        return open_teacher(self.recipe.teacher, self)
 
     def close(self) -> None:
         """Free the model and close the files."""

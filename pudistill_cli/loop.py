@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pudistill_cli.errors import UsageError
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.candidates import sample_candidates
 from pudistill_cli.stages.evaluation import final_evaluation
-from pudistill_cli.stages.exporting import export_best
+from pudistill_cli.stages.exporting import Exported, export_best, export_one
 from pudistill_cli.stages.ranking import rank_candidates
 from pudistill_cli.stages.selection import Selection
 from pudistill_cli.stages.sft import learn_anchors
 from pudistill_cli.stages.trust import trusted_scorer
 from pudistill_cli.stages.update import improve
 
-STAGES = ("anchors", "sft", "rank", "prefer", "eval", "export")
+STAGES = ("anchors", "sft", "prefer", "eval", "export")
 
 
 def distil(job: Job, until: str = "export") -> None:
@@ -23,9 +24,9 @@ def distil(job: Job, until: str = "export") -> None:
     if wanted < STAGES.index("sft"):
         return
     learn_anchors(job, anchors)  # stage 1; its end is frozen as judge
-    best = Selection(job, anchors)
-    best.consider("sft")
     scorer = trusted_scorer(job, anchors)  # the gates decide, or SFT is all
+    best = Selection(job, anchors, scorer)
+    best.consider("sft")
     if scorer is not None and wanted >= STAGES.index("prefer"):
         for number in range(1, job.recipe.prefer.rounds + 1):  # stage 2
             groups = sample_candidates(job, anchors.for_rl(number), number)
@@ -37,4 +38,17 @@ def distil(job: Job, until: str = "export") -> None:
     if wanted >= STAGES.index("eval"):
         final_evaluation(job, anchors, best, scorer)  # test is read once
     if wanted >= STAGES.index("export"):
-        export_best(job, anchors, best.choice)
+        export_best(job, anchors, best.choice.name)
+
+
+def export_run(job: Job, adapter: str | None) -> Exported:
+    """Export a finished run once more, in the one format of its recipe.
+
+    Raises:
+        UsageError: no such adapter.
+    """
+    name = adapter or str(job.ledger.stage_detail("eval")["chosen"])
+    if not job.folder.adapter(name).is_dir():
+        known = sorted(p.name for p in job.folder.adapter("").iterdir())
+        raise UsageError(f"This run has no adapter {name!r}.", f"It has: {', '.join(known)}.")
+    return export_one(job, ask_teacher(job), name, job.recipe.export.formats[0])

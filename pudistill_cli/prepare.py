@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import cast
 
 from pudistill_cli import __version__
 from pudistill_cli.console import Console
-from pudistill_cli.contract import LoraSpec, ModelSpec, OptimizerSpec
-from pudistill_cli.errors import BackendError
+from pudistill_cli.contract import Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.errors import BackendError, RunError
 from pudistill_cli.hardware import Choice, choose, detect
 from pudistill_cli.job import Job, cache_path
 from pudistill_cli.ledger import Ledger
@@ -26,10 +26,14 @@ from pudistill_cli.prompts import (
     split_prompts,
 )
 from pudistill_cli.recipe import PromptSettings, Recipe, check_base
+from pudistill_cli.recipe_file import load_recipe
 from pudistill_cli.registry import backends
 from pudistill_cli.rundir import RunFolder
 from pudistill_cli.student import Student, resolve_student
+from pudistill_cli.suggestion import did_you_mean
+from pudistill_cli.teacher import Teacher, open_teacher
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.teacher.settings import LocalTeacher
 
 DEFAULT_CONTEXT = 4096
 """A student's context is used up to here unless the recipe asks for more: memory grows with it."""
@@ -58,7 +62,9 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
     choice = choose(recipe.backend.engine, recipe.backend.learner, backends(), detect())
     _check_capabilities(recipe, choice)
     prompts = read_prompt_sets(recipe.prompts)
-    student = resolve_student(recipe.student.model, recipe.student.revision, offline=offline)
+    student = resolve_student(
+        recipe.student.model, recipe.student.revision, offline=offline, context=recipe.student.context
+    )
     for notice in (*prompts.notices, *student.notices):
         console.warn(notice)
     _check_architecture(student, choice)
@@ -67,11 +73,11 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
     spec = ModelSpec(
         folder=student.folder,
         stop_tokens=tuple(student.tokenizer.stop_tokens),
-        context=recipe.student.context or min(student.context, DEFAULT_CONTEXT),
+        context=student.context if recipe.student.context else min(student.context, DEFAULT_CONTEXT),
         device=recipe.student.device,
         dtype=recipe.student.dtype,
         threads=recipe.student.threads,
-        sample_rows=recipe.student.sample_rows,
+        sample_rows=recipe.student.sample_rows or ModelSpec.sample_rows,
         token_budget=recipe.student.token_budget,
     )
     return Plan(recipe, student, prompts, choice, spec, choice.learner.describe(spec))
@@ -96,10 +102,10 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
         sets = replace(split, extra=further, notices=notices)
         refuse_leaks(sets)
         return sets
-    assert settings.train and settings.dev and settings.test, "the recipe's own check"
-    train = read(settings.train)
-    train = replace(train, prompts=train.prompts[: settings.limit])
-    return given_prompts({"train": train, "dev": read(settings.dev), "test": read(settings.test), **extra})
+    files = {"train": settings.train, "dev": settings.dev, "test": settings.test}
+    given = {name: read(path) for name, path in files.items() if path is not None}  # the recipe asked for all three
+    given["train"] = replace(given["train"], prompts=given["train"].prompts[: settings.limit])
+    return given_prompts({**given, **extra})
 
 
 def _check_capabilities(recipe: Recipe, choice: Choice) -> None:
@@ -122,24 +128,25 @@ def _check_architecture(student: Student, choice: Choice) -> None:
         known = backend.architectures()
         if known is not None and student.model_type not in known:
             raise BackendError(
-                f"The {backend.name} backend does not know the model type {student.model_type!r} of {student.folder}.",
-                "Check `model_type` in its config.json, or update the backend's library: pip install -U transformers",
+                f"The {backend.name} backend does not know {student.folder.name}'s model type {student.model_type!r}.",
+                "Check `model_type` in its config.json, or update: pip install -U transformers",
             )
 
 
-def open_job(checked: Plan, console: Console, root: Path, name: str, *, offline: bool = False) -> Job:
-    """Create or open the run's folder, then load the student."""
-    recipe, student = checked.recipe, checked.student
+def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline: bool = False) -> Job:
+    """Create or open the folder of a run that is to go on, then load the student."""
     folder = RunFolder.create_or_open(root, name, identity(checked))
     try:
-        resolved = folder.resolve_once(dict(checked.resolved))
-        folder.write_recipe(recipe)
-        ledger = Ledger(folder.ledger_path)
+        folder.write_recipe(checked.recipe)
+        return _load(checked, console, folder, offline=offline)
     except BaseException:
         folder.close()
         raise
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) -> Job:
+    recipe, student = checked.recipe, checked.student
+    resolved = folder.resolve_once(dict(checked.resolved))
     engine = checked.choice.engine.open(checked.spec)
     train = recipe.train
     learner = checked.choice.learner.learn(
@@ -153,7 +160,7 @@ def open_job(checked: Plan, console: Console, root: Path, name: str, *, offline:
         student=student,
         prompts=checked.prompts,
         folder=folder,
-        ledger=ledger,
+        ledger=Ledger(folder.ledger_path),
         console=console,
         backend=checked.choice.engine,
         spec=checked.spec,
@@ -164,6 +171,58 @@ def open_job(checked: Plan, console: Console, root: Path, name: str, *, offline:
         metric_function=load_metric(recipe.eval.metric),
         offline=offline,
     )
+
+
+def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Job:
+    """The job of a finished run, from its resolved recipe with some settings changed for this time only.
+
+    Raises:
+        RunError: there is no such run, or it is not finished.
+    """
+    path = Path(run) if (Path(run) / "recipe.yaml").is_file() else root / run
+    if not (path / "recipe.yaml").is_file():
+        known = sorted(p.parent.name for p in root.glob("*/recipe.yaml"))
+        raise RunError(
+            f"There is no run {run!r} in {root}{did_you_mean(run, known)}.",
+            f"Runs there: {', '.join(known) or 'none'}. Make one with: pudistill run RECIPE",
+        )
+    checked = plan(load_recipe(str(path / "recipe.yaml"), changes).recipe, console)
+    folder = RunFolder.open(path)
+    try:
+        job = _load(checked, console, folder, offline=False)
+    except BaseException:
+        folder.close()
+        raise
+    if not job.ledger.stage_done("eval"):
+        job.close()
+        raise RunError(
+            f"The run {path.name!r} is not finished.",
+            f"Go on with: pudistill run {path / 'recipe.yaml'} --name {path.name}",
+        )
+    return job
+
+
+@contextmanager
+def teacher_of(recipe: Recipe, console: Console, *, offline: bool = False) -> Generator[Teacher]:
+    """The recipe's teacher; a local one holds its model until the end."""
+    opened: list[Engine] = []
+
+    def open_local(settings: LocalTeacher) -> Teacher:
+        from pudistill_cli.teacher.local import LocalModel
+
+        model = resolve_student(settings.model, settings.revision, offline=offline)
+        backend = choose(recipe.backend.engine, recipe.backend.learner, backends(), detect()).engine
+        context = min(model.context, DEFAULT_CONTEXT)
+        engine = backend.open(ModelSpec(model.folder, tuple(model.tokenizer.stop_tokens), context))
+        opened.append(engine)
+        console.say(f"teacher: {settings.model}, {model.parameters:,} parameters, on this machine")
+        return LocalModel(settings, engine, model.tokenizer.encode_prompt, model.fingerprint, context)
+
+    try:
+        yield open_teacher(recipe.teacher, folder=Path.cwd(), open_local=open_local)
+    finally:
+        for engine in opened:
+            engine.close()
 
 
 def identity(checked: Plan) -> dict[str, str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.recipe import PromptSettings
 
 Format: TypeAlias = Literal["chat", "text"]
 OnBadLine: TypeAlias = Literal["fail", "skip"]
@@ -68,33 +67,6 @@ def prompt_key(messages: Sequence[Message], format: Format = "chat") -> str:
     content = [format, [[m.role, m.content] for m in messages]]
     canonical = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return blake2b(canonical.encode(), digest_size=16).hexdigest()
-
-
-def load_prompts(settings: PromptSettings) -> PromptSets:
-    """The sets of a recipe's `prompts:` section; `limit` takes the first prompts of `path` or `train`.
-
-    Raises:
-        DataError: a file cannot be used, or a prompt is in two of them (see `refuse_leaks`).
-    """
-
-    def read(path: str) -> PromptFile:
-        return read_prompts(Path(path), settings.format, settings.on_bad_line, settings.system)
-
-    extra = {name: read(path) for name, path in settings.extra.items()}
-    if settings.path is None:
-        given = {"train": settings.train, "dev": settings.dev, "test": settings.test}
-        files = {name: read(path) for name, path in given.items() if path is not None}
-        files["train"] = replace(files["train"], prompts=files["train"].prompts[: settings.limit])
-        return given_prompts(files | extra)
-    file = read(settings.path)
-    split = split_prompts(file.prompts[: settings.limit], settings.dev_share, settings.test_share)
-    sets = replace(
-        split,
-        extra={name: _in_split(name, found) for name, found in extra.items()},
-        notices=tuple(n for f in (file, *extra.values()) for n in f.notices) + split.notices,
-    )
-    refuse_leaks(sets)
-    return sets
 
 
 def read_prompts(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import (
@@ -17,13 +17,17 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from pudistill_cli.errors import BackendError
 from pudistill_cli.method.objectives import Objective
+from pudistill_cli.method.scorers.registry import SCORERS
+from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates
 from pudistill_cli.objective_settings import DEFAULT, objective_from
+from pudistill_cli.suggestion import did_you_mean
 from pudistill_cli.teacher.settings import TeacherSettings
 
 Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
@@ -35,9 +39,14 @@ Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Auto: TypeAlias = Literal["auto"]
-Scorer: TypeAlias = Literal["auto", "likelihood", "pmi", "verdict", "pairwise", "overlap"]
 
 ENTRY_POINT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+PLACES = {
+    "view": ("{prompt}", "{anchor}"),
+    "verdict": ("{prompt}", "{anchor}", "{candidate}"),
+    "pairwise": ("{prompt}", "{anchor}", "{first}", "{second}"),
+}
+"""What each of the judge's wordings must hold."""
 METRICS = ("none", "exact", "chrf", "json")
 
 
@@ -151,10 +160,10 @@ def _as_list(value: Any) -> Any:
 class RankSettings(Section):
     """How the student's candidates are scored, and when a scorer is trusted."""
 
-    scorer: Annotated[tuple[Scorer, ...], Field(min_length=1), BeforeValidator(_as_list)] = ("auto",)
+    scorer: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_list)] = ("auto",)
     """"auto" uses what passes the gates; several names make an ensemble."""
     view: Text | None = None
-    """Template of the judge's prompt for `likelihood`; None is the vetted one, here and below."""
+    """Wordings of the judge's prompts (method/scorers/templates.py); None is the vetted one."""
     verdict: Text | None = None
     pairwise: Text | None = None
     judge: Literal["sft", "base"] = "sft"
@@ -168,17 +177,35 @@ class RankSettings(Section):
 
     @field_validator("scorer")
     @classmethod
-    def _makes_sense(cls, value: tuple[Scorer, ...]) -> tuple[Scorer, ...]:
+    def _known_scorers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in SCORERS and name != "auto":
+                known = ", ".join(("auto", *SCORERS))
+                raise ValueError(f"no scorer {name!r}{did_you_mean(name, SCORERS)}: there are {known}")
         if len(value) > 1 and ("auto" in value or len(set(value)) < len(value)):
             raise ValueError("an ensemble names its scorers, each once, and not auto")
         return value
+
+    @field_validator("view", "verdict", "pairwise")
+    @classmethod
+    def _has_its_places(cls, value: str | None, field: ValidationInfo) -> str | None:
+        missing = [p for p in PLACES[str(field.field_name)] if value is not None and p not in value]
+        if missing:
+            raise ValueError(f"has no place for {', '.join(missing)}")
+        return value
+
+    def templates(self, format: Literal["chat", "text"] = "chat") -> Templates:
+        """The judge's wordings; a base model's view of the anchor is an example, not an instruction."""
+        vetted = Templates(view=TEXT_VIEW) if format == "text" else Templates()
+        given = {name: text for name in PLACES if (text := getattr(self, name)) is not None}
+        return replace(vetted, **given)
 
 
 class PreferSettings(Section):
     """Stage 2: candidates, and the preferences that their scores become."""
 
     k: Annotated[int, Field(ge=2, strict=True)] = 4
-    rounds: Count = 4
+    rounds: Natural = 4
     temperature: Positive = 1.0
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
     top_k: Natural = 0

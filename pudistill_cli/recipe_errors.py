@@ -88,9 +88,7 @@ def _joined(messages: Sequence[str]) -> str:
         return messages[0]
     ends = {m[m.index(" (got ") :] for m in messages if " (got " in m}
     parts = [m.split(" (got ")[0] for m in messages]
-    return " or ".join([parts[0], *(p.removeprefix("must be ") for p in parts[1:])]) + "".join(
-        sorted(ends)[:1]
-    )
+    return " or ".join([parts[0], *(p.removeprefix("must be ") for p in parts[1:])]) + "".join(sorted(ends)[:1])
 
 
 def _keys_at(model: type[BaseModel], section: Iterable[int | str]) -> list[str]:

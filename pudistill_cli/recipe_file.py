@@ -92,8 +92,7 @@ def _read(path: Path) -> tuple[Document, list[Problem]]:
         problem = Problem((), "a recipe is a mapping of sections (student, teacher, prompts, ...)")
         raise _refused(path, document, (), [problem])
     return document, [
-        Problem(key, f"comes twice; first on line {document.lines[key]}", line)
-        for line, key in document.duplicates
+        Problem(key, f"comes twice; first on line {document.lines[key]}", line) for line, key in document.duplicates
     ]
 
 
@@ -140,9 +139,7 @@ def _section(data: dict[str, Any], *path: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _refused(
-    path: Path, document: Document, overridden: Sequence[Dotted], problems: Sequence[Problem]
-) -> UsageError:
+def _refused(path: Path, document: Document, overridden: Sequence[Dotted], problems: Sequence[Problem]) -> UsageError:
     lines: list[str] = []
     for problem in sorted(problems, key=lambda p: p.line or _line(document, p.path)):
         dotted = ".".join(problem.path)

@@ -12,6 +12,7 @@ from yaml.reader import ReaderError
 Dotted: TypeAlias = tuple[str, ...]
 """Keys from the top of the file; a list item's key is its number."""
 _DEEPEST = 20
+_CORE_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 class YamlProblem(Exception):
@@ -79,6 +80,8 @@ def _value(loader: _Loader, node: yaml.Node, path: Dotted, document: Document) -
     document.lines.setdefault(path, here)
     if len(path) > _DEEPEST:  # an alias inside its own anchor, too
         raise YamlProblem(here, f"nested more than {_DEEPEST} levels deep")
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _CORE_COLLECTIONS:
+        raise YamlProblem(here, f"the tag {node.tag} has no meaning here")
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, path, document)
     if isinstance(node, yaml.SequenceNode):

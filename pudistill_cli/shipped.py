@@ -27,9 +27,7 @@ def shipped_recipes() -> tuple[ShippedRecipe, ...]:
     package = Path(pudistill_cli.__file__).parent
     folders = (package / "recipes", package.parent / "recipes")
     folder = next((f for f in folders if f.is_dir()), folders[0])
-    return tuple(
-        ShippedRecipe(path.parent.name, _about(path), path) for path in sorted(folder.glob(f"*/{RECIPE}"))
-    )
+    return tuple(ShippedRecipe(path.parent.name, _about(path), path) for path in sorted(folder.glob(f"*/{RECIPE}")))
 
 
 def find_recipe(path_or_name: str) -> Path:

@@ -12,19 +12,25 @@ from pudistill_cli.console import Console
 from pudistill_cli.job import Job
 from pudistill_cli.prepare import Plan
 from pudistill_cli.recipe import default_preference_lr
+from pudistill_cli.student import Student
+
+
+def describe_student(student: Student) -> str:
+    """Its name, architecture and size."""
+    return f"{student.folder.name}, {student.model_type}, {student.parameters:,} parameters"
 
 
 def print_plan(console: Console, plan: Plan, folder: Path) -> None:
     """What `run` would do, from what can be known without reading a weight."""
     recipe, prompts = plan.recipe, plan.prompts
-    lr = recipe.train.lr
+    lr = default_preference_lr(plan.student.parameters) if recipe.train.lr == "auto" else recipe.train.lr
     rl = len(prompts.train)
     if recipe.sft.share != "all":
         rl -= max(1, round(recipe.sft.share * rl))
     rl = min(rl, recipe.prefer.prompts_per_round or rl)
     steps = math.ceil((len(prompts.train) - (rl if recipe.sft.share != "all" else 0)) / recipe.sft.batch)
     rows = {
-        "student": plan.student.describe(),
+        "student": describe_student(plan.student),
         "engine": f"{plan.choice.engine.name} ({plan.choice.reason})",
         "learner": f"{plan.choice.learner.name} ({', '.join(f'{k} {v}' for k, v in plan.resolved.items())})",
         "context": f"{plan.spec.context:,} tokens",
@@ -34,7 +40,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         "answers, one a prompt; cached ones are not asked again",
         "SFT": f"{recipe.sft.epochs} epochs of {steps:,} steps, rate {recipe.sft.lr:.2g}",
         "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {recipe.prefer.k} candidates, "
-        f"{recipe.train.objective.name}, rate {default_preference_lr(plan.student.parameters) if lr == 'auto' else lr:.2g}",
+        f"{recipe.train.objective.name}, rate {lr:.2g}",
         "export": ", ".join(recipe.export.formats),
         "folder": str(folder),
     }

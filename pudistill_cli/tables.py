@@ -25,9 +25,15 @@ def print_results(console: Console, results: Results) -> None:
         console.table(_beside(rows, results.measure))
         console.result("")
     console.result(results.verdict)
-    console.result("Brackets: 95 % bootstrap intervals over prompts; gains are paired. own T: each system's best on dev.")
+    console.result(
+        "Brackets: 95 % bootstrap intervals over prompts; gains are paired. own T: each system's best on dev."
+    )
     console.event(
-        "results", measure=results.measure, chosen=results.chosen, verdict=results.verdict, own=results.own_temperature
+        "results",
+        measure=results.measure,
+        chosen=results.chosen,
+        verdict=results.verdict,
+        own=results.own_temperature,
     )
 
 
@@ -37,7 +43,10 @@ def _quality(rows: list[Figures], results: Results, name: str) -> Table:
     fixed = [temperature_name(f.temperature) for f in by_system[systems[0]]]
     columns = [*fixed, "own T"] if results.own_temperature else fixed
     table = Table(
-        title=f"{name}: {rows[0].prompts} prompts, {results.measure}", title_justify="left", box=None, pad_edge=False
+        title=f"{name}: {rows[0].prompts} prompts, {results.measure}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
     )
     table.add_column("")
     for column in columns:

@@ -14,7 +14,8 @@ from pudistill_cli.commands.options import JsonOption, RecipeArgument, SetOption
 def command(
     recipe: RecipeArgument,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where the answers go, as JSONL. Default: NAME-anchors.jsonl.")
+        Path | None,
+        typer.Option("--out", help="Where the answers go, as JSONL. Default: NAME-anchors.jsonl."),
     ] = None,
     changes: SetOption = None,
     as_json: JsonOption = False,
@@ -40,10 +41,9 @@ def command(
     sets = read_prompt_sets(loaded.recipe.prompts)
     prompts = [*sets.train, *sets.dev, *sets.test]
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
-    teacher = teacher_of(loaded.recipe, console)
     cache = AnswerCache(cache_path() / "anchors.sqlite")
     try:
-        with console.bar("teacher", len(prompts)) as bar:
+        with teacher_of(loaded.recipe, console) as teacher, console.bar("teacher", len(prompts)) as bar:
 
             def progress(question: Question, answer: Answer) -> None:
                 bar.advance()
@@ -68,5 +68,7 @@ def command(
         console.warn(notice)
     counts = Counter(answer.status for answer in answers.values())
     console.event("anchors", path=str(out), **counts)
-    console.result(f"{out}: {len(lines)} answers ({', '.join(f'{n} {status}' for status, n in sorted(counts.items()))})")
+    console.result(
+        f"{out}: {len(lines)} answers ({', '.join(f'{n} {status}' for status, n in sorted(counts.items()))})"
+    )
     console.result(f"Use them anywhere with: --set teacher='{{kind: file, path: {out}}}'")

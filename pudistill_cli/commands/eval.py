@@ -12,7 +12,9 @@ from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOp
 def command(
     run: RunArgument,
     changes: SetOption = None,
-    show: Annotated[int, typer.Option("--show", min=0, help="Also print this many prompts with each answer.")] = 0,
+    show: Annotated[
+        int, typer.Option("--show", min=0, help="Also print this many prompts with each answer.")
+    ] = 0,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
@@ -25,14 +27,20 @@ def command(
       pudistill eval my-run --set eval.metric=chrf
     """
     from pudistill_cli.console import Console
-    from pudistill_cli.loop import evaluate_run
+    from pudistill_cli.errors import UsageError
+    from pudistill_cli.loop import distil
     from pudistill_cli.prepare import reopen
     from pudistill_cli.summary import show_answers
 
+    other = [change for change in changes or [] if not change.startswith("eval.")]
+    if other:
+        raise UsageError(
+            f"--set {other[0]}: eval changes eval settings only.", "Start a new run: pudistill run --name NEW"
+        )
     console = Console(as_json=as_json)
     job = reopen(run, runs, console, changes or [])
     try:
-        evaluate_run(job)
+        distil(job, "eval")
         if show:
             show_answers(job, show)
     finally:

@@ -11,8 +11,12 @@ from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOp
 
 def command(
     run: RunArgument,
-    format: Annotated[str, typer.Option("--format", help="hf: merged weights; adapter: the PEFT adapter alone.")] = "hf",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of merged weights: float32 or bfloat16.")] = "float32",
+    format: Annotated[
+        str, typer.Option("--format", help="hf: merged weights; adapter: the PEFT adapter alone.")
+    ] = "hf",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of merged weights: float32 or bfloat16.")
+    ] = "float32",
     adapter: Annotated[
         str | None, typer.Option("--adapter", help="sft or round-N; by default the one that dev chose.")
     ] = None,

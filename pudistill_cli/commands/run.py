@@ -22,7 +22,9 @@ def command(
     changes: SetOption = None,
     name: NameOption = None,
     runs: RunsOption = RUNS,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")
+    ] = False,
     until: Annotated[
         str, typer.Option("--until", help="Stop after this stage: anchors, sft, prefer, eval or export.")
     ] = "export",
@@ -42,9 +44,9 @@ def command(
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import STAGES, distil
-    from pudistill_cli.prepare import open_job, plan
+    from pudistill_cli.prepare import open_run, plan
     from pudistill_cli.recipe_file import load_recipe
-    from pudistill_cli.summary import next_steps, print_plan
+    from pudistill_cli.summary import describe_student, next_steps, print_plan
 
     if until not in STAGES:
         raise UsageError(f"--until {until}: no such stage.", f"One of: {', '.join(STAGES)}.")
@@ -55,13 +57,15 @@ def command(
     if dry_run:
         print_plan(console, checked, runs / name)
         return
-    console.say(f"{name}: {checked.choice.reason}; {checked.student.describe()}")
-    job = open_job(checked, console, runs, name, offline=offline)
+    console.say(f"{name}: {checked.choice.reason}; {describe_student(checked.student)}")
+    job = open_run(checked, console, runs, name, offline=offline)
     try:
         distil(job, until)
         next_steps(job, until)
     except KeyboardInterrupt:
-        console.say(f"\nStopped; all finished work is kept. Go on with: {resume_line(recipe, changes, name, runs)}")
+        console.say(
+            f"\nStopped; all finished work is kept. Go on with: {resume_line(recipe, changes, name, runs)}"
+        )
         raise typer.Exit(130) from None
     finally:
         job.close()
@@ -71,5 +75,12 @@ def resume_line(recipe: str, changes: list[str] | None, name: str, runs: object)
     """The command that goes on with this run."""
     from shlex import quote
 
-    parts = ["pudistill", "run", quote(recipe), *(f"--set {quote(c)}" for c in changes or []), "--name", quote(name)]
+    parts = [
+        "pudistill",
+        "run",
+        quote(recipe),
+        *(f"--set {quote(c)}" for c in changes or []),
+        "--name",
+        quote(name),
+    ]
     return " ".join(parts if runs == RUNS else [*parts, "--runs", quote(str(runs))])

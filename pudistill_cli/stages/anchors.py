@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pudistill_cli.contract import Tokens
-from pudistill_cli.errors import DataError
+from pudistill_cli.errors import DataError, TeacherError
 from pudistill_cli.job import Job
+from pudistill_cli.prepare import teacher_of
 from pudistill_cli.prompts import Prompt
-from pudistill_cli.teacher import Answer, Question, ask_all
+from pudistill_cli.teacher import Answer, Question, Teacher, ask_all
 
+ASKED = ("train", "dev", "test")
+"""The sets whose every prompt is asked; a further test set is, where it has no reference of its own."""
 MAX_NEW_TOKENS_QUANTILE = 0.95
 MAX_NEW_TOKENS_FACTOR = 1.3
 
@@ -51,19 +55,21 @@ def ask_teacher(job: Job) -> Anchors:
         DataError: no training prompt has a usable answer, or none fits the context.
     """
     sets = {"train": job.prompts.train, "dev": job.prompts.dev, "test": job.prompts.test, **job.prompts.extra}
-    wanted = [p for name, prompts in sets.items() for p in prompts if name in ("train", "dev", "test")]
+    wanted = [p for name, prompts in sets.items() for p in prompts if name in ASKED or p.reference is None]
     job.ledger.add_prompts([p for prompts in sets.values() for p in prompts])
     answers = _answers(job, wanted)
     anchored = {name: _anchored(job, name, prompts, answers) for name, prompts in sets.items()}
     train = anchored.pop("train")
     if not train:
+        said = next((a.detail for p in job.prompts.train if (a := answers.get(p.key)) and a.detail), "")
         raise DataError(
-            "No training prompt has a usable answer.",
-            "Look at what the teacher said: SELECT status, count(*) FROM anchors GROUP BY status, in "
-            f"{job.folder.ledger_path}",
+            "No training prompt has a usable answer that fits the context." + (f" The first: {said}" if said else ""),
+            f"Look at what the teacher said: SELECT status, detail FROM anchors, in {job.folder.ledger_path}",
         )
-    job.fix_lengths(_max_new_tokens(job, train))
+    job.fix_lengths(_max_new_tokens(job, train, [a for rows in anchored.values() for a in rows]))
     share = job.recipe.sft.share
+    limit = job.recipe.eval.max_prompts
+    anchored = {name: rows if name == "dev" else rows[:limit] for name, rows in anchored.items()}
     if share == "all":
         return Anchors(train, train, anchored, job.recipe.prefer.prompts_per_round)
     cut = max(1, round(share * len(train)))
@@ -81,15 +87,21 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
     missing = [p for p in prompts if p.key not in held]
     if not missing:
         return held
-    teacher = job.open_teacher()
-    with job.console.bar("teacher", len(missing)) as bar:
+    with (
+        teacher_of(job.recipe, job.console, offline=job.offline) as teacher,
+        job.console.bar("teacher", len(missing)) as bar,
+    ):
 
         def keep(question: Question, answer: Answer) -> None:
             job.ledger.add_anchor(question.key, answer, teacher.name)
             held[question.key] = answer
             bar.advance()
 
+        if job.offline and job.recipe.teacher.kind == "openai":
+            _refuse_to_connect(job, teacher, missing)
         ask_all(teacher, [Question(p.key, p.messages) for p in missing], job.cache, keep)
+    for notice in teacher.notices:
+        job.console.warn(notice)
     counts = Counter(answer.status for answer in held.values())
     stripped = sum(answer.reasoning_stripped for answer in held.values())
     left_out = {status: n for status, n in counts.items() if status != "ok"}
@@ -102,13 +114,24 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
     return held
 
 
-def _anchored(job: Job, name: str, prompts: list[Prompt], answers: dict[str, Answer]) -> list[Anchored]:
+def _refuse_to_connect(job: Job, teacher: Teacher, prompts: list[Prompt]) -> None:
+    new = sum(job.cache.get(teacher.identity(), p.messages) is None for p in prompts)
+    if new:
+        raise TeacherError(
+            f"{new} of {len(prompts)} prompts have no answer yet, and --offline forbids asking {teacher.name}.",
+            "On a machine with a network: pudistill anchors RECIPE. Then carry the file over as the teacher.",
+        )
+
+
+def _anchored(job: Job, name: str, prompts: Sequence[Prompt], answers: dict[str, Answer]) -> list[Anchored]:
     """The prompts of one set that can be used; held-out prompts with a reference need no teacher's answer."""
     usable: list[Anchored] = []
     too_long: list[Prompt] = []
     for prompt in prompts:
         answer = answers.get(prompt.key)
         text = answer.text if answer is not None and answer.status == "ok" else None
+        if text is not None and job.recipe.prompts.format == "chat":
+            text = text.strip()  # a continuation of bare text keeps the space that it begins with
         if text is None and (name == "train" or prompt.reference is None):
             continue
         tokens = job.encode_prompt(prompt.messages)
@@ -126,9 +149,9 @@ def _anchored(job: Job, name: str, prompts: list[Prompt], answers: dict[str, Ans
     return usable
 
 
-def _max_new_tokens(job: Job, train: list[Anchored]) -> int:
-    """The recipe's number, or the anchors' 95th percentile x 1.3; never more than the longest prompt leaves room for."""
-    room = job.spec.context - max(len(a.prompt_tokens) for a in train)
+def _max_new_tokens(job: Job, train: list[Anchored], held_out: list[Anchored]) -> int:
+    """The recipe's number, or the anchors' 95th percentile x 1.3, as far as the longest prompt leaves room."""
+    room = job.spec.context - max(len(a.prompt_tokens) for a in (*train, *held_out))
     wanted = job.recipe.prefer.max_new_tokens
     if wanted == "auto":
         lengths = [len(a.answer_tokens) for a in train]

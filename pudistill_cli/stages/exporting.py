@@ -20,7 +20,7 @@ VERIFIED_ROWS = 16
 KL_LIMIT = 1e-4
 """Mean next-token KL in nats above which a 32-bit export is not the trained model."""
 RATIO_WARN, RATIO_LOST = 0.1, 0.5
-"""KL(trained || export) / KL(trained || SFT): above the first, part of the training is lost; above the second, it is."""
+"""KL(trained || export) / KL(trained || SFT) above which part of the training is lost, and above which it is lost."""
 
 
 @dataclass(frozen=True, slots=True)

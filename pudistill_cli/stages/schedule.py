@@ -1,4 +1,4 @@
-"""Batches in a seeded order, and the learning rate of each step: linear warm-up, then linear decay to a tenth."""
+"""Batches in a seeded order, and the learning rate of each step: linear warm-up, then decay to a tenth."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ T = TypeVar("T")
 FLOOR = 0.1
 
 
-def learning_rate(peak: float, step: int, total: int, warmup: int) -> float:
-    """The rate of optimizer step `step` (from 0) of `total`."""
+def learning_rate(peak: float, step: int, total: int, warmup: int, schedule: str = "linear") -> float:
+    """The rate of optimizer step `step` (from 0) of `total`; `schedule` is "linear" or "constant"."""
     ramp = min(1.0, (step + 1) / max(warmup, 1))
-    return peak * ramp * (FLOOR + (1 - FLOOR) * (1 - step / max(total, 1)))
+    decay = 1.0 if schedule == "constant" else FLOOR + (1 - FLOOR) * (1 - step / max(total, 1))
+    return peak * ramp * decay
 
 
 def shuffled_batches(items: Sequence[T], size: int, *key: int) -> Iterator[tuple[T, ...]]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from pudistill_cli.evaluate import Evaluator, System
 from pudistill_cli.job import Job
+from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.stages.anchors import Anchors
 
 
@@ -21,10 +22,10 @@ class Considered:
 class Selection:
     """The adapters considered so far. With no dev prompts the latest one is chosen."""
 
-    def __init__(self, job: Job, anchors: Anchors) -> None:
+    def __init__(self, job: Job, anchors: Anchors, scorer: Scorer | None) -> None:
         self.job = job
         self.dev = anchors.held_out["dev"][: job.recipe.eval.dev_prompts]
-        self.evaluator = Evaluator(job, {"dev": self.dev})
+        self.evaluator = Evaluator(job, {"dev": self.dev}, scorer)
         self.considered: list[Considered] = []
 
     def consider(self, name: str) -> None:

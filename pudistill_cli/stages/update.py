@@ -30,7 +30,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     with job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
         batches = shuffled_batches(groups, train.groups_per_step, job.recipe.seed, 1, number)
         for step, batch in enumerate(batches, start=first):
-            lr = learning_rate(job.preference_lr, step, total, train.warmup_steps)
+            lr = learning_rate(job.preference_lr, step, total, train.warmup_steps, train.schedule)
             try:
                 metrics = job.learner.step(GroupBatch(objective, batch), lr)
             except TrainingError as error:

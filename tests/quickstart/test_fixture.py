@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks.fixtures.quickstart import build, mistakes, teacher
 from benchmarks.fixtures.quickstart.curriculum import Sample, stream
-from benchmarks.fixtures.quickstart.grammar import HOME, KEYS, OTHER, Decoy, Request, request
+from benchmarks.fixtures.quickstart.grammar import KEYS, Decoy, Request, request
+from benchmarks.fixtures.quickstart.wordings import HOME, OTHER
 
 CURRICULUM_START = 4000
 

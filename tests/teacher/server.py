@@ -38,9 +38,7 @@ DROP = Response(drop=True)
 
 def says(text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (7, 5), **message) -> Response:
     """A chat completion."""
-    reply: dict = {
-        "choices": [{"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}]
-    }
+    reply: dict = {"choices": [{"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}]}
     if usage is not None:
         reply["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
     return Response(body=json.dumps(reply).encode())
@@ -94,7 +92,11 @@ class Server:
             self._http.socket.close()
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        length = int(handler.headers["Content-Length"])
+        content = handler.rfile.read(length)
+        if len(content) < length:
+            return  # the client has left
+        body = json.loads(content)
         with self._lock:
             headers = {name.lower(): value for name, value in handler.headers.items()}
             request = Request(len(self.requests) + 1, handler.path, headers, body)
@@ -110,5 +112,8 @@ class Server:
         handler.send_response(response.status)
         for name, value in {**response.headers, "Content-Length": str(len(response.body))}.items():
             handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(response.body)
+        try:
+            handler.end_headers()
+            handler.wfile.write(response.body)
+        except ConnectionError:
+            handler.close_connection = True  # the client has left

@@ -24,7 +24,10 @@ def key(monkeypatch):
 
 def told(error: BaseException) -> str:
     """Everything an error could show: text, hint, fields, chain, and a traceback with variables."""
-    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    assert error.__traceback__ is not None
+    below_the_test = error.__traceback__.tb_next
+    shown = traceback.TracebackException(type(error), error, below_the_test, capture_locals=True)
+    assert any("questions" in (frame.locals or {}) for frame in shown.stack), "no variables in the traceback"
     chain = [error.__cause__, error.__context__]
     return "".join(shown.format()) + repr(error) + repr(vars(error)) + repr(chain)
 
@@ -49,7 +52,7 @@ ECHO = f"bad key {CANARY}, that is Bearer {CANARY}"
         fails(429, ECHO, {"Retry-After": "100000"}),
         Response(500, json.dumps({"error": ECHO}).replace("/", "\\/").encode()),
         Response(200, ECHO.encode()),
-        Response(307, b"", {"Location": "/elsewhere"}),
+        Response(307, b"", {"Location": f"http://127.0.0.1:1/?key={CANARY}"}),
         says(ECHO),
         says(None, refusal=ECHO),
     ],
@@ -77,7 +80,7 @@ def test_an_endpoint_that_repeats_it_is_not_quoted(serve, endpoint, ask, key, re
 def test_a_missing_one_is_named(serve, endpoint, ask, monkeypatch):
     monkeypatch.delenv("CANARY_KEY", raising=False)
     server = serve(lambda request: says("hello"))
-    with pytest.raises(TeacherError, match="CANARY_KEY.* is not set") as error:
+    with pytest.raises(TeacherError, match=r"CANARY_KEY.* is not set") as error:
         list(endpoint(server, api_key_env="CANARY_KEY").ask(ask("q")))
     assert "export CANARY_KEY=" in error.value.hint
     assert server.requests == []

@@ -92,7 +92,7 @@ def test_grpo_gradient_at_the_sampling_policy_is_the_policy_gradient():
 
 @pytest.mark.parametrize("objective", [GROUP_TERM, Grpo(kl=0.0)])
 def test_identical_candidates_give_no_gradient(objective: LdlGrpo | Grpo):
-    """K equal answers, whatever rounding made of their scores and wherever the policy has gone; nor a pair."""
+    """K equal answers, whatever rounding made of their scores and wherever the policy went; nor a pair."""
     scores = np.array([0.5, 0.5 + 1e-6, 0.5 - 1e-6, 0.9])
     scored = ScoredGroup(scores, identities([[3], [3], [3], [7]]), np.zeros(4, dtype=bool))
     found = targets(scored, PreferenceSettings(anchor="out"), 1e-3)

@@ -1,0 +1,101 @@
+"""The backend object: what it can do and whether it can run, told without importing torch."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pudistill_cli.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.errors import BackendError
+
+if TYPE_CHECKING:
+    from pudistill_torch.engine import TorchEngine
+    from pudistill_torch.learner import TorchLearner
+
+NEEDED = ("torch", "transformers", "peft")
+
+
+class TorchBackend:
+    """Sampling, scoring and LoRA training through transformers and peft."""
+
+    name = "torch"
+    capabilities = Capabilities(
+        sample=True,
+        score=True,
+        learn=True,
+        objectives=frozenset({"dpo", "grpo", "ldl-grpo", "rft", "spin"}),
+        exports=frozenset({"hf", "adapter"}),
+    )
+
+    def problem(self) -> str | None:
+        """The packages that are missing, or None."""
+        missing = [package for package in NEEDED if find_spec(package) is None]
+        if not missing:
+            return None
+        return f'{", ".join(missing)} not installed; pip install "pudistill[torch]"'
+
+    def architectures(self) -> frozenset[str] | None:
+        """The causal language models of the installed transformers, read from its source without running it."""
+        return _causal_model_types()
+
+    def describe(self, spec: ModelSpec) -> Mapping[str, str]:
+        """Device, dtype and thread count that `spec` resolves to here.
+
+        Raises:
+            BackendError: the device it names is not there, or cannot do its dtype.
+        """
+        from pudistill_torch.placement import place
+
+        return place(spec).describe()
+
+    def open(self, spec: ModelSpec) -> TorchEngine:
+        """Load the model for sampling and scoring.
+
+        Raises:
+            BackendError: the machine or the architecture does not fit.
+            DataError: the checkpoint is not whole.
+        """
+        from pudistill_torch.engine import TorchEngine
+
+        return TorchEngine(spec)
+
+    def learn(
+        self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None
+    ) -> TorchLearner:
+        """Load the model for training; an engine of this backend with the same `spec` lends its weights.
+
+        Raises:
+            BackendError: as `open`, or the base cannot be held as `lora.base` says.
+        """
+        from pudistill_torch.engine import TorchEngine
+        from pudistill_torch.learner import TorchLearner
+        from pudistill_torch.model import Model
+
+        if lora.base != "bf16":
+            raise BackendError(
+                f"The torch backend cannot hold the base weights as {lora.base}.", "Use --set lora.base=bf16"
+            )
+        shared = isinstance(engine, TorchEngine) and engine.spec == spec
+        return TorchLearner(engine.model if shared else Model(spec), lora, optimizer)
+
+
+@cache
+def _causal_model_types() -> frozenset[str] | None:
+    """Keys of MODEL_FOR_CAUSAL_LM_MAPPING_NAMES; None where this version keeps them elsewhere."""
+    found = find_spec("transformers")
+    if found is None or found.origin is None:
+        return None
+    source = Path(found.origin).parent / "models" / "auto" / "modeling_auto.py"
+    if not source.is_file():
+        return None
+    for node in ast.parse(source.read_bytes()).body:
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+            continue
+        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        if "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES" in names:
+            return frozenset(model_type for model_type, _ in ast.literal_eval(node.value.args[0]))
+    return None

@@ -1,0 +1,137 @@
+"""Gradients of a step, accumulated over micro-batches that fit the token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pudistill_cli.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
+from pudistill_cli.method.batch import StepConstants, stack, step_constants
+from pudistill_cli.method.objectives import Objective
+from torch import Tensor
+
+from pudistill_torch.branches import Branch, branch_states
+from pudistill_torch.model import POLICY, Model
+from pudistill_torch.padding import padded_right
+from pudistill_torch.scoring import supervised
+
+
+def sft_gradient(model: Model, batch: SftBatch) -> Metrics:
+    """Add the gradient of the mean over all answer tokens of -log p; returns `loss` and `tokens`."""
+    count = sum(len(row.completion) for row in batch.rows)
+    total = 0.0
+    for rows in _row_batches(batch.rows, model.spec.token_budget):
+        loss = -_row_logprobs(model, rows).sum() / count
+        loss.backward()
+        total += float(loss)
+    return {"loss": total, "tokens": float(count)}
+
+
+def group_gradient(model: Model, batch: GroupBatch) -> Metrics:
+    """Add the gradient of the objective; returns `loss`, `tokens` and the objective's own metrics."""
+    constants = step_constants(batch.groups)
+    metrics: Metrics = {"loss": 0.0, "tokens": float(sum(len(r) for g in batch.groups for r in g.reference))}
+    for groups in _group_batches(batch.groups, model.spec.token_budget):
+        step = _Step(model, batch.objective, constants, groups)
+        fits = sum(map(_tokens, groups)) <= model.spec.token_budget
+        for name, value in (step.whole() if fits else step.split()).items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Whole groups that are computed together; a group alone may be larger than the budget."""
+
+    model: Model
+    objective: Objective
+    constants: StepConstants
+    groups: Sequence[TrainGroup]
+
+    def whole(self) -> Metrics:
+        """One forward and one backward pass."""
+        logp = torch.cat(list(self._chunks(rows=sum(len(g.rows) for g in self.groups))))
+        loss, metrics = self._objective(logp)
+        loss.backward()
+        return metrics
+
+    def split(self) -> Metrics:
+        """The same gradient in pieces: dL/dlogp first, then each piece's backward with it as weights."""
+        rows = max(1, self.model.spec.token_budget // max(map(_longest, self.groups)))
+        with torch.no_grad():
+            pieces = list(self._chunks(rows))
+        logp = torch.cat(pieces).requires_grad_()
+        loss, metrics = self._objective(logp)
+        (weights,) = torch.autograd.grad(loss, logp)
+        if bool(torch.isfinite(weights).all()):
+            sizes = [len(piece) for piece in pieces]
+            for piece, weight in zip(self._chunks(rows), weights.split(sizes), strict=True):
+                (piece * weight).sum().backward()
+        else:
+            metrics["loss"] = float("nan")
+        return metrics
+
+    def _chunks(self, rows: int) -> Iterator[Tensor]:
+        """Log-probs of the groups' answers, flat, `rows` rows at a time; each piece has a graph of its own."""
+        branches = [Branch(g, row.completion) for g, group in enumerate(self.groups) for row in group.rows]
+        for first in range(0, len(branches), rows):
+            part = branches[first : first + rows]
+            owners = sorted({branch.owner for branch in part})
+            prompts = [self.groups[g].rows[0].prompt for g in owners]
+            fed = [Branch(owners.index(branch.owner), branch.tokens[:-1]) for branch in part]
+            for _, states in branch_states(self.model, prompts, fed, POLICY, rows):
+                yield self.model.head.logprobs(*supervised(states, [branch.tokens for branch in part]))
+
+    def _objective(self, logp: Tensor) -> tuple[Tensor, Metrics]:
+        """The objective at flat log-probs (N,)."""
+        dtype = np.float64 if logp.dtype is torch.float64 else np.float32
+        arrays = stack(self.groups, self.constants, dtype).convert(
+            lambda array: torch.from_numpy(array).to(logp.device)
+        )
+        padded = torch.zeros_like(arrays.mask).masked_scatter(arrays.mask > 0, logp)  # (G, M, T)
+        loss, metrics = self.objective.loss(torch, padded, arrays)
+        return loss, {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}
+
+
+def _row_logprobs(model: Model, rows: Sequence[Row]) -> Tensor:
+    """Log-probs of the rows' answers, flat: each row is read once, from its prompt to its last token but one."""
+    ids = padded_right([row.prompt + row.completion[:-1] for row in rows], model.device)
+    hidden = model.hidden(ids, POLICY)
+    at = torch.arange(ids.shape[1], device=model.device)
+    begins = torch.tensor([len(row.prompt) - 1 for row in rows], device=model.device)[:, None]
+    ends = begins + torch.tensor([len(row.completion) for row in rows], device=model.device)[:, None]
+    targets = [token for row in rows for token in row.completion]
+    predicting = hidden[(at >= begins) & (at < ends)]  # (N, D)
+    return model.head.logprobs(predicting, torch.tensor(targets, device=model.device))
+
+
+def _row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+    """Rows of like length together, longest first, padded tokens within the budget."""
+    ordered = sorted(rows, key=lambda row: -len(row.prompt) - len(row.completion))
+    while ordered:
+        most = max(1, budget // (len(ordered[0].prompt) + len(ordered[0].completion)))
+        yield ordered[:most]
+        ordered = ordered[most:]
+
+
+def _group_batches(groups: Sequence[TrainGroup], budget: int) -> Iterator[list[TrainGroup]]:
+    """Groups together within the budget, with padding; the largest first."""
+    batch: list[TrainGroup] = []
+    for group in sorted(groups, key=_longest, reverse=True):
+        rows = sum(len(g.rows) for g in batch) + len(group.rows)
+        if batch and rows * _longest(batch[0]) > budget:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
+
+
+def _longest(group: TrainGroup) -> int:
+    return len(group.rows[0].prompt) + max(len(row.completion) for row in group.rows)
+
+
+def _tokens(group: TrainGroup) -> int:
+    return len(group.rows) * _longest(group)

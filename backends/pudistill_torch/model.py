@@ -1,0 +1,195 @@
+"""The student's base weights, once, and the adapters on them. Every call names the adapter it runs with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
+from pudistill_cli.contract import Adapter, LoraSpec, ModelSpec
+from pudistill_cli.errors import BackendError, DataError
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from pudistill_torch.adapter_files import read_adapter
+from pudistill_torch.base_weights import load_base
+from pudistill_torch.cache import RowCache
+from pudistill_torch.head import Head
+from pudistill_torch.placement import place
+
+POLICY: Adapter = "policy"
+"""The adapter that is trained. peft's `set_adapter` is not used: it would train what it activates."""
+
+
+class Model:
+    """A causal language model under judge, reference and policy adapters; shared by an engine and a learner."""
+
+    _numbers: ClassVar[Iterator[int]] = count(1)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.placement = place(spec)
+        torch.set_num_threads(self.placement.threads)
+        self.users = 0
+        """Engines and learners that hold this model."""
+        self.forward_tokens = 0
+        """Tokens that went through the model so far, padding included."""
+        self._causal = load_base(spec.folder, self.placement)
+        self._decoder = cast("nn.Module", self._causal.get_decoder())
+        self.head = Head(self._causal)
+        self.head.verify(self._causal, self._decoder)
+        self._peft: PeftModel | None = None
+        self._layers: list[LoraLayer] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must be."""
+        return self.placement.device
+
+    def hidden(
+        self,
+        ids: Tensor,
+        adapter: Adapter | None,
+        *,
+        cache: RowCache | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L) ids -> (B, L, D) last hidden states; `mask` (B, cached + L) is false at padding."""
+        self.forward_tokens += ids.numel()
+        with self._using(adapter):
+            output = self._decoder(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        return output.last_hidden_state
+
+    # --- adapters ---
+
+    def load_adapter(self, path: Path, handle: Adapter | None = None) -> Adapter:
+        """Load a PEFT folder, frozen.
+
+        Raises:
+            DataError: it is no whole LoRA adapter of this student.
+        """
+        config, weights = read_adapter(path)
+        handle = handle or f"frozen-{next(self._numbers)}"
+        self._add(handle, config)
+        try:
+            self.set_weights(handle, weights)
+        except DataError:
+            self.drop_adapter(handle)
+            raise
+        return handle
+
+    def new_policy(self, lora: LoraSpec) -> list[Parameter]:
+        """A fresh trainable adapter on every linear layer of the blocks; returns its parameters by name order."""
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=cast("int", lora.alpha),  # the scale is lora_alpha / r, whatever its type
+            target_modules="all-linear",  # peft leaves the output embedding out
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]):  # peft draws on the CPU, wherever the model is
+            torch.manual_seed(lora.seed)
+            self._add(POLICY, config)
+        parameters = dict(sorted(self._named_parameters(POLICY)))
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        return list(parameters.values())
+
+    def drop_adapter(self, handle: Adapter) -> None:
+        """Forget an adapter.
+
+        Raises:
+            BackendError: there is none of this handle.
+        """
+        self._check(handle)
+        assert self._peft is not None
+        for layer in self._layers:
+            layer.delete_adapter(handle)
+        del self._peft.peft_config[handle]
+
+    def config(self, handle: Adapter) -> LoraConfig:
+        """An adapter's settings."""
+        self._check(handle)
+        assert self._peft is not None
+        return cast("LoraConfig", self._peft.peft_config[handle])
+
+    def weights(self, handle: Adapter) -> dict[str, Tensor]:
+        """An adapter's weights by PEFT's names; not copies."""
+        self._check(handle)
+        # False: whether embeddings changed is otherwise asked of the hub.
+        return get_peft_model_state_dict(self._peft, adapter_name=handle, save_embedding_layers=False)
+
+    def set_weights(self, handle: Adapter, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights into an adapter.
+
+        Raises:
+            DataError: names or shapes are not this adapter's.
+        """
+        own = self.weights(handle)
+        wrong = [n for n in own.keys() | weights.keys() if n not in own or n not in weights]
+        wrong = wrong or [n for n in own if own[n].shape != weights[n].shape]
+        if wrong:
+            raise DataError(
+                f"The adapter does not fit this student: {sorted(wrong)[0]} and {len(wrong) - 1} others differ.",
+                "Use an adapter that was trained on the same student, with the same lora.r.",
+            )
+        set_peft_model_state_dict(self._peft, dict(weights), adapter_name=handle)
+
+    def release(self) -> None:
+        """One user fewer; the last one frees the weights."""
+        self.users -= 1
+        if self.users <= 0:
+            self._causal = self._decoder = self._peft = self.head = cast("Any", None)
+            self._layers = []
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _add(self, handle: Adapter, config: LoraConfig) -> None:
+        """Inject an adapter; all others keep whether they are trained."""
+        trained = {name for name, p in self._causal.named_parameters() if p.requires_grad}
+        config.inference_mode = handle != POLICY
+        with torch.random.fork_rng(devices=[]):
+            if self._peft is None:
+                self._peft = cast("PeftModel", get_peft_model(self._causal, config, adapter_name=handle))
+            else:
+                self._peft.add_adapter(handle, config)
+        self._layers = [module for module in self._causal.modules() if isinstance(module, LoraLayer)]
+        for name, parameter in self._causal.named_parameters():
+            parameter.requires_grad_(name in trained)
+        self._activate([])
+
+    def _named_parameters(self, handle: Adapter) -> Iterator[tuple[str, Parameter]]:
+        for name, parameter in self._causal.named_parameters():
+            if ".lora_" in name and f".{handle}." in f"{name}.":
+                yield name, parameter
+
+    @contextmanager
+    def _using(self, adapter: Adapter | None) -> Iterator[None]:
+        if adapter is not None:
+            self._check(adapter)
+        self._activate([] if adapter is None else [adapter])
+        try:
+            yield
+        finally:
+            self._activate([])
+
+    def _activate(self, names: list[str]) -> None:
+        # Not the public setter, which also sets requires_grad of every adapter of the layer.
+        for layer in self._layers:
+            layer._active_adapter = names
+
+    def _check(self, handle: Adapter) -> None:
+        if self._peft is None or handle not in self._peft.peft_config:
+            raise BackendError(f"No adapter {handle!r} is loaded.", "This is a bug in pudistill: please report it.")

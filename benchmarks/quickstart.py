@@ -1,0 +1,146 @@
+"""The honest comparison on the quickstart task: every method at equal compute, five seeds, four temperatures.
+
+    python -m benchmarks.quickstart              all cells that are not cached, then the tables
+    python -m benchmarks.quickstart --only ldl-grpo sft-longer --seeds 0 1
+    python -m benchmarks.quickstart --report     the tables of what is cached
+
+A cell is (row, shape, seed): its own process on one core. It is cached by the code and the settings it depends on, so
+an interrupted benchmark goes on where it stopped. Dev chooses the round and the row's own temperature; test and other
+wordings are read once a cell and choose nothing. A seed has its own prompts, anchors, SFT and sampling; the student and
+the held-out prompts are the shipped ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".benchmarks" / "quickstart"
+RESULTS = ROOT / "benchmarks" / "results" / "quickstart.json"
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/evaluate.py", "backends/pudistill_torch",
+              "recipes/quickstart", "benchmarks/quickstart_cell.py", "benchmarks/fixtures/quickstart")  # fmt: skip
+SEEDS = (0, 1, 2, 3, 4)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: what is done after (or instead of) the common SFT."""
+
+    name: str
+    about: str
+    overrides: tuple[str, ...] = ()
+    ranking: str = ""
+    """A ranking of the benchmark's own in place of the recipe's scorer: random or oracle."""
+    shapes: tuple[str, ...] = ("all", "quarter")
+
+
+# Shapes: SFT and RL on all 400 anchored prompts; or SFT on a quarter of them and RL on the rest.
+SHAPES = {"all": (), "quarter": ("sft.share=0.25", "sft.epochs=4")}
+NO_RL = "prefer.rounds=0"
+ROWS = (
+    Row("sft", "SFT alone, as the recipe has it", (NO_RL,)),
+    Row("sft-longer", "SFT on every anchor for as long as LDL-GRPO takes in all", (NO_RL, "sft.epochs={longer}"), "", ("all",)),
+    Row("ldl-grpo", "the default"),
+    Row("dpo", "pairs", ("train.objective=dpo",)),
+    Row("grpo", "group-relative advantage", ("train.objective=grpo",)),
+    Row("best-of-k", "NLL of the best candidate", ("train.objective=rft",)),
+    Row("anchor-wins", "the anchor over every candidate", ("train.objective=spin",)),
+    Row("blind", "LDL-GRPO, the scorer without the anchor", ("rank.scorer=likelihood-blind", "rank.gates=false")),
+    Row("random", "LDL-GRPO, random ranking", (), "random"),
+    Row("oracle", "LDL-GRPO, ranking by the truth", (), "oracle"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of one row."""
+
+    row: str
+    shape: str
+    seed: int
+    settings: str
+    code: str
+
+    @property
+    def path(self) -> Path:
+        key = blake2b(f"{self.settings}|{self.code}".encode(), digest_size=6).hexdigest()
+        return CACHE / f"{self.row}-{self.shape}-{self.seed}-{key}.json"
+
+
+def code_hash() -> str:
+    """Of every file that a cell's result depends on."""
+    digest = blake2b(digest_size=8)
+    for name in DEPENDS_ON:
+        path = ROOT / name
+        files = (
+            sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
+            if path.is_dir()
+            else [path]
+        )
+        for file in files:
+            if file.name != "README.md":
+                digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def cells(only: list[str], seeds: list[int], longer: int) -> list[Cell]:
+    """Every cell, the seeds outermost, so that early results cover all rows."""
+    code = code_hash()
+    found: list[Cell] = []
+    for seed in seeds:
+        for row in ROWS:
+            for shape in row.shapes if not only or row.name in only else ():
+                overrides = [*SHAPES[shape], *(o.format(longer=longer) for o in row.overrides)]
+                settings = json.dumps({"set": overrides, "ranking": row.ranking, "seed": seed})
+                found.append(Cell(row.name, shape, seed, settings, code))
+    return found
+
+
+def run_cell(cell: Cell) -> None:
+    """In a process of its own, on one thread."""
+    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+    started = time.monotonic()
+    command = [sys.executable, "-m", "benchmarks.quickstart_cell", cell.settings, str(cell.path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | one_thread, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{cell.row} {cell.shape} seed {cell.seed} failed:\n{done.stderr[-4000:]}")
+    print(f"{cell.row:<12}{cell.shape:<8} seed {cell.seed}  {time.monotonic() - started:5.0f} s", flush=True)
+
+
+def main() -> None:
+    """Run what is missing, then write and print the tables."""
+    from benchmarks.quickstart_report import report
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="*", default=[], choices=[r.name for r in ROWS], help="rows to run")
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--longer", type=int, default=40, help="epochs of SFT for longer: equal core-seconds")
+    parser.add_argument("--jobs", type=int, default=CORES)
+    parser.add_argument("--report", action="store_true", help="only print what is cached")
+    options = parser.parse_args()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    wanted = cells(options.only, options.seeds, options.longer)
+    missing = [] if options.report else [c for c in wanted if not c.path.exists()]
+    print(f"{len(wanted) - len(missing)} of {len(wanted)} cells cached; {options.jobs} at a time", flush=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(run_cell, missing))
+    done = [(c, json.loads(c.path.read_text())) for c in wanted if c.path.exists()]
+    report([(c.row, c.shape, c.seed, result) for c, result in done], RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Files and folders that appear whole or not at all: temporary name, sync, rename, sync of the parent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pudistill_cli.errors import RunError
+
+_OLD = ".old"
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a file (text as UTF-8); a reader sees the old content or the new one, also after a power cut.
+
+    Raises:
+        RunError: it cannot be written; an older file is left as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Put a finished folder in its place, beside which it must lie; an older one there goes.
+
+    No call replaces a folder that is not empty: the older one is moved aside first, and `recover_folders`
+    moves it back if the process dies between the two renames.
+
+    Raises:
+        RunError: it cannot be done; an older folder is left as it was.
+    """
+    old = final.with_name(f".{final.name}{_OLD}")
+    try:
+        sync_tree(new)
+        if final.exists():
+            if old.exists():
+                shutil.rmtree(old)
+            final.rename(old)
+        try:
+            new.rename(final)
+        except OSError:
+            if old.exists():
+                old.rename(final)
+            raise
+        sync_folder(final.parent)
+        if old.exists():
+            shutil.rmtree(old)
+    except OSError as error:
+        raise cannot_write(final, error) from error
+
+
+def recover_folders(parent: Path) -> None:
+    """Undo what a process that died inside `replace_folder` left in `parent`."""
+    for old in parent.glob(f".*{_OLD}"):
+        final = parent / old.name[1 : -len(_OLD)]
+        if final.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(final)
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync every file and folder below `folder`, and itself."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb+") as file:  # Windows syncs only what is open for writing
+                os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync a folder's entries; Windows knows no such thing."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The message for a file or folder that cannot be written."""
+    return RunError(
+        f"Cannot write {path}: {error.strerror or error}.",
+        "Check the permissions and the free space there, or put the runs elsewhere: --runs FOLDER",
+    )

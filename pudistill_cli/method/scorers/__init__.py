@@ -1,0 +1,71 @@
+"""Scorers: the frozen student's judgement of an answer with the anchor in view; a higher number is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.contract import Adapter, Engine, Tokens
+from pudistill_cli.method.scorers.templates import Templates
+
+if TYPE_CHECKING:  # the recipe, which prompts.py reads, holds templates
+    from pudistill_cli.prompts import Message
+
+Array = NDArray[np.float64]
+Scores = Iterator[tuple[int, Array]]
+"""(index of the item, (K,) scores of its candidates), as the items finish, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The frozen student that scores, and how text becomes its tokens."""
+
+    engine: Engine
+    adapter: Adapter | None
+    encode: Callable[[tuple[Message, ...]], Tokens]
+    """A conversation as the student sees it, generation prompt included."""
+    encode_answer: Callable[[Tokens, str], Tokens]
+    """An answer's tokens behind the tokens of its prompt."""
+    templates: Templates = field(default_factory=Templates)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An answer: its token ids as drawn, and its text."""
+
+    tokens: Tokens
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A prompt, its anchor, and the answers to score. The anchor is scored by being one of the candidates."""
+
+    key: str
+    messages: tuple[Message, ...]
+    prompt: Tokens
+    """`Judge.encode(messages)`."""
+    anchor: Text
+    candidates: tuple[Text, ...]
+
+
+class Scorer(Protocol):
+    """One way to score."""
+
+    @property
+    def name(self) -> str:
+        """As in the recipe's `rank.scorer`."""
+        ...
+
+    @property
+    def model(self) -> bool:
+        """True if it asks the model, false if it compares strings: they pass different gates."""
+        ...
+
+    def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """Score every candidate of every item."""
+        ...

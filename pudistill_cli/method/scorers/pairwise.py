@@ -1,0 +1,70 @@
+"""`pairwise`: which of two answers is better, every pair in both orders; Bradley-Terry over the group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from pudistill_cli.method.scorers import Array, Item, Judge, Scores
+from pudistill_cli.method.scorers.reading import ask, read_choices
+
+RIDGE = 1e-3
+"""Weight of the prior theta = 0: keeps strengths finite where an answer wins everything (ours)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairwise:
+    """The strengths of the answers; K (K - 1) questions an item."""
+
+    name = "pairwise"
+    model = True
+
+    def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """The logits of both orders are averaged: a judge that loves the first place is even on all."""
+        for index, first in self.first_wins(judge, items):
+            yield index, bradley_terry((first - first.T) / 2)
+
+    def first_wins(self, judge: Judge, items: Sequence[Item]) -> Iterator[tuple[int, Array]]:
+        """Yield (index, (K, K) log-odds that answer i, shown first, beats answer j); 0 on the diagonal."""
+        questions = [
+            [
+                ask(judge, item, judge.templates.pairwise, first=a.text, second=b.text)
+                for a, b in permutations(item.candidates, 2)
+            ]
+            for item in items
+        ]
+        for index, logits in read_choices(
+            judge, questions, judge.templates.pairwise_choices
+        ):  # (K (K - 1), 2)
+            odds = np.zeros((len(items[index].candidates),) * 2)
+            odds[~np.eye(len(odds), dtype=bool)] = logits[:, 0].astype(np.float64) - logits[:, 1]
+            yield index, odds
+
+
+def bradley_terry(odds: Array, iterations: int = 50) -> Array:
+    """Strengths theta (K,), mean 0, from antisymmetric log-odds (K, K) that i beats j.
+
+    Maximises sum_ij w_ij log sigmoid(theta_i - theta_j), w = sigmoid(odds), by Newton steps (Bradley and
+    Terry 1952, with soft wins). Consistent odds theta_i - theta_j are recovered up to the ridge.
+    """
+    off = ~np.eye(len(odds), dtype=bool)
+    wins = off / (1 + np.exp(-np.clip(odds, -30, 30)))
+    theta = np.zeros(len(odds))
+    for _ in range(iterations):
+        step = _newton_step(theta, wins)
+        theta += step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-10:
+            break
+    return theta - theta.mean()
+
+
+def _newton_step(theta: Array, wins: Array) -> Array:
+    p = 1 / (1 + np.exp(-(theta[:, None] - theta[None, :])))
+    np.fill_diagonal(p, 0)
+    gradient: Array = (wins - p).sum(axis=1) - RIDGE * theta
+    weight = p * (1 - p)
+    hessian: Array = np.diag(weight.sum(axis=1) + RIDGE) - weight
+    return np.linalg.solve(hessian, gradient).astype(np.float64)

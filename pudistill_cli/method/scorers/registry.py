@@ -1,0 +1,23 @@
+"""The scorers a recipe can name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pudistill_cli.method.scorers import Scorer
+from pudistill_cli.method.scorers.ensemble import Ensemble
+from pudistill_cli.method.scorers.likelihood import Likelihood
+from pudistill_cli.method.scorers.likelihood_blind import LikelihoodBlind
+from pudistill_cli.method.scorers.overlap import Chrf, TokenF1
+from pudistill_cli.method.scorers.pairwise import Pairwise
+from pudistill_cli.method.scorers.pmi import Pmi
+from pudistill_cli.method.scorers.verdict import Verdict
+
+_ALL: tuple[Scorer, ...] = (Likelihood(), LikelihoodBlind(), Pmi(), Verdict(), Pairwise(), Chrf(), TokenF1())
+SCORERS = {scorer.name: scorer for scorer in _ALL}
+
+
+def scorer_from(names: Sequence[str]) -> Scorer:
+    """The named scorer, or the ensemble of several."""
+    scorers = tuple(SCORERS[name] for name in names)
+    return scorers[0] if len(scorers) == 1 else Ensemble(scorers)

@@ -1,0 +1,99 @@
+"""A SQLite file with a schema version, in WAL mode; its errors become sentences. And JSON for its columns."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.errors import RunError
+
+
+class SqliteFile:
+    """An open file; `schema` is what an empty one gets.
+
+    Raises:
+        RunError: it cannot be used, or its version is newer than `version`. So does every method.
+    """
+
+    def __init__(self, path: Path, schema: str, version: int) -> None:
+        self.path = path
+        with self._errors():
+            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+        try:
+            with self._errors():
+                self._prepare(schema, version)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def rows(self, query: str, *values: Any) -> list[Any]:
+        """What a query gives."""
+        with self._errors():
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Generator[sqlite3.Connection]:
+        """Everything inside is committed together, or nothing is."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _prepare(self, schema: str, version: int) -> None:
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        if found > version:
+            raise RunError(
+                f"{self.path} was written by a newer pudistill: its schema has version {found}, "
+                f"this one reads version {version}.",
+                "Upgrade: pip install -U pudistill",
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # In WAL this keeps every commit through a kill, and their order through a power cut.
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        if found == 0:
+            self._db.executescript(f"BEGIN; {schema} PRAGMA user_version = {version}; COMMIT;")
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RunError(
+                f"{self.path} cannot be used: {error}.",
+                "Check the permissions and the free space of its folder.",
+            ) from error
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON. Arrays become lists, floats come back to the last bit, what is not finite is null."""
+    return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _plain(cast("NDArray[Any]", value).tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("Sequence[Any]", value)]
+    return value

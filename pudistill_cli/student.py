@@ -1,0 +1,137 @@
+"""The student before any weight is read: a local folder in Hugging Face form, or a model from the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import Any, cast
+
+from pudistill_cli import hub
+from pudistill_cli.checkpoint import count_parameters, read_json, weight_files
+from pudistill_cli.errors import DataError
+from pudistill_cli.tokenizer import StudentTokenizer
+
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+_CONTENT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""The small files that say what the student is; the weights' files come on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A checkpoint that can be trained, as far as its files tell."""
+
+    folder: Path
+    tokenizer: StudentTokenizer
+    model_type: str
+    parameters: int
+    """As stored: tied embeddings count once."""
+    context: int
+    """The longest sequence, in tokens."""
+    fingerprint: str
+    """Blake2b-128, in hex, of config, tokenizer and weights."""
+    commit: str | None = None
+    """Of a hub model: what its revision stood for."""
+    notices: tuple[str, ...] = ()
+
+
+def resolve_student(
+    model: str, revision: str | None = None, *, offline: bool = False, context: int | None = None
+) -> Student:
+    """Find, or download, and check a student; `context` caps its own. A local folder never touches the hub.
+
+    Raises:
+        DataError: not there, not whole, in a format that is not read, or with code of its own.
+    """
+    folder, commit = _locate(model, revision, offline)
+    config = _checked_config(folder)
+    weights = weight_files(folder)
+    tokenizer = StudentTokenizer.load(folder)
+    length, notices = _context(config, folder, context)
+    return Student(
+        folder=folder,
+        tokenizer=tokenizer,
+        model_type=str(config["model_type"]),
+        parameters=count_parameters(weights),
+        context=length,
+        fingerprint=_fingerprint([folder / name for name in _CONTENT], weights),
+        commit=commit,
+        notices=(*tokenizer.notices, *notices),
+    )
+
+
+def _locate(model: str, revision: str | None, offline: bool) -> tuple[Path, str | None]:
+    path = Path(model).expanduser()
+    if model.lower().endswith(".gguf"):
+        raise DataError(
+            f"{model} is a GGUF file; students in that form come with the llama.cpp backend.",
+            "Give the checkpoint it was made from, a folder with config.json and *.safetensors.",
+        )
+    if path.is_dir():
+        if revision is not None:
+            raise DataError(f"student.revision is given, but {model} is a local folder.", "Leave student.revision out.")
+        return path.resolve(), None
+    if path.exists():
+        raise DataError(f"{model} is a file.", "Give the folder that holds config.json and *.safetensors.")
+    if not hub.HUB_ID.fullmatch(model):
+        raise DataError(f"There is no folder {model}.", "Give a local folder, or a hub id such as org/name.")
+    folder = hub.download(model, revision, offline=offline)
+    return folder, folder.name
+
+
+def _checked_config(folder: Path) -> dict[str, Any]:
+    """config.json, of a kind that can be trained without running the checkpoint's own code."""
+    config = read_json(folder / "config.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in read_json(folder / name):
+            raise DataError(
+                f"{folder / name} has an auto_map: the checkpoint wants its own code run, which is refused.",
+                "Use a student whose model type transformers has built in.",
+            )
+    if not config and (folder / "adapter_config.json").is_file():
+        raise DataError(f"{folder} is an adapter, not a model.", "Merge it into its base model first.")
+    if not isinstance(config.get("model_type"), str):
+        raise DataError(
+            f"{folder} has no config.json that names a model_type.",
+            "Give the folder of a checkpoint in Hugging Face form.",
+        )
+    if "quantization_config" in config:
+        raise DataError(
+            f"{folder} is a quantised checkpoint; an adapter merged into it would be lost in rounding.",
+            "Give the 16-bit checkpoint it was made from.",
+        )
+    return config
+
+
+def _context(config: dict[str, Any], folder: Path, cap: int | None) -> tuple[int, tuple[str, ...]]:
+    """The model's longest sequence under the recipe's cap, and a notice where the cap asks for more."""
+    own = next((config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)), None)
+    if own is None and cap is None:
+        raise DataError(
+            f"{folder / 'config.json'} does not say how long a sequence may be.",
+            "Say it in the recipe: --set student.context=2048",
+        )
+    lengths = [n for n in (cast("int | None", own), cap) if n is not None]
+    if own is not None and cap is not None and cap > own:
+        return own, (f"student.context is {cap}, but the student's own longest sequence is {own}: {own} it is.",)
+    return min(lengths), ()
+
+
+def _fingerprint(small: list[Path], weights: tuple[Path, ...]) -> str:
+    """Over names and contents, in a fixed order; files that are not there are passed over."""
+    whole = blake2b(digest_size=16)
+    for path in (*small, *weights):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
+            whole.update(f"{path.name} {digest}\n".encode())
+    return whole.hexdigest()

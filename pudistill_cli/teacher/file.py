@@ -1,0 +1,171 @@
+"""A file of answers as the teacher: JSONL, matched to the prompts by content.
+
+{"prompt": "...", "answer": "..."}, {"messages": [...], "answer": "..."}, or a chat whose last message is the
+assistant's: {"messages": [..., {"role": "assistant", "content": "..."}]}; each may carry a `finish_reason`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+from pudistill_cli.errors import DataError
+from pudistill_cli.teacher import Answer, Question
+from pudistill_cli.teacher.cleaning import clean
+
+Turns: TypeAlias = tuple[tuple[str, str], ...]
+"""(role, content) of each message."""
+
+_SHOWN = 5
+_FORMS = 'One answer a line: {"prompt": "...", "answer": "..."}, or {"messages": [...]}, the assistant last.'
+
+
+class AnswerFile:
+    """Answers read from `path`, the first one where a prompt has several.
+
+    Raises:
+        DataError: no such file, nothing in it, or, with `on_bad_line="fail"`, lines that are no answers.
+    """
+
+    def __init__(self, path: Path, on_bad_line: Literal["fail", "skip"] = "fail") -> None:
+        self.name = str(path)
+        self.notices: list[str] = []
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"Cannot read the teacher's answers {path}: {error.strerror}.",
+                "Check teacher.path in the recipe.",
+            ) from error
+        self._digest = blake2b(content, digest_size=16).hexdigest()
+        self._answers, bad, duplicates = _read(content)
+        if bad and on_bad_line == "fail":
+            raise DataError(
+                f"{path}: {_lines(len(bad))} cannot be read as answers: {_listed(bad)}",
+                "Correct them, or leave them out with --set teacher.on_bad_line=skip",
+            )
+        if not self._answers:
+            raise DataError(f"{path} holds no answers" + (f": {_listed(bad)}." if bad else "."), _FORMS)
+        if bad:
+            self.notices.append(f"{path}: {_lines(len(bad))} left out: {_listed(bad)}")
+        if duplicates:
+            where = _listed([str(number) for number in duplicates], ", ")
+            self.notices.append(f"{path}: a prompt has one answer; further ones are left out (line {where})")
+
+    def identity(self) -> str:
+        """The content of the file: with another content it is another teacher."""
+        return json.dumps({"kind": "file", "blake2b": self._digest})
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        """Yield the file's answers; a prompt that is not in the file gets status "error"."""
+        missing: list[str] = []
+        for question in questions:
+            turns = tuple((message.role, message.content) for message in question.messages)
+            answer = self._answers.get(turns)
+            if answer is None and turns and turns[0][0] == "system":
+                # The recipe's system message is not part of the files that people have.
+                answer = self._answers.get(turns[1:])
+            if answer is None:
+                missing.append(f"{question.key} ({_start(turns)})")
+                answer = Answer("", "error", "", False, 0, 0, f"no answer in {self.name}")
+            yield question, answer
+        if missing:
+            self.notices.append(
+                f"{self.name} has no answer to {len(missing)} of {len(questions)} prompts: {_listed(missing)}"
+            )
+
+
+def _read(content: bytes) -> tuple[dict[Turns, Answer], list[str], list[int]]:
+    answers: dict[Turns, Answer] = {}
+    bad: list[str] = []
+    duplicates: list[int] = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            turns, answer = _record(line)
+        except (ValueError, RecursionError) as error:
+            bad.append(f"line {number}: {_reason(error)}")
+            continue
+        if turns in answers:
+            duplicates.append(number)
+        else:
+            answers[turns] = answer
+    return answers, bad, duplicates
+
+
+def _record(line: bytes) -> tuple[Turns, Answer]:
+    value: Any = json.loads(line.decode())
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    record = cast("dict[str, Any]", value)
+    if ("prompt" in record) == ("messages" in record):
+        raise ValueError("needs either `prompt` or `messages`")
+    reasoning: Any = record.get("reasoning_content")
+    if "prompt" in record:
+        turns: Turns = (("user", _string(record["prompt"], "`prompt`")),)
+    else:
+        messages = _messages(record["messages"])
+        if "answer" not in record and messages[-1].get("role") == "assistant":
+            last = messages.pop()
+            record = {"answer": last.get("content") or "", **record}
+            reasoning = last.get("reasoning_content")
+        turns = tuple(
+            (
+                _string(m.get("role"), f"messages[{i}].role"),
+                _string(m.get("content"), f"messages[{i}].content"),
+            )
+            for i, m in enumerate(messages)
+        )
+    if "answer" not in record:
+        raise ValueError("no `answer`")
+    return turns, clean(
+        _string(record["answer"], "`answer`"),
+        _string(record.get("finish_reason") or "stop", "`finish_reason`"),
+        reasoning=_string(reasoning or "", "`reasoning_content`"),
+    )
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("`messages` must be a list with at least one message")
+    items = cast("list[Any]", value)
+    for i, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise ValueError(f"messages[{i}] is not an object")
+    return list(items)
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where} must be a string")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return f"not JSON ({error.msg} at character {error.pos + 1})"
+        case UnicodeDecodeError():
+            return f"not UTF-8 text ({error.reason} at byte {error.start + 1})"
+        case RecursionError():
+            return "not JSON of a sane depth"
+        case _:
+            return str(error)
+
+
+def _start(turns: Turns) -> str:
+    text = " ".join(turns[-1][1].split()) if turns else ""
+    return repr(text if len(text) <= 40 else text[:39] + "…")
+
+
+def _lines(n: int) -> str:
+    return f"{n:,} line" if n == 1 else f"{n:,} lines"
+
+
+def _listed(items: Sequence[str], separator: str = "; ") -> str:
+    shown = separator.join(items[:_SHOWN])
+    return shown if len(items) <= _SHOWN else f"{shown}{separator}and {len(items) - _SHOWN:,} more"

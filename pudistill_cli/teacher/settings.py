@@ -1,0 +1,120 @@
+"""The `teacher:` section of a recipe: a file of answers, an OpenAI-compatible endpoint, or a local model."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+RESERVED = frozenset(
+    {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stream", "n"}
+)
+VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
+
+
+class _Settings(BaseModel):
+    # hide_input_in_errors: a key pasted into the wrong place must not come back in a message.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class FileTeacher(_Settings):
+    """Answers that are there already, as JSONL (teacher/file.py says which forms)."""
+
+    kind: Literal["file"] = "file"
+    path: str = Field(min_length=1)
+    on_bad_line: Literal["fail", "skip"] = "fail"
+    """What a line that is no answer does; either way it is named by its number."""
+
+
+class EndpointTeacher(_Settings):
+    """Any OpenAI-compatible endpoint; the key comes from the environment and from nowhere else."""
+
+    kind: Literal["openai"] = "openai"
+    model: str = Field(min_length=1)
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str | None = "OPENAI_API_KEY"
+    """Name of the environment variable with the key; null, the default where `base_url` is given, is none."""
+    system: str | None = None
+    """A system message put before each prompt that has none."""
+    temperature: float | None = Field(default=None, ge=0.0)
+    """None leaves it to the endpoint."""
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    max_tokens: int = Field(default=1024, ge=1)
+    """Of one answer, its reasoning included."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls that limit; OpenAI's reasoning models only know the second name."""
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    """Further fields of the request body, as the endpoint documents them."""
+    concurrency: int = Field(default=8, ge=1)
+    timeout: float = Field(default=120.0, gt=0.0)
+    """Seconds until a request without a complete answer is given up and tried again."""
+    retries: int = Field(default=5, ge=0)
+    max_calls: int | None = Field(default=None, ge=1)
+    """Stop after this many requests of one command, retries included."""
+    max_tokens_total: int | None = Field(default=None, ge=1)
+    """Stop once one command has used this many tokens, prompts and answers together. Requests on their way
+    are still taken, so up to `concurrency` answers can come on top."""
+    max_cost: float | None = Field(default=None, gt=0.0)
+    """Stop once one command has cost this, in the currency of the prices; requests on their way as above."""
+    price_in: float = Field(default=0.0, ge=0.0)
+    """Per million prompt tokens."""
+    price_out: float = Field(default=0.0, ge=0.0)
+    """Per million answer tokens."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _key_stays_at_home(cls, value: Any) -> Any:
+        # A key for OpenAI must not reach another address because a recipe lacks a line.
+        if not isinstance(value, dict) or "base_url" not in value:
+            return cast("Any", value)
+        return {"api_key_env": None, **cast("dict[str, Any]", value)}
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if not re.match(r"https?://[^/\s]", value):
+            raise ValueError("must start with http:// or https://, for example http://localhost:8080/v1")
+        if "@" in value.split("/")[2]:
+            raise ValueError("must not hold a user name or password: use api_key_env")
+        if "?" in value or "#" in value:
+            raise ValueError("must not hold a query or a fragment: use extra_body and api_key_env")
+        return value.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, value: str | None) -> str | None:
+        # The value is not repeated: it may be the key itself.
+        if value is not None and not VARIABLE_NAME.fullmatch(value):
+            raise ValueError(
+                "must be the NAME of an environment variable (capitals, digits, underscores), for example "
+                "OPENAI_API_KEY, and never the key itself"
+            )
+        return value
+
+    @field_validator("extra_body")
+    @classmethod
+    def _leaves_the_rest_alone(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(RESERVED & value.keys()):
+            raise ValueError(f"must not hold {', '.join(taken)}: these come from the settings beside it")
+        return value
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> EndpointTeacher:
+        if self.max_cost is not None and self.price_in == 0.0 and self.price_out == 0.0:
+            raise ValueError("max_cost needs price_in or price_out (per million tokens)")
+        return self
+
+
+class LocalTeacher(_Settings):
+    """A model on this machine, run by the same engines as the student."""
+
+    kind: Literal["local"] = "local"
+    model: str = Field(min_length=1)
+    revision: str | None = None
+    max_new_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 is greedy."""
+
+
+TeacherSettings: TypeAlias = Annotated[FileTeacher | EndpointTeacher | LocalTeacher, Field(discriminator="kind")]

@@ -1,0 +1,49 @@
+"""What users install: the wheel alone, away from the source tree. Run by `make installed`, not with the other tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import distribution, entry_points
+from pathlib import Path
+
+import pudistill_cli
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def pudistill(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "pudistill"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_source_tree_is_not_what_is_tested() -> None:
+    assert HERE.parents[1] not in Path(pudistill_cli.__file__).resolve().parents
+
+
+def test_the_wheel_holds_only_names_of_ours() -> None:
+    tops = {str(f).split("/")[0] for f in distribution("pudistill").files or [] if not str(f).startswith("..")}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"pudistill_cli", "pudistill_torch"}
+
+
+def test_backends_come_by_entry_point() -> None:
+    assert "torch" in {point.name for point in entry_points(group="pudistill.backends")}
+
+
+def test_shipped_recipes_are_found_and_checked(tmp_path: Path) -> None:
+    listed = json.loads(pudistill("recipes", "--json", cwd=tmp_path).stdout)
+    assert {"quickstart", "stories"} <= {recipe["name"] for recipe in listed}
+    assert all("pudistill_cli/recipes" in recipe["path"] for recipe in listed)
+    dry = pudistill("run", "quickstart", "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 0, dry.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_from_the_wheel(tmp_path: Path) -> None:
+    done = pudistill("run", "quickstart", "--json", "--set", "prefer.rounds=1", "--set", "eval.samples=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["event"] == "done"
+    assert (tmp_path / "runs" / "quickstart" / "export" / "hf" / "model.safetensors").is_file()

@@ -1,0 +1,40 @@
+"""Intervals against the normal theory they must approach, tau-b against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pudistill_cli.method.statistics import bootstrap_mean, kendall_tau_b, paired_difference
+
+
+def test_interval_of_a_mean_is_the_normal_one():
+    """Deviation 1 over 400 prompts: mean -+ 1.96 / 20."""
+    values = np.random.default_rng(0).normal(size=400)
+    values = (values - values.mean()) / values.std()
+    found = bootstrap_mean(values, seed=1)
+    assert found.mean == pytest.approx(0, abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((-0.098, 0.098), abs=0.008)
+    assert bootstrap_mean(values, seed=1) == found
+
+
+def test_prompts_are_the_clusters():
+    """Ten equal samples a prompt say no more than one."""
+    values = np.random.default_rng(0).normal(size=50)
+    one, ten = bootstrap_mean(values, seed=2), bootstrap_mean(np.repeat(values[:, None], 10, axis=1), seed=2)
+    assert (ten.mean, ten.low, ten.high) == pytest.approx((one.mean, one.low, one.high))
+
+
+def test_paired_difference_cancels_the_prompts():
+    prompts = np.random.default_rng(0).normal(scale=100, size=(60, 1))
+    samples = prompts + np.array([[-1.0, 0.0, 1.0]])
+    found = paired_difference(samples + 0.5, prompts[:, 0], seed=0)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_kendall_tau_b_by_hand():
+    """Five concordant of six pairs: 4/6. One tie in a, its pair out of the numerator: 5 / sqrt(5 * 6)."""
+    assert kendall_tau_b([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
+    assert kendall_tau_b([1, 1, 3, 4], [1, 2, 3, 4]) == pytest.approx(5 / np.sqrt(30))
+    assert kendall_tau_b([1, 2, 3], [3, 2, 1]) == -1
+    assert np.isnan(kendall_tau_b([1, 1, 1], [1, 2, 3]))
