@@ -28,7 +28,8 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.path.exists(temporary):  # Path.exists raises where the folder may not be read
+            temporary.unlink()
 
 
 def replace_folder(new: Path, final: Path) -> None:

@@ -35,6 +35,8 @@ from pudistill_cli.teacher import Teacher, open_teacher
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.settings import LocalTeacher
 
+SAMPLE_ROWS = 256
+"""Sequences that are decoded together unless the recipe says otherwise."""
 DEFAULT_CONTEXT = 4096
 """A student's context is used up to here unless the recipe asks for more: memory grows with it."""
 
@@ -77,7 +79,7 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
         device=recipe.student.device,
         dtype=recipe.student.dtype,
         threads=recipe.student.threads,
-        sample_rows=recipe.student.sample_rows or ModelSpec.sample_rows,
+        sample_rows=recipe.student.sample_rows or SAMPLE_ROWS,
         token_budget=recipe.student.token_budget,
     )
     return Plan(recipe, student, prompts, choice, spec, choice.learner.describe(spec))

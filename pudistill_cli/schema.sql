@@ -95,7 +95,7 @@ CREATE TABLE eval_answers (
     UNIQUE (system, split, temperature, prompt_key, sample)
 );
 
--- Every scored candidate with what the update was told about it; place 1 is the scorer's favourite of its group.
+-- Every score of a candidate, and what the update was told about it; place 1 is the scorer's favourite of its group.
 CREATE VIEW ranked_candidates AS
 SELECT
     c.round, c.prompt_key, c.k, c.text, c.finish, s.scorer, s.score,
@@ -104,4 +104,4 @@ SELECT
     json_extract(g.advantage, '$[' || c.k || ']') AS advantage
 FROM candidates AS c
 JOIN scores AS s ON s.candidate_id = c.id
-LEFT JOIN groups AS g ON g.round = c.round AND g.prompt_key = c.prompt_key AND g.scorer = s.scorer;
+LEFT JOIN groups AS g ON g.round = c.round AND g.prompt_key = c.prompt_key;

@@ -158,7 +158,10 @@ def test_targets_say_what_the_update_was_told(ledger: Ledger):
     assert json.loads(str(label)) == told.label.tolist()
     assert json.loads(str(advantage)) == told.advantage.tolist()
     assert [(p["chosen"], p["rejected"]) for p in json.loads(str(pairs))] == [(3, 0), (1, 0)]
-    ranked = read(ledger, "SELECT k, place, label FROM ranked_candidates ORDER BY place")
+    ledger.add_scores(1, "a", "pmi", -scores[:-1])  # it did not decide, so its view of a candidate has the same label
+    by_pmi = read(ledger, "SELECT k, place, label FROM ranked_candidates WHERE scorer = 'pmi' ORDER BY place")
+    assert by_pmi == [(0, 1, told.label[0]), (2, 2, 0), (1, 3, told.label[1])]
+    ranked = read(ledger, "SELECT k, place, label FROM ranked_candidates WHERE scorer = 'likelihood' ORDER BY place")
     assert ranked == [(1, 1, told.label[1]), (2, 2, 0), (0, 3, told.label[0])]
 
 

@@ -14,7 +14,6 @@ from pudistill_cli.errors import ExportError
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import Anchored, Anchors
 from pudistill_cli.tokenizer import StudentTokenizer
-from pudistill_cli.weights import merge_lora
 
 VERIFIED_ROWS = 16
 KL_LIMIT = 1e-4
@@ -81,6 +80,8 @@ def _write_adapter(job: Job, name: str, out: Path) -> None:
 
 
 def _write_merged(job: Job, name: str, out: Path) -> None:
+    from pudistill_cli.weights import merge_lora
+
     merge_lora(job.student.folder, job.folder.adapter(name), out, dtype=job.recipe.export.dtype)
 
 
