@@ -189,7 +189,7 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
             f"Runs there: {', '.join(known) or 'none'}. Make one with: pudistill run RECIPE",
         )
     checked = plan(load_recipe(str(path / "recipe.yaml"), changes).recipe, console)
-    folder = RunFolder.open(path)
+    folder = RunFolder.reopen(path)
     try:
         job = _load(checked, console, folder, offline=False)
     except BaseException:

@@ -88,6 +88,21 @@ class RunFolder:
             raise cannot_write(path, error) from error
         return run
 
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """Open a run as it is, to look at it or to export it: its identity and its recipe stay.
+
+        Raises:
+            RunError: another process has the run open.
+        """
+        try:
+            run = cls(path, _locked(path))
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        held = json.loads(run._record_path.read_text(encoding="utf-8"))
+        run._identity, run._resolved = held["identity"], held["resolved"]
+        return run
+
     def close(self) -> None:
         """Let other processes open the run."""
         self._lock.close()

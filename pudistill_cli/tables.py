@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -43,23 +42,17 @@ def _quality(rows: list[Figures], results: Results, name: str) -> Table:
     fixed = [temperature_name(f.temperature) for f in by_system[systems[0]]]
     columns = [*fixed, "own T"] if results.own_temperature else fixed
     table = Table(
-        title=f"{name}: {rows[0].prompts} prompts, {results.measure}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
+        title=f"{name}: {rows[0].prompts} prompts, {results.measure}", title_justify="left", box=None, pad_edge=False
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for system in systems:
         cells = [_cell(f.measures.get(results.measure)) for f in by_system[system]]
-        if len(by_system[system]) > len(fixed):
-            own = by_system[system][-1]
-            cells[-1] = f"({temperature_name(own.temperature)}) {cells[-1]}"
         table.add_row(system, *cells, *[""] * (len(columns) - len(cells)))
     for system in systems:
         gains = [f.gain.get(results.measure) for f in by_system[system]]
-        if any(gain is not None for gain in gains):
+        if system != "base" and any(gain is not None for gain in gains):
             table.add_row(f"{system} - SFT", *(_cell(gain, signed=True) for gain in gains), style="bold")
     return table
 
@@ -78,13 +71,13 @@ def _beside(rows: list[Figures], measure: str) -> Table:
 
 
 def _cell(interval: Interval | None, *, signed: bool = False) -> str:
+    """0.688 [.661, .715]: the bounds without their leading zero, so that four columns fit in 80."""
     if interval is None:
         return ""
-    sign = "+" if signed else ""
-    values: Iterable[str] = (f"{v:{sign}.{_digits(interval)}f}" for v in (interval.mean, interval.low, interval.high))
-    mean, low, high = values
-    return f"{mean} [{low}, {high}]"
+    digits = 1 if abs(interval.mean) >= 10 else 2 if abs(interval.mean) >= 2 else 3
+    mean, low, high = (f"{v:{'+' if signed else ''}.{digits}f}" for v in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{_bare(low)}, {_bare(high)}]"
 
 
-def _digits(interval: Interval) -> int:
-    return 1 if abs(interval.mean) >= 10 else 2 if abs(interval.mean) >= 2 else 3
+def _bare(number: str) -> str:
+    return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number

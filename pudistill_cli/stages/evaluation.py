@@ -75,12 +75,25 @@ def _verdict(job: Job, figures: list[Figures], own: dict[str, float], measure: s
             "No measure of quality was given (eval.metric): the table shows likelihoods, similarity to the anchors "
             "and the judge's own opinion, none of which is the truth. Read some answers: pudistill eval RUN --show 5"
         )
-    at_one = next((f for f in rl if f.temperature == 1.0), rl[0])
-    at_own = rl[-1] if own else next((f for f in rl if f.temperature == GREEDY), rl[-1])
-    sharper = measure in at_one.gain and at_one.gain[measure].low > 0
-    better = measure in at_own.gain and at_own.gain[measure].low > 0
-    if better:
-        return "PU-RL is better than SFT with each at its own best temperature (interval above zero)."
-    if sharper:
-        return "Sharper, not better: PU-RL is ahead of SFT at T=1 only, not with each at its own best temperature."
-    return "No gain over SFT is shown: every interval includes zero."
+    sharper = _gain(rl, measure, 1.0, own=False)
+    better = _gain(rl, measure, 1.0 if not own else GREEDY, own=bool(own))
+    if better > 0:
+        verdict = "PU-RL is better than SFT with each at its own best temperature (interval above zero)."
+    elif better < 0:
+        verdict = "PU-RL is worse than SFT with each at its own best temperature (interval below zero)."
+    elif sharper > 0:
+        verdict = "Sharper, not better: PU-RL is ahead of SFT at T=1 only, not with each at its own best temperature."
+    else:
+        verdict = "No gain over SFT is shown: every interval includes zero."
+    for name in dict.fromkeys(f.set for f in figures if f.set != "test"):
+        other = _gain([f for f in figures if f.system == "PU-RL" and f.set == name], measure, GREEDY, own=bool(own))
+        what = {1: "better there too", 0: "neither better nor worse there", -1: "WORSE than SFT there"}[other]
+        verdict += f" On {name} it is {what}."
+    return verdict
+
+
+def _gain(figures: list[Figures], measure: str, temperature: float, *, own: bool) -> int:
+    """1 or -1 where the interval of the gain over SFT is above or below zero, else 0."""
+    found = figures[-1] if own else next((f for f in figures if f.temperature == temperature), figures[-1])
+    gain = found.gain.get(measure)
+    return 0 if gain is None else int(gain.low > 0) - int(gain.high < 0)
