@@ -108,8 +108,8 @@ class Console:
     # --- progress ---
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Generator[Bar]:
-        """Show a piece of work from its start to its end."""
+    def bar(self, title: str, total: int, *, transient: bool = False) -> Generator[Bar]:
+        """Show a piece of work from its start to its end; a transient bar leaves nothing on a terminal."""
         bar = Bar(self, title, total)
         self.event("started", stage=title, total=total)
         if self.err.is_terminal and not self.as_json:
@@ -121,6 +121,7 @@ class Console:
                 TextColumn("[dim]{task.fields[notes]}"),
                 console=self.err,
                 expand=True,
+                transient=transient,
             ) as progress:
                 bar._progress = progress  # pyright: ignore[reportPrivateUsage]
                 bar._task = progress.add_task(f"{title:<22}", total=total, notes="")  # pyright: ignore[reportPrivateUsage]

@@ -72,7 +72,8 @@ class Evaluator:
             sampling = Sampling(job.max_new_tokens, temperature, seed=job.recipe.seed)
             requests = [PromptTokens(p.prompt.key, p.prompt_tokens) for p in missing]
             adapter = job.adapter(system.adapter) if system.adapter else None
-            with job.console.bar(f"{name}: {system.name} {temperature_name(temperature)}", len(prompts)) as bar:
+            title = f"{name}: {system.name} {temperature_name(temperature)}"
+            with job.console.bar(title, len(prompts), transient=True) as bar:
                 bar.advance(len(prompts) - len(missing))
                 for index, candidates in job.engine.sample(requests, samples, sampling, adapter):
                     anchored = missing[index]

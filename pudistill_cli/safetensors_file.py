@@ -6,7 +6,6 @@ Format: 8 bytes of little-endian header length, a JSON header, then the tensors'
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -102,7 +101,7 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
 
 
 def write_tensors(path: Path, specs: Sequence[TensorSpec], blocks: Callable[[str], Iterable[Bits]]) -> None:
-    """Write a file, synced. `blocks(name)` gives a tensor's entries in order, in pieces of any size."""
+    """Write a file. `blocks(name)` gives a tensor's entries in order, in pieces of any size."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     # Wide types first: then every tensor is aligned, and the file can be mapped.
@@ -117,8 +116,6 @@ def write_tensors(path: Path, specs: Sequence[TensorSpec], blocks: Callable[[str
         for spec in specs:
             written = sum(file.write(np.ascontiguousarray(block).data) for block in blocks(spec.name))
             assert written == spec.nbytes, f"{spec.name}: {written} bytes of {spec.nbytes}"
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def to_float32(bits: Bits, dtype: str) -> NDArray[np.float32]:

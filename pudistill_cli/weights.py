@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic import replace_folder, sync_tree
+from pudistill_cli.atomic import sync_folder, sync_tree
 from pudistill_cli.checkpoint import INDEX, read_json, weight_files
 from pudistill_cli.errors import ExportError
 from pudistill_cli.peft_adapter import LowRank, read_adapter
@@ -167,7 +167,8 @@ def merge_lora(
         _write_weights(temporary, shards, merge)
         _copy_data(checkpoint, temporary, config, dtype)
         sync_tree(temporary)
-        replace_folder(temporary, out)
+        temporary.rename(out)
+        sync_folder(out.parent)
     except OSError as error:
         raise ExportError(
             f"Cannot write {out}: {error.strerror or error}.", "Check the permissions and the free space there."
@@ -271,5 +272,5 @@ def _report(merge: _Merge) -> MergeReport:
     )
 
 
-def _squares(values: NDArray[np.float32]) -> float:
+def _squares(values: NDArray[np.floating[Any]]) -> float:
     return float(np.square(values, dtype=np.float64).sum())

@@ -25,7 +25,7 @@ def sft_gradient(model: Model, batch: SftBatch) -> Metrics:
     for rows in _row_batches(batch.rows, model.spec.token_budget):
         loss = -_row_logprobs(model, rows).sum() / count
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     return {"loss": total, "tokens": float(count)}
 
 
@@ -92,7 +92,7 @@ class _Step:
         )
         padded = torch.zeros_like(arrays.mask).masked_scatter(arrays.mask > 0, logp)  # (G, M, T)
         loss, metrics = self.objective.loss(torch, padded, arrays)
-        return loss, {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}
+        return loss, {"loss": loss.item(), **{name: float(value.detach()) for name, value in metrics.items()}}
 
 
 def _row_logprobs(model: Model, rows: Sequence[Row]) -> Tensor:

@@ -39,9 +39,7 @@ def test_rebuilding_the_data_gives_the_shipped_bytes(tmp_path: Path) -> None:
 
 
 def test_sums_name_every_shipped_file_and_match() -> None:
-    recorded = dict(
-        reversed(line.split("  ", 1)) for line in (build.FOLDER / "SHA256SUMS").read_text().splitlines()
-    )
+    recorded = dict(reversed(line.split("  ", 1)) for line in (build.FOLDER / "SHA256SUMS").read_text().splitlines())
     student = {f"student/{path.name}" for path in (build.FOLDER / "student").iterdir()}
     assert set(recorded) == set(build.DATA_FILES) | student
     for name, digest in recorded.items():
