@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -37,11 +39,11 @@ class RowLayer(DynamicLayer):
             self._value_buffer, self.values = _append(self._value_buffer, self.values, value_states)
         return self.keys, self.values
 
-    def hold(self, keys: Tensor, values: Tensor) -> RowLayer:
-        """Take these keys and values as they are."""
-        self.lazy_initialization(keys, values)
-        self.keys = self._key_buffer = keys
-        self.values = self._value_buffer = values
+    def fill(self, keys: Sequence[Tensor], values: Sequence[Tensor], length: int) -> RowLayer:
+        """Take rows from several parts, each padded on the left to `length`, with room behind them."""
+        self.lazy_initialization(keys[0], values[0])
+        self._key_buffer, self.keys = _gathered(keys, length)
+        self._value_buffer, self.values = _gathered(values, length)
         return self
 
 
@@ -56,7 +58,7 @@ class RowCache(Cache):
         result = RowCache()
         for layer in self.layers:
             keys, values = (x[..., drop:, :].index_select(0, index) for x in (layer.keys, layer.values))
-            result.layers.append(RowLayer().hold(keys, values))
+            result.layers.append(RowLayer().fill([keys], [values], keys.shape[-2]))
         return result
 
     def joined(self, other: RowCache) -> RowCache:
@@ -64,9 +66,8 @@ class RowCache(Cache):
         length = max(self.get_seq_length(), other.get_seq_length())
         result = RowCache()
         for above, below in zip(self.layers, other.layers, strict=True):
-            keys = torch.cat([_widened(layer.keys, length) for layer in (above, below)])
-            values = torch.cat([_widened(layer.values, length) for layer in (above, below)])
-            result.layers.append(RowLayer().hold(keys, values))
+            keys, values = [above.keys, below.keys], [above.values, below.values]
+            result.layers.append(RowLayer().fill(keys, values, length))
         return result
 
 
@@ -80,5 +81,15 @@ def _append(buffer: Tensor, used: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     return buffer, buffer[..., :end, :]
 
 
-def _widened(x: Tensor, length: int) -> Tensor:
-    return pad(x, (0, 0, length - x.shape[-2], 0))
+def _gathered(parts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
+    """The parts' rows in one buffer with room, and the view of its used columns."""
+    if torch.is_grad_enabled():  # a graph wants no writing in place, and grows by copying anyway
+        whole = torch.cat([pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
+        return whole, whole
+    rows = sum(map(len, parts))
+    buffer = parts[0].new_zeros((rows, parts[0].shape[1], length + ROOM, parts[0].shape[-1]))
+    first = 0
+    for part in parts:
+        buffer[first : first + len(part), :, length - part.shape[-2] : length] = part
+        first += len(part)
+    return buffer, buffer[..., :length, :]

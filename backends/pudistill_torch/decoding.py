@@ -16,7 +16,7 @@ from pudistill_torch.draw import draw
 from pudistill_torch.model import Model
 from pudistill_torch.padding import attended, prefixes
 
-LEAVE_SHARE = 16
+LEAVE_SHARE = 8
 """Finished rows leave when they are 1 / LEAVE_SHARE of all: leaving copies the cache of those that stay."""
 
 
