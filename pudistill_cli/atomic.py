@@ -62,7 +62,9 @@ def replace_folder(new: Path, final: Path) -> None:
 
 
 def recover_folders(parent: Path) -> None:
-    """Undo what a process that died inside `replace_folder` left in `parent`."""
+    """Undo what a process that died while it wrote or replaced something left in `parent`."""
+    for temporary in parent.glob(".*.tmp"):
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
     for old in parent.glob(f".*{_OLD}"):
         final = parent / old.name[1 : -len(_OLD)]
         if final.exists():

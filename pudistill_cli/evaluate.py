@@ -13,6 +13,7 @@ from pudistill_cli.job import Job
 from pudistill_cli.ledger import StoredAnswer
 from pudistill_cli.method.scorers import Item, Scorer, Text
 from pudistill_cli.method.scorers.ensemble import Ensemble
+from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
 from pudistill_cli.metrics import chrf, distinct_n
 from pudistill_cli.stages.anchors import Anchored
@@ -105,34 +106,43 @@ class Evaluator:
         assert self.scorer is not None
         # An ensemble's scores are centred within the group, so they cannot compare systems.
         scorer = next((s for s in components(self.scorer) if s.model), components(self.scorer)[0])
-        prompts = [p for p in self.sets[name] if p.answer_tokens]
-        answers = dict(
-            zip((p.prompt.key for p in self.sets[name]), self.answers(system, name, temperature), strict=True)
-        )
-        items = [item_of(p, [(a.tokens, a.text) for a in answers[p.prompt.key]]) for p in prompts]
+        answers = self.answers(system, name, temperature)
+        items = [
+            item_of(p, [(a.tokens, a.text) for a in row])
+            for p, row in zip(self.sets[name], answers, strict=True)
+            if p.answer_tokens
+        ]
+        items = [item for item in items if self._readable(item, self.job.judge().templates.view)]
         scores: dict[int, Values] = dict(scorer.score(self.job.judge(), items))
         return np.array([scores[i] for i in range(len(items))])
 
+    def _readable(self, item: Item, template: str) -> bool:
+        """Whether the judge can read the anchor and two of the answers within the context."""
+        judge = self.job.judge()
+        *_, other, longest = sorted((c.text for c in (*item.candidates, item.candidates[0])), key=len)
+        tokens = ask(judge, item, template, candidate=longest, first=longest, second=other)
+        return len(tokens) + max(len(c.tokens) for c in item.candidates) <= self.job.spec.context
+
     def wins(self, system: System, against: System, name: str, temperature: float) -> Values:
-        """(N, S) 1 where the judge prefers the system's answer to the other's of the same sample, 1/2 on a tie.
+        """(N,) how often the judge prefers the system's answer to the other's of the same sample; a tie is half.
 
         The pairwise read-out, both orders averaged: the judge's opinion, not the truth.
         """
         from pudistill_cli.method.scorers.pairwise import Pairwise
 
-        prompts = [p for p in self.sets[name] if p.answer_tokens]
-        first = dict(zip((p.prompt.key for p in self.sets[name]), self.answers(system, name, temperature), strict=True))
-        second = dict(
-            zip((p.prompt.key for p in self.sets[name]), self.answers(against, name, temperature), strict=True)
-        )
+        ours, theirs = self.answers(system, name, temperature), self.answers(against, name, temperature)
         items = [
             item_of(p, [(a.tokens, a.text), (b.tokens, b.text)])
-            for p in prompts
-            for a, b in zip(first[p.prompt.key], second[p.prompt.key], strict=True)
+            for p, row, other in zip(self.sets[name], ours, theirs, strict=True)
+            for a, b in zip(row, other, strict=True)
+            if p.answer_tokens
         ]
-        scores: dict[int, Values] = dict(Pairwise().score(self.job.judge(), items))
-        values = [0.5 + 0.5 * float(np.sign(scores[i][0] - scores[i][1])) for i in range(len(items))]
-        return np.array(values).reshape(len(prompts), -1)
+        judge = self.job.judge()
+        readable = [item for item in items if self._readable(item, judge.templates.pairwise)]
+        by_prompt: dict[str, list[float]] = {}
+        for index, scores in Pairwise().score(judge, readable):
+            by_prompt.setdefault(readable[index].key, []).append(0.5 + 0.5 * float(np.sign(scores[0] - scores[1])))
+        return np.array([np.mean(wins) for wins in by_prompt.values()])
 
     def anchor_nll(self, system: System, name: str) -> Values:
         """(N,) mean -log p per token of the held-out anchors."""

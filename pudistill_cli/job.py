@@ -43,7 +43,6 @@ class Job:
     offline: bool = False
     _max_new_tokens: int | None = None
     _adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
-    _prompt_tokens: dict[tuple[Message, ...], Tokens] = field(default_factory=dict[tuple[Message, ...], Tokens])
 
     @property
     def tokenizer(self) -> StudentTokenizer:
@@ -54,13 +53,9 @@ class Job:
 
     def encode_prompt(self, messages: tuple[Message, ...]) -> Tokens:
         """A prompt as the student sees it, generation prompt included."""
-        if messages not in self._prompt_tokens:
-            if self.recipe.prompts.format == "text":
-                tokens = self.tokenizer.encode_text(messages[-1].content)
-            else:
-                tokens = self.tokenizer.encode_prompt(messages, **self.recipe.student.template_kwargs)
-            self._prompt_tokens[messages] = tuple(tokens)
-        return self._prompt_tokens[messages]
+        if self.recipe.prompts.format == "text":
+            return self.tokenizer.encode_text(messages[-1].content)
+        return self.tokenizer.encode_prompt(messages, **self.recipe.student.template_kwargs)
 
     def decode(self, prompt: Tokens, answer: Sequence[int]) -> str:
         """An answer's text, without special tokens."""
@@ -77,9 +72,12 @@ class Job:
         return self._adapters[name]
 
     def save_learner(self, name: str) -> None:
-        """Freeze the adapter as it is under a name, with the learner's state for resume; older state goes."""
+        """Freeze the adapter as it is under a name, with the learner's state for resume."""
         self.learner.snapshot(self.folder.adapter(name))
         self.learner.save(self.folder.state(name))
+
+    def drop_older_states(self, name: str) -> None:
+        """Only once the ledger says that the stage `name` is done: until then a resume needs the one before it."""
         for folder in self.folder.states():
             if folder != self.folder.state(name):
                 shutil.rmtree(folder)

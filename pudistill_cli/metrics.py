@@ -43,7 +43,7 @@ def json_equal(answer: str, reference: str, prompt: str = "") -> float:
     """1 where both are the same JSON value: keys in any order, numbers by value. 0 where either is no JSON."""
     try:
         return float(_same(_parsed(answer), _parsed(reference)))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, ArithmeticError):  # the last: an exponent beyond Decimal's
         return 0.0
 
 
@@ -75,7 +75,7 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         first, second = cast("list[Any]", a), cast("list[Any]", b)
         return len(first) == len(second) and all(map(_same, first, second))
-    return type(a) is type(b) and a == b
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
 # --- a function of the user's ---

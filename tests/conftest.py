@@ -5,9 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from tiny import Ended, Tiny, caller
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -60,3 +64,34 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip("needs the shared checkpoint, tokenizers and prompts beside the repository")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test reads or fills the answer cache of whoever runs it."""
+    monkeypatch.setenv("PUDISTILL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """`call("run", "x.yaml")` is `pudistill run x.yaml` in this process."""
+    return caller(capsys)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A tiny run that was never interrupted. Only to be read: `copied` gives a test its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    tiny = Tiny.make(folder)
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
+        code = tiny.main()
+    assert code == 0, err.getvalue()
+    return tiny
+
+
+@pytest.fixture
+def copied(finished: Tiny, tmp_path: Path) -> Tiny:
+    """A finished tiny run of the test's own; its recipe is where it was."""
+    return finished.copy(tmp_path / "copy")

@@ -74,9 +74,11 @@ def test_a_replacement_that_fails_leaves_the_old_folder(tmp_path: Path):
     assert (final / "deep" / "file").read_text() == "old"
 
 
-def test_a_process_that_died_between_the_renames_is_undone(tmp_path: Path):
+def test_what_a_process_that_died_left_is_undone(tmp_path: Path):
     _folder(tmp_path / ".first.old", "old")  # died before the second rename
     _folder(tmp_path / ".second.old", "old")  # died before the old one was deleted
     _folder(tmp_path / "second", "new")
+    _folder(tmp_path / ".third.tmp", "half")  # died while it wrote
+    (tmp_path / ".file.123.tmp").write_text("half")
     recover_folders(tmp_path)
     assert {p.name: (p / "deep" / "file").read_text() for p in tmp_path.iterdir()} == {"first": "old", "second": "new"}

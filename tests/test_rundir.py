@@ -152,7 +152,7 @@ def test_evaluation_and_export_of_a_finished_run_are_done_again(
 
 @pytest.mark.parametrize(("key", "kept"), [("eval__metric", ["base", "sft"]), ("eval__samples", [])])
 def test_answers_of_frozen_weights_stay_unless_they_would_be_others(tmp_path: Path, key: str, kept: list[str]):
-    from tests.test_ledger import StoredAnswer, prompt
+    from test_ledger import StoredAnswer, prompt
 
     finish(tmp_path, "sft", "eval")
     (tmp_path / "try" / "adapters" / "sft").mkdir()
@@ -167,7 +167,7 @@ def test_answers_of_frozen_weights_stay_unless_they_would_be_others(tmp_path: Pa
 
 
 def test_before_anything_has_finished_everything_may_change(tmp_path: Path):
-    from tests.test_ledger import answer, prompt
+    from test_ledger import answer, prompt
 
     finish(tmp_path)
     with closing(Ledger(tmp_path / "try" / "ledger.sqlite")) as ledger:

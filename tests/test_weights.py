@@ -187,11 +187,22 @@ def test_shards_in_and_out(tmp_path: Path, base: Path):
     merge_lora(tmp_path / "base", tmp_path / "adapter", tmp_path / "out", shard=30_000)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 2
-    assert all(f.stat().st_size < 30_000 + 4_000 for f in files)
+    assert all(sum(t.spec.nbytes for t in stored_tensors(f)) <= 30_000 for f in files)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {f.name for f in files}
     assert index["metadata"]["total_size"] == sum(4 * v.size for v in _values(base).values())
     _equals_pefts_merge(wrapped, tmp_path / "out", atol=1e-6)
+
+
+def test_the_size_of_the_blocks_changes_no_byte(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch):
+    _trained(_llama(torch.float32), tmp_path / "adapter", target_modules="all-linear")
+    reports = [merge_lora(base, tmp_path / "adapter", tmp_path / "whole", "bfloat16")]
+    monkeypatch.setattr("pudistill_cli.weights._BLOCK", 100)  # three rows of 32 at a time
+    reports.append(merge_lora(base, tmp_path / "adapter", tmp_path / "blocks", "bfloat16"))
+    whole, blocks = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "blocks"))
+    assert whole == blocks
+    assert reports[0].changed == reports[1].changed
+    assert reports[0].relative_norm == pytest.approx(reports[1].relative_norm, rel=1e-12)
 
 
 def test_only_data_that_belongs_to_the_weights_is_copied(tmp_path: Path, base: Path):
@@ -269,14 +280,16 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, base: Path):
 
 def test_a_disk_that_is_too_small_is_seen_before_anything_is_written(tmp_path: Path, base: Path):
     shutil.copytree(base, tmp_path / "base")
+    _trained(_llama(torch.float32), tmp_path / "adapter", target_modules=["q_proj"])
+    weights = tmp_path / "base" / "model.safetensors"
+    length = int.from_bytes(weights.read_bytes()[:8], "little")
+    header = json.loads(weights.read_bytes()[8 : 8 + length])
+    start = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     entries = shutil.disk_usage(tmp_path).free // 4  # a sparse file: it takes no room, what is merged would
-    header = json.dumps({"w": {"dtype": "F32", "shape": [entries], "data_offsets": [0, 4 * entries]}}).encode()
-    with (tmp_path / "base" / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        os.truncate(file.fileno(), 8 + len(header) + 4 * entries)
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text('{"lora_alpha": 8}')
-    write_tensors(tmp_path / "adapter" / "adapter_model.safetensors", [TensorSpec("x", "F32", (0,))], lambda _: [])
+    header["huge"] = {"dtype": "F32", "shape": [entries], "data_offsets": [start, start + 4 * entries]}
+    text = json.dumps(header).encode()
+    weights.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(weights, 8 + len(text) + start + 4 * entries)
     with pytest.raises(ExportError, match=r"take [\d.]+ GB, and [\d.]+ GB are free") as error:
         merge_lora(tmp_path / "base", tmp_path / "adapter", tmp_path / "out")
     assert "--format adapter" in error.value.hint

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,16 @@ FILES = {"train": "prompts.jsonl", "dev": "prompts-dev.jsonl", "test": "prompts-
 
 SETTINGS: dict[str, Any] = {
     "name": "tiny",
-    "student": {"model": str(STUDENT), "threads": 1},
+    "student": {"model": str(STUDENT), "device": "cpu", "dtype": "float32", "threads": 1},
     "teacher": {"kind": "file", "path": "anchors.jsonl"},
     "prompts": {name: f"{name}.jsonl" for name in SIZES},
     "lora": {"r": 4, "alpha": 8.0},
     "sft": {"lr": 3.0e-3, "epochs": 1, "batch": 8},
-    # The gates say nothing of a student that has seen 16 anchors; tests/method tests them.
-    "rank": {"scorer": ["likelihood", "token-f1"], "gates": False, "view": "{prompt}\nreference: {anchor}"},
+    # Gates that let everything through: a student that has seen 16 anchors cannot rank.
+    "rank": {"gate_prompts": 4, "min_anchor": 0.0, "min_kendall": -1.0, "view": "{prompt}\nreference: {anchor}"},
     "prefer": {"k": 2, "rounds": 2, "max_new_tokens": 24, "prior_stop": 1.0},
     "train": {"groups_per_step": 8},
-    "eval": {"metric": "json", "samples": 1, "dev_temperatures": [1.0, 0.0]},
+    "eval": {"metric": "json", "samples": 1, "temperatures": [1.0], "dev_temperatures": [0.0]},
 }
 
 
@@ -65,6 +66,8 @@ class Tiny:
     """A folder with a recipe, its prompts, its anchors, and `runs/`."""
 
     folder: Path
+    """Holds the recipe, prompts and anchors."""
+    runs: Path
 
     @classmethod
     def make(cls, folder: Path, **changes: Any) -> Tiny:
@@ -75,21 +78,26 @@ class Tiny:
         asked = {r["prompt"] for name in SIZES for r in lines_of(folder / f"{name}.jsonl")}
         answers = [r for r in lines_of(QUICKSTART / "anchors.jsonl") if r["prompt"] in asked]
         write_lines(folder / "anchors.jsonl", answers)
-        tiny = cls(folder)
+        tiny = cls(folder, folder / "runs")
         tiny.recipe.write_text(yaml.safe_dump(merged(SETTINGS, changes), sort_keys=False), encoding="utf-8")
         return tiny
+
+    def copy(self, folder: Path) -> Tiny:
+        """The same files, with a copy of the runs in `folder`."""
+        shutil.copytree(self.runs, folder)
+        return replace(self, runs=folder)
 
     @property
     def recipe(self) -> Path:
         return self.folder / "tiny.yaml"
 
     @property
-    def runs(self) -> Path:
-        return self.folder / "runs"
-
-    @property
     def run(self) -> Path:
         return self.runs / "tiny"
+
+    def main(self, *options: str) -> int:
+        """Run the recipe in this process and return the exit code."""
+        return code_of(self.arguments(*options))
 
     def arguments(self, *options: str) -> list[str]:
         """`pudistill run` of the recipe."""
@@ -135,16 +143,21 @@ class Ended:
         return " ".join(self.err.split())
 
 
+def code_of(arguments: Sequence[str]) -> int:
+    """The exit code of a command line, run in this process."""
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
 def caller(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Commands of `pudistill` in this process."""
 
     def call(*arguments: str) -> Ended:
         capsys.readouterr()
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = code_of(arguments)
         out, err = capsys.readouterr()
         return Ended(code, out, err)
 

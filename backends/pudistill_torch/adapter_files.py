@@ -39,12 +39,9 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
 def write_adapter(folder: Path, config: LoraConfig, weights: dict[str, Tensor]) -> None:
     """Write both files into an existing folder: the same adapter gives the same bytes, and names no machine."""
     assert config.target_modules is not None
-    portable = replace(
-        config,
-        base_model_name_or_path=None,
-        inference_mode=True,
-        target_modules=sorted(config.target_modules),  # a set's order changes with the process
-    )
+    portable = replace(config, base_model_name_or_path=None, inference_mode=True)
+    # A set's order changes with the process; given to the constructor, the list would become a set again.
+    portable.target_modules = sorted(config.target_modules)
     portable.save_pretrained(str(folder))
     on_cpu = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     save_file(on_cpu, folder / WEIGHTS, metadata={"format": "pt"})

@@ -87,9 +87,11 @@ def _gathered(parts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
         whole = torch.cat([pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
         return whole, whole
     rows = sum(map(len, parts))
-    buffer = parts[0].new_zeros((rows, parts[0].shape[1], length + ROOM, parts[0].shape[-1]))
+    buffer = parts[0].new_empty((rows, parts[0].shape[1], length + ROOM, parts[0].shape[-1]))
     first = 0
     for part in parts:
-        buffer[first : first + len(part), :, length - part.shape[-2] : length] = part
+        own, padding = buffer[first : first + len(part)], length - part.shape[-2]
+        own[:, :, :padding] = 0  # masked, but a NaN left there would still spread
+        own[:, :, padding:length] = part
         first += len(part)
     return buffer, buffer[..., :length, :]

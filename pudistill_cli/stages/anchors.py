@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pudistill_cli.contract import Tokens
 from pudistill_cli.errors import DataError, TeacherError
 from pudistill_cli.job import Job
+from pudistill_cli.method.scorers.templates import fill
 from pudistill_cli.prepare import teacher_of
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.teacher import Answer, Question, Teacher, ask_all
@@ -71,7 +72,7 @@ def ask_teacher(job: Job) -> Anchors:
     limit = job.recipe.eval.max_prompts
     anchored = {name: rows if name == "dev" else rows[:limit] for name, rows in anchored.items()}
     if share == "all":
-        return Anchors(train, train, anchored, job.recipe.prefer.prompts_per_round)
+        return Anchors(train, _rankable(job, train), anchored, job.recipe.prefer.prompts_per_round)
     cut = max(1, round(share * len(train)))
     by_hash = sorted(train, key=lambda a: a.prompt.key)
     if cut == len(train):
@@ -79,7 +80,7 @@ def ask_teacher(job: Job) -> Anchors:
             f"sft.share {share} of {len(train)} anchored prompts leaves none for the preference stage.",
             "Use a smaller share, or `sft.share: all` to use every prompt in both stages.",
         )
-    return Anchors(by_hash[:cut], by_hash[cut:], anchored, job.recipe.prefer.prompts_per_round)
+    return Anchors(by_hash[:cut], _rankable(job, by_hash[cut:]), anchored, job.recipe.prefer.prompts_per_round)
 
 
 def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
@@ -147,6 +148,31 @@ def _anchored(job: Job, name: str, prompts: Sequence[Prompt], answers: dict[str,
             f"with their answer and are left out; the first is {first.source}:{first.line}."
         )
     return usable
+
+
+def _rankable(job: Job, train: list[Anchored]) -> list[Anchored]:
+    """The prompts that the judge can read with the anchor in view and an answer behind it."""
+    wordings = job.recipe.rank.templates(job.recipe.prompts.format)
+    asked = [
+        t for n, t in (("verdict", wordings.verdict), ("pairwise", wordings.pairwise)) if n in job.recipe.rank.scorer
+    ]
+    fitting: list[Anchored] = []
+    for anchored in train:
+        *before, last = anchored.prompt.messages
+        answer = anchored.answer
+        texts = [
+            fill(t, prompt=last.content, anchor=answer, candidate=answer, first=answer, second=answer)
+            for t in (wordings.view, *asked)
+        ]
+        longest = max(len(job.encode_prompt((*before, replace(last, content=text)))) for text in texts)
+        if longest + job.max_new_tokens <= job.spec.context:
+            fitting.append(anchored)
+    if len(fitting) < len(train):
+        job.console.warn(
+            f"{len(train) - len(fitting)} of {len(train)} prompts are for SFT only: with the anchor in view and an "
+            f"answer of {job.max_new_tokens} tokens they do not fit the context of {job.spec.context} tokens."
+        )
+    return fitting
 
 
 def _max_new_tokens(job: Job, train: list[Anchored], held_out: list[Anchored]) -> int:

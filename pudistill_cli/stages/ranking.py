@@ -76,7 +76,8 @@ def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number:
         for key, scores in job.ledger.scores(number, scorer.name).items()
         if scores.anchor is not None
     }
-    missing = [g for g in groups if g.anchored.prompt.key not in held]
+    # The last bits of a score depend on what it was computed together with, so a half-done round is done again whole.
+    missing = groups if any(g.anchored.prompt.key not in held for g in groups) else []
     if missing:
         items = [
             item_of(
@@ -89,7 +90,6 @@ def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number:
             for g in missing
         ]
         with job.console.bar(f"round {number}: {scorer.name}", len(groups)) as bar:
-            bar.advance(len(groups) - len(missing))
             for index, scores in scorer.score(job.judge(), items):
                 key = missing[index].anchored.prompt.key
                 job.ledger.add_scores(number, key, scorer.name, scores[:-1], float(scores[-1]))

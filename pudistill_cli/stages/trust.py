@@ -19,7 +19,7 @@ AUTO = ("likelihood", "token-f1")
 def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
     """The recipe's scorer, or what passes of `AUTO`; None when the gates let nothing through."""
     rank = job.recipe.rank
-    if job.recipe.prefer.rounds == 0:
+    if job.recipe.prefer.rounds == 0 or not anchors.rl_pool:
         return None
     names = AUTO if rank.scorer == ("auto",) else rank.scorer
     if not rank.gates:

@@ -40,6 +40,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
             bar.advance()
     job.save_learner(name)
     job.ledger.finish_stage(name, {"groups": len(groups), "steps": per_round, "objective": objective.name})
+    job.drop_older_states(name)
 
 
 def _train_groups(job: Job, groups: list[RankedGroup], number: int) -> list[TrainGroup]:
