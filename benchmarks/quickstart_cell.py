@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.fixtures.quickstart import build, teacher
+from benchmarks.fixtures.quickstart.grammar import request
+from benchmarks.fixtures.quickstart.wordings import HOME
 from pudistill_cli.console import Console
 from pudistill_cli.evaluate import Evaluator, System
 from pudistill_cli.job import Job
@@ -29,10 +33,6 @@ from pudistill_cli.stages.selection import Selection
 from pudistill_cli.stages.sft import learn_anchors
 from pudistill_cli.stages.trust import trusted_scorer
 from pudistill_cli.stages.update import improve
-
-from benchmarks.fixtures.quickstart import build, teacher
-from benchmarks.fixtures.quickstart.grammar import request
-from benchmarks.fixtures.quickstart.wordings import HOME
 
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.contract import Continuations, PromptTokens, Sampling
+from pudistill_cli.contract import Continuations, PromptTokens, Sampling, Tokens
 from pudistill_cli.job import Job
 from pudistill_cli.ledger import StoredAnswer
 from pudistill_cli.method.scorers import Item, Scorer, Text
@@ -28,6 +28,11 @@ class System:
 
     name: str
     adapter: str | None
+
+    @property
+    def weights(self) -> str:
+        """What its answers are kept under: its frozen weights, not its place in a table."""
+        return self.adapter or "base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +71,14 @@ class Evaluator:
         """
         job = self.job
         prompts = self.sets[name]
-        held = job.ledger.eval_answers(system.name, name, temperature)
+        held = job.ledger.eval_answers(system.weights, name, temperature)
         samples = 1 if temperature == GREEDY or name == "dev" else job.recipe.eval.samples
         missing = [p for p in prompts if len(held.get(p.prompt.key, ())) != samples]
         if missing:
             sampling = Sampling(job.max_new_tokens, temperature, seed=job.recipe.seed)
             requests = [PromptTokens(p.prompt.key, p.prompt_tokens) for p in missing]
             adapter = job.adapter(system.adapter) if system.adapter else None
-            title = f"{name}: {system.name} {temperature_name(temperature)}"
+            title = f"{name}: {system.weights} {temperature_name(temperature)}"
             with job.console.bar(title, len(prompts), transient=True) as bar:
                 bar.advance(len(prompts) - len(missing))
                 for index, candidates in job.engine.sample(requests, samples, sampling, adapter):
@@ -82,7 +87,7 @@ class Evaluator:
                         StoredAnswer(job.decode(anchored.prompt_tokens, c.tokens), c.tokens, c.finish)
                         for c in candidates
                     ]
-                    job.ledger.add_eval_answers(system.name, name, temperature, anchored.prompt.key, stored)
+                    job.ledger.add_eval_answers(system.weights, name, temperature, anchored.prompt.key, stored)
                     held[anchored.prompt.key] = stored
                     bar.advance()
         return [held[p.prompt.key] for p in prompts]
@@ -94,12 +99,12 @@ class Evaluator:
         assert self.job.metric_function is not None
         metric = self.job.metric_function
         answers = self.answers(system, name, temperature)
-        return np.array(
-            [
-                [metric(a.text, reference_of(p), p.prompt.messages[-1].content) for a in row]
-                for p, row in zip(self.sets[name], answers, strict=True)
-            ]
-        )
+        scores = {
+            p.prompt.key: [metric(a.text, reference_of(p), p.prompt.messages[-1].content) for a in row]
+            for p, row in zip(self.sets[name], answers, strict=True)
+        }
+        self.job.ledger.add_eval_scores(system.weights, name, temperature, scores)
+        return np.array(list(scores.values()))
 
     def judged(self, system: System, name: str, temperature: float) -> Values:
         """(N, S) the score of each answer by the first trusted scorer that asks the model: the judge's opinion."""
@@ -212,7 +217,7 @@ def _distinct(answers: list[list[StoredAnswer]], seed: int, resamples: int = 200
     The spread of half samples drawn without replacement is that of the whole (Shao and Wu 1989); a bootstrap's
     duplicates would lower the share of distinct bigrams by themselves.
     """
-    tokens = [row[0].tokens for row in answers]
+    tokens: list[Tokens] = [row[0].tokens for row in answers]
     rng = np.random.default_rng(seed)
     n = len(tokens)
     half = [distinct_n([tokens[i] for i in rng.permutation(n)[: max(1, n // 2)]], 2) for _ in range(resamples)]

@@ -229,11 +229,12 @@ def teacher_of(recipe: Recipe, console: Console, *, offline: bool = False) -> Ge
 
 def identity(checked: Plan) -> dict[str, str]:
     """What makes a run this run: version, resolved recipe, and the content of student and prompts."""
-    keys = sorted(p.key for s in (checked.prompts.train, checked.prompts.dev, checked.prompts.test) for p in s)
+    sets = (checked.prompts.train, checked.prompts.dev, checked.prompts.test, *checked.prompts.extra.values())
+    content = sorted(f"{p.split} {p.key} {p.reference!r}" for prompts in sets for p in prompts)
     return {
         "version": __version__,
         "student.fingerprint": checked.student.fingerprint,
-        "prompts.fingerprint": blake2b("".join(keys).encode(), digest_size=16).hexdigest(),
+        "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
         "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
         **flattened(checked.recipe.model_dump(mode="json", exclude={"name"})),
     }
@@ -241,7 +242,7 @@ def identity(checked: Plan) -> dict[str, str]:
 
 def flattened(value: object, path: str = "") -> dict[str, str]:
     """A recipe's settings by dotted key, as strings."""
-    if isinstance(value, dict) and value:
-        parts = cast("dict[str, object]", value)
-        return {k: v for name, part in parts.items() for k, v in flattened(part, f"{path}.{name}".lstrip(".")).items()}
-    return {path: str(value)}
+    if not isinstance(value, dict) or not value:
+        return {path: str(cast("object", value))}
+    parts = cast("dict[str, object]", value)
+    return {k: v for name, part in parts.items() for k, v in flattened(part, f"{path}.{name}".lstrip(".")).items()}

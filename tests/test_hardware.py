@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pudistill_cli.contract import Backend, Capabilities
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware import Hardware, choose, detect

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 from collections.abc import Callable
 from importlib import import_module
@@ -12,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import SIZES, Ended, Tiny, process
+import yaml
+from tiny import SIZES, STUDENT, Ended, Tiny, process
 
 RESULT = ("adapters/*/*", "results.json", "export/*/*.safetensors", "export/*/*config.json")
 DRAWN = "SELECT round, prompt_key, k, tokens, text, finish FROM candidates ORDER BY round, prompt_key, k"
@@ -222,3 +225,75 @@ def test_ctrl_c_ends_every_stage_cleanly(
         ended = call(*tiny.arguments())
     assert ended.code == 130
     assert call(*next_command(ended)).code == 0
+
+
+def test_a_changed_recipe_is_refused_with_what_differs(copied: Tiny, call: Callable[..., Ended]) -> None:
+    before = copied.bytes_of("**/*.safetensors", "results.json", "recipe.yaml", "state/run.json")
+    ended = call(*copied.arguments("--set", "sft.lr=1.0e-3", "--set", "prefer.k=3"))
+    assert ended.code == 7
+    assert "sft.lr: 0.003 -> 0.001" in ended.flat
+    assert "prefer.k: 2 -> 3" in ended.flat
+    assert "--name tiny-2" in ended.flat
+    assert copied.bytes_of("**/*.safetensors", "results.json", "recipe.yaml", "state/run.json") == before
+
+
+def test_another_name_starts_another_run(copied: Tiny, call: Callable[..., Ended]) -> None:
+    changed = call(*copied.arguments("--set", "prefer.rounds=0", "--name", "tiny-2", "--until", "sft"))
+    assert changed.code == 0, changed.err
+    assert sorted(p.name for p in copied.runs.iterdir()) == ["tiny", "tiny-2"]
+    assert copied.value("SELECT count(*) FROM stages WHERE name = 'export/hf' AND finished IS NOT NULL") == 1
+
+
+def test_changed_prompts_are_another_run(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    tiny = Tiny.make(tmp_path)
+    assert call(*tiny.arguments("--until", "sft")).code == 0
+    train = tiny.folder / "train.jsonl"
+    train.write_text("".join(train.read_text().splitlines(keepends=True)[1:]))
+    ended = call(*tiny.arguments())
+    assert ended.code == 7
+    assert re.search(r"prompts\.fingerprint: \w+ -> \w+", ended.flat)
+
+
+def test_changed_weights_are_another_run(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(STUDENT, student)
+    tiny = Tiny.make(tmp_path, student={"model": "student"})
+    assert call(*tiny.arguments("--until", "sft")).code == 0
+    weights = student / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    ended = call(*tiny.arguments())
+    assert ended.code == 7
+    assert re.search(r"student\.fingerprint: \w+ -> \w+", ended.flat)
+
+
+def test_evaluation_and_export_are_done_again_with_other_settings(
+    copied: Tiny, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    trained: list[object] = []
+    learner = import_module("pudistill_torch.learner").TorchLearner
+    monkeypatch.setattr(learner, "step", lambda *arguments: trained.append(arguments))
+    weights = copied.bytes_of("adapters/*/*")
+    ended = call(*copied.arguments("--set", "eval.metric=chrf", "--set", "export.dtype=bfloat16"))
+    assert ended.code == 0, ended.err
+    assert trained == []
+    assert copied.bytes_of("adapters/*/*") == weights
+    assert json.loads((copied.run / "results.json").read_text())["measure"] == "chrf"
+    assert json.loads((copied.run / "export" / "hf" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert yaml.safe_load((copied.run / "recipe.yaml").read_text())["eval"]["metric"] == "chrf"
+
+
+def test_a_finished_run_is_done_at_once(
+    copied: Tiny, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    used: list[str] = []
+    engine = import_module("pudistill_torch.engine").TorchEngine
+    learner = import_module("pudistill_torch.learner").TorchLearner
+    monkeypatch.setattr(engine, "sample", lambda *_: used.append("sample") or iter(()))
+    monkeypatch.setattr(learner, "step", lambda *_: used.append("step"))
+    before = copied.bytes_of("adapters/*/*", "results.json", "export/*/*")
+    ended = call(*copied.arguments())
+    assert ended.code == 0, ended.err
+    assert used == []
+    assert copied.bytes_of("adapters/*/*", "results.json", "export/*/*") == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
 
 

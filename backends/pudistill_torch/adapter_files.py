@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig
-from pudistill_cli.errors import DataError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from pudistill_cli.errors import DataError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from pudistill_cli.errors import BackendError, DataError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from pudistill_cli.errors import BackendError, DataError
+from pudistill_torch.attention import use_packed_attention
 from pudistill_torch.placement import Placement
 
 
@@ -46,7 +47,9 @@ def load_base(folder: Path, placement: Placement) -> Any:
             f"Models of type {config.model_type!r} are recurrent; the torch backend runs attention only.",
             "Choose another student.",
         )
-    return model.to(placement.device).eval().requires_grad_(False)
+    model = model.to(placement.device).eval().requires_grad_(False)
+    use_packed_attention(model)
+    return model
 
 
 def _attention(config: Any) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from pudistill_cli.contract import Adapter, Tokens
-from pudistill_cli.errors import DataError
 from torch import Tensor
 
+from pudistill_cli.contract import Adapter, Tokens
+from pudistill_cli.errors import DataError
 from pudistill_torch.cache import RowCache
 from pudistill_torch.model import Model
 from pudistill_torch.padding import attended, padded_right, prefixes

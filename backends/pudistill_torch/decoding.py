@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from pudistill_cli.contract import Adapter, Candidate, PromptTokens, Sampling
-from pudistill_cli.method.sampling import uniforms
 from torch import Tensor
 
+from pudistill_cli.contract import Adapter, Candidate, PromptTokens, Sampling
+from pudistill_cli.method.sampling import uniforms
 from pudistill_torch.cache import RowCache
 from pudistill_torch.draw import draw
 from pudistill_torch.model import Model

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from pudistill_cli.contract import Sampling
 from torch import Tensor
 from torch.nn.functional import pad
+
+from pudistill_cli.contract import Sampling
 
 BLOCK = 256
 """Tokens summed before the cumulative sum: it then runs over V / 256 numbers and once over 256."""

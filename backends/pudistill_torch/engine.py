@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from pudistill_cli.contract import (
     Adapter,
     Candidate,
@@ -17,8 +19,6 @@ from pudistill_cli.contract import (
     Tokens,
 )
 from pudistill_cli.errors import BackendError
-from tokenizers import Tokenizer
-
 from pudistill_torch import sampler, scoring
 from pudistill_torch.model import Model
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from pudistill_cli.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.objectives import Objective
-from torch import Tensor
-
 from pudistill_torch.branches import Branch, branch_states
 from pudistill_torch.model import POLICY, Model
 from pudistill_torch.padding import padded_right

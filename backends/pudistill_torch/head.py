@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from pudistill_cli.errors import BackendError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from pudistill_cli.errors import BackendError, DataError
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 64 MiB in float32."""
@@ -60,9 +61,12 @@ class Head:
 
         Raises:
             BackendError: the architecture does something to its logits that is not known here.
+            DataError: the weights give logits that are not finite.
         """
         ids = torch.arange(min(8, self.vocabulary), device=causal.device)[None]
         own = causal(input_ids=ids, use_cache=False).logits[0].float()
+        if not own.isfinite().all():
+            raise DataError("The student's logits are not finite: its weights are damaged.", "Fetch them again.")
         ours = self.logits(decoder(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
         if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * float(own.abs().max())):
             raise BackendError(

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch.nn.utils import clip_grad_norm_
+
 from pudistill_cli.contract import (
     Adapter,
     Batch,
@@ -17,8 +19,6 @@ from pudistill_cli.contract import (
     SftBatch,
 )
 from pudistill_cli.errors import DataError, TrainingError
-from torch.nn.utils import clip_grad_norm_
-
 from pudistill_torch import scoring, training_state
 from pudistill_torch.adapter_files import read_adapter, whole_folder, write_adapter
 from pudistill_torch.gradients import group_gradient, sft_gradient

@@ -12,11 +12,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
-from pudistill_cli.contract import Adapter, LoraSpec, ModelSpec
-from pudistill_cli.errors import BackendError, DataError
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from pudistill_cli.contract import Adapter, LoraSpec, ModelSpec
+from pudistill_cli.errors import BackendError, DataError
 from pudistill_torch.adapter_files import read_adapter
 from pudistill_torch.base_weights import load_base
 from pudistill_torch.cache import RowCache

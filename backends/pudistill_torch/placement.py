@@ -8,9 +8,10 @@ from math import prod
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+
 from pudistill_cli.contract import ModelSpec
 from pudistill_cli.errors import BackendError
-from safetensors import safe_open
 
 BF16_PAYS_FROM = 50_000_000
 """Parameters from which decoding on a CPU is bound by reading the weights, which bfloat16 halves."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from pudistill_cli.contract import Adapter, Candidate, PromptTokens, Sampling
 from pudistill_cli.errors import DataError
-
 from pudistill_torch.decoding import Decoding, start
 from pudistill_torch.model import Model
 

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from pudistill_cli.contract import Adapter, Continuations, Floats, Tokens
 from torch import Tensor
 
+from pudistill_cli.contract import Adapter, Continuations, Floats, Tokens
 from pudistill_torch.branches import Branch, branch_states
 from pudistill_torch.model import Model
 

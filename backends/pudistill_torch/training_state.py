@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import torch
-from pudistill_cli.errors import DataError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from pudistill_cli.errors import DataError
 
 TENSORS = "training_state.safetensors"
 POSITION = "training_state.json"

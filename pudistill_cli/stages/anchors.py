@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 
@@ -67,6 +68,8 @@ def ask_teacher(job: Job) -> Anchors:
             "No training prompt has a usable answer that fits the context." + (f" The first: {said}" if said else ""),
             f"Look at what the teacher said: SELECT status, detail FROM anchors, in {job.folder.ledger_path}",
         )
+    job.ledger.add_anchor_tokens({a.prompt.key: a.answer_tokens for a in train})
+    _record(job, [*train, *(a for rows in anchored.values() for a in rows)])
     job.fix_lengths(_max_new_tokens(job, train, [a for rows in anchored.values() for a in rows]))
     share = job.recipe.sft.share
     limit = job.recipe.eval.max_prompts
@@ -81,6 +84,14 @@ def ask_teacher(job: Job) -> Anchors:
             "Use a smaller share, or `sft.share: all` to use every prompt in both stages.",
         )
     return Anchors(by_hash[:cut], _rankable(job, by_hash[cut:]), anchored, job.recipe.prefer.prompts_per_round)
+
+
+def _record(job: Job, anchored: Sequence[Anchored]) -> None:
+    """Keep the anchors' token ids, and the hash of what was anchored."""
+    tokens = {a.prompt.key: a.answer_tokens for a in anchored if a.answer_tokens}
+    job.ledger.add_anchor_tokens(tokens)
+    content = "".join(f"{key} {list(ids)}\n" for key, ids in sorted(tokens.items()))
+    job.folder.resolve_once({"anchors.fingerprint": blake2b(content.encode(), digest_size=16).hexdigest()})
 
 
 def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:

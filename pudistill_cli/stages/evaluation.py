@@ -45,6 +45,10 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
         for system in systems
         for temperature, is_own in _temperatures(job, own.get(system.name))
     ]
+    for f in figures:
+        job.ledger.add_metrics(
+            "eval", 0, 0, {f"{f.set}/{f.system}@{f.temperature:g}/{name}": i for name, i in f.measures.items()}
+        )
     results = Results(evaluator.measure, best.choice.name, own, figures, _verdict(job, figures, own, evaluator.measure))
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
     job.ledger.finish_stage("eval", {"chosen": results.chosen, "verdict": results.verdict})

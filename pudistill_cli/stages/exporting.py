@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from pudistill_cli.contract import Engine, Tokens
-from pudistill_cli.errors import ExportError
+from pudistill_cli.errors import ExportError, PudistillError
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import Anchored, Anchors
 from pudistill_cli.tokenizer import StudentTokenizer
 
 VERIFIED_ROWS = 16
-KL_LIMIT = 1e-4
-"""Mean next-token KL in nats above which a 32-bit export is not the trained model."""
+VERIFIED_POSITIONS = 32
+"""Of each answer, its last ones: a whole vocabulary is compared at each."""
+KL_LIMIT = 1e-6
+"""Mean next-token KL in nats above which a 32-bit export is not the trained model: rounding is below 1e-8."""
 RATIO_WARN, RATIO_LOST = 0.1, 0.5
 """KL(trained || export) / KL(trained || SFT) above which part of the training is lost, and above which it is lost."""
 
@@ -28,6 +30,8 @@ class Exported:
 
     format: str
     path: str
+    answers: int
+    """On which it was compared."""
     kl: float
     kl_to_sft: float
     max_difference: float
@@ -95,13 +99,17 @@ def _verify(job: Job, name: str, format: str, path: Path, rows: list[Anchored]) 
         job.engine.drop_adapter(handle)
     else:
         _same_text(job, path, rows)
-        engine = job.backend.open(replace(job.spec, folder=path))
+        try:
+            engine = job.backend.open(replace(job.spec, folder=path))
+        except PudistillError as error:
+            raise ExportError(f"The {format} export cannot be loaded: {error.message}", "Please report this.") from error
         try:
             exported = _distributions(engine, None, rows)
         finally:
             engine.close()
     difference = max(float(np.abs(a - b).max()) for a, b in zip(trained, exported, strict=True))
-    found = Exported(format, str(path), _mean_kl(trained, exported), _mean_kl(trained, sft), difference)
+    kl, kl_to_sft = _mean_kl(trained, exported), _mean_kl(trained, sft)
+    found = Exported(format, str(path), len(rows), kl, kl_to_sft, difference)
     full = format == "adapter" or (job.recipe.export.dtype == "float32" and job.resolved["dtype"] == "float32")
     if not np.isfinite(found.kl) or (full and found.kl > KL_LIMIT):
         raise ExportError(
@@ -123,15 +131,25 @@ def _same_text(job: Job, path: Path, rows: list[Anchored]) -> None:
 
 
 def _distributions(engine: Engine, adapter: str | None, rows: list[Anchored]) -> list[np.ndarray]:
-    """Per row (T, V): log-probs of the token after each position of the answer."""
+    """Per row (T, V): log-probs of the token after each of the answer's last positions."""
     tokens: list[Tokens] = [r.prompt_tokens + r.answer_tokens for r in rows]
-    return [engine.distributions(t, len(r.answer_tokens), adapter) for t, r in zip(tokens, rows, strict=True)]
+    last = [min(len(r.answer_tokens), VERIFIED_POSITIONS) for r in rows]
+    return [engine.distributions(t, n, adapter) for t, n in zip(tokens, last, strict=True)]
 
 
 def _mean_kl(p: list[np.ndarray], q: list[np.ndarray]) -> float:
-    """Mean over all positions of KL(p || q) in nats."""
-    a, b = np.concatenate(p).astype(np.float64), np.concatenate(q).astype(np.float64)
-    return float((np.exp(a) * (a - b)).sum(axis=-1).mean())
+    """Mean over all positions of KL(p || q) in nats; normalised again in float64, so that it is not below zero."""
+    per_position = [_kl(_normalised(a), _normalised(b)) for a, b in zip(p, q, strict=True)]
+    return float(np.concatenate(per_position).mean())
+
+
+def _kl(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (np.exp(a) * (a - b)).sum(axis=-1)
+
+
+def _normalised(logprobs: np.ndarray) -> np.ndarray:
+    wide = logprobs.astype(np.float64)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
 def _card(job: Job, name: str, exported: Exported) -> dict[str, object]:
@@ -146,7 +164,7 @@ def _card(job: Job, name: str, exported: Exported) -> dict[str, object]:
 
 def _report(job: Job, exported: Exported) -> None:
     job.console.say(
-        f"{exported.format}: loaded back and compared on {VERIFIED_ROWS} held-out answers: "
+        f"{exported.format}: loaded back and compared on {exported.answers} held-out answers: "
         f"KL {exported.kl:.1e} nats a token, {exported.ratio:.1%} of what training changed after SFT"
     )
     if exported.ratio > RATIO_LOST:

@@ -8,8 +8,9 @@ import sys
 from importlib.metadata import distribution, entry_points
 from pathlib import Path
 
-import pudistill_cli
 import pytest
+
+import pudistill_cli
 
 HERE = Path(__file__).resolve().parent
 
