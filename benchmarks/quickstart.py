@@ -44,12 +44,12 @@ class Row:
     shapes: tuple[str, ...] = ("all", "quarter")
 
 
-# Shapes: SFT and RL on all 400 anchored prompts; or SFT on a quarter of them and RL on the rest.
-SHAPES = {"all": (), "quarter": ("sft.share=0.25", "sft.epochs=4")}
+# Shapes: SFT and RL on all 200 anchored prompts; or SFT on a quarter of them and RL on the rest.
+SHAPES = {"all": (), "quarter": ("sft.share=0.25", "sft.epochs=8")}
 NO_RL = "prefer.rounds=0"
 ROWS = (
-    Row("sft", "SFT alone, as the recipe has it", (NO_RL,)),
-    Row("sft-longer", "SFT on every anchor for as long as LDL-GRPO takes in all", (NO_RL, "sft.epochs={longer}"), "", ("all",)),
+    Row("sft", "SFT on every anchor the method uses, as the recipe has it", (NO_RL,)),
+    Row("sft-longer", "SFT for the core-seconds of LDL-GRPO", (NO_RL, "sft.epochs={longer}"), shapes=("all",)),
     Row("ldl-grpo", "the default"),
     Row("dpo", "pairs", ("train.objective=dpo",)),
     Row("grpo", "group-relative advantage", ("train.objective=grpo",)),
@@ -58,7 +58,8 @@ ROWS = (
     Row("blind", "LDL-GRPO, the scorer without the anchor", ("rank.scorer=likelihood-blind", "rank.gates=false")),
     Row("random", "LDL-GRPO, random ranking", (), "random"),
     Row("oracle", "LDL-GRPO, ranking by the truth", (), "oracle"),
-)  # fmt: skip
+    Row("sft-10", "SFT for 10 epochs", (NO_RL, "sft.epochs=10"), shapes=("all",)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,7 @@ def code_hash() -> str:
     digest = blake2b(digest_size=8)
     for name in DEPENDS_ON:
         path = ROOT / name
-        files = (
-            sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
-            if path.is_dir()
-            else [path]
-        )
+        files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc") if path.is_dir() else [path]
         for file in files:
             if file.name != "README.md":
                 digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
@@ -94,13 +91,15 @@ def code_hash() -> str:
 
 
 def cells(only: list[str], seeds: list[int], longer: int) -> list[Cell]:
-    """Every cell, the seeds outermost, so that early results cover all rows."""
+    """Every cell, row by row, so that an unfinished benchmark has whole rows."""
     code = code_hash()
     found: list[Cell] = []
-    for seed in seeds:
+    for shape, common in SHAPES.items():
         for row in ROWS:
-            for shape in row.shapes if not only or row.name in only else ():
-                overrides = [*SHAPES[shape], *(o.format(longer=longer) for o in row.overrides)]
+            if shape not in row.shapes or (only and row.name not in only):
+                continue
+            overrides = [*common, *(o.format(longer=longer) for o in row.overrides)]
+            for seed in seeds:
                 settings = json.dumps({"set": overrides, "ranking": row.ranking, "seed": seed})
                 found.append(Cell(row.name, shape, seed, settings, code))
     return found
@@ -111,9 +110,7 @@ def run_cell(cell: Cell) -> None:
     one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
     started = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.quickstart_cell", cell.settings, str(cell.path)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | one_thread, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | one_thread, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{cell.row} {cell.shape} seed {cell.seed} failed:\n{done.stderr[-4000:]}")
     print(f"{cell.row:<12}{cell.shape:<8} seed {cell.seed}  {time.monotonic() - started:5.0f} s", flush=True)
@@ -123,12 +120,10 @@ def main() -> None:
     """Run what is missing, then write and print the tables."""
     from benchmarks.quickstart_report import report
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], choices=[r.name for r in ROWS], help="rows to run")
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--longer", type=int, default=40, help="epochs of SFT for longer: equal core-seconds")
+    parser.add_argument("--longer", type=int, default=80, help="epochs of SFT for longer: equal core-seconds")
     parser.add_argument("--jobs", type=int, default=CORES)
     parser.add_argument("--report", action="store_true", help="only print what is cached")
     options = parser.parse_args()

@@ -35,6 +35,8 @@ from pudistill_cli.stages.trust import trusted_scorer
 from pudistill_cli.stages.update import improve
 
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)
+SAMPLES = 2
+"""Answers a held-out prompt at each temperature above 0."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,14 @@ def main(settings: str, out: str) -> None:
         os.environ["PUDISTILL_CACHE"] = temporary
         truth = write_seed(folder, wanted["seed"])
         files = [f"prompts.train={folder / 'prompts.jsonl'}", f"teacher.path={folder / 'anchors.jsonl'}"]
-        recipe = load_recipe("quickstart", [*wanted["set"], *files, f"seed={wanted['seed']}"]).recipe
+        fixed = [*files, f"seed={wanted['seed']}", f"eval.samples={SAMPLES}"]
+        recipe = load_recipe("quickstart", [*wanted["set"], *fixed]).recipe
         console = Console(as_json=False)
         job = open_run(plan(recipe, console), console, folder / "runs", "cell")
         rankings = {"oracle": lambda: Oracle(truth), "random": lambda: Random(wanted["seed"])}
         anchors, best, seconds = learn(job, rankings.get(wanted["ranking"]))
         rounds = [c for c in best.considered if c.name != "sft"]
-        chosen = max(rounds, key=lambda c: c.score) if rounds else best.considered[0]
+        chosen = best.among(rounds or best.considered)
         system = System(chosen.name, chosen.name)
         sets = {name: rows for name, rows in anchors.held_out.items() if name != "dev"}
         evaluator = Evaluator(job, sets)
@@ -131,7 +134,7 @@ def main(settings: str, out: str) -> None:
         result = {
             "own": chosen.temperature,
             "chosen": chosen.name,
-            "dev": chosen.score,
+            "dev": chosen.best,
             "sets": values,
             "distinct-2": distinct_n([row[0].tokens for row in answers], 2),
             "tokens": float(np.mean([len(row[0].tokens) for row in answers])),

@@ -57,9 +57,7 @@ def report(results: Sequence[Result], out: Path) -> None:
     print(f"\nwritten: {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out}")
 
 
-def _gains(
-    by_row: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]], key: tuple[str, str]
-) -> dict[str, Any]:
+def _gains(by_row: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]], key: tuple[str, str]) -> dict[str, Any]:
     """Per set and column, the paired gain over SFT-for-longer: a list of [mean, low, high] by seed."""
     baseline = by_row.get(BASELINE, {})
     if key == BASELINE or not baseline:
@@ -68,9 +66,7 @@ def _gains(
     return {
         name: {
             c: [
-                _as_list(
-                    paired_difference(values(by_row[key][s], name, c), values(baseline[s], name, c), seed=s)
-                )
+                _as_list(paired_difference(values(by_row[key][s], name, c), values(baseline[s], name, c), seed=s))
                 for s in shared
             ]
             for c in COLUMNS
@@ -80,9 +76,7 @@ def _gains(
 
 
 def _print(table: Sequence[dict[str, Any]], name: str) -> None:
-    print(
-        f"\n{name}: exact JSON, mean over prompts and seeds [95 % interval]; gain over sft-longer, seeds above zero"
-    )
+    print(f"\n{name}: exact JSON, mean over prompts and seeds [95 % interval]; gain over sft-longer, seeds above zero")
     print(
         f"{'row':<12}{'shape':<9}"
         + "".join(f"{_title(c):>22}" for c in COLUMNS)
@@ -90,9 +84,7 @@ def _print(table: Sequence[dict[str, Any]], name: str) -> None:
     )
     for line in table:
         cells = "".join(f"{_text(line[name][c]):>22}" for c in COLUMNS)
-        gains = "".join(
-            f"{_wins(line['gain'].get(name, {}).get(c)):>{w}}" for c, w in (("1.0", 14), ("own", 16))
-        )
+        gains = "".join(f"{_wins(line['gain'].get(name, {}).get(c)):>{w}}" for c, w in (("1.0", 14), ("own", 16)))
         print(f"{line['row']:<12}{line['shape']:<9}{cells}{gains}")
 
 
@@ -116,9 +108,7 @@ def _as_list(interval: Interval) -> list[float]:
 
 
 def _machine() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "commit": commit.stdout.strip(),
         "platform": platform.platform(terse=True),

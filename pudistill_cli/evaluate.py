@@ -171,13 +171,13 @@ class Evaluator:
             return self.job.recipe.eval.metric
         return "judge's score" if self.scorer is not None else "-NLL of the anchors"
 
-    def selection_score(self, system: System, name: str, temperature: float) -> float:
-        """A higher number is a better system."""
+    def selection_values(self, system: System, name: str, temperature: float) -> Values:
+        """(N,) per prompt; a higher mean is a better system."""
         if self.job.metric_function is not None:
-            return float(self.quality(system, name, temperature).mean())
+            return self.quality(system, name, temperature).mean(axis=1)
         if self.scorer is not None:
-            return float(self.judged(system, name, temperature).mean())
-        return -float(self.anchor_nll(system, name).mean())
+            return self.judged(system, name, temperature).mean(axis=1)
+        return -self.anchor_nll(system, name)
 
     # --- the table ---
 

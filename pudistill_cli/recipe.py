@@ -305,10 +305,10 @@ class Recipe(Section):
 def default_preference_lr(n_parameters: int) -> float:
     """Peak rate of the preference stage for a student of this size (ours).
 
-    1e-3 (N / 1e6)^-0.63, kept within [1e-5, 2e-3]: a power law through what works for LoRA at a million
+    1e-3 (N / 1e6)^-0.63, kept within [1e-5, 1e-3]: a power law through what works for LoRA at a million
     parameters (1e-3) and at half a billion (2e-5); from 1.5 billion up it is the 1e-5 of common practice.
     """
-    return min(max(1e-3 * math.pow(n_parameters / 1e6, -0.63), 1e-5), 2e-3)
+    return min(max(1e-3 * math.pow(n_parameters / 1e6, -0.63), 1e-5), 1e-3)
 
 
 def check_base(lora: LoraSettings, learner: str, quantised_bases: frozenset[str]) -> None:

@@ -13,7 +13,7 @@ CREATE TABLE prompts (
 CREATE TABLE anchors (
     prompt_key TEXT PRIMARY KEY REFERENCES prompts (key) ON DELETE CASCADE,
     text TEXT NOT NULL,                 -- without reasoning
-    tokens TEXT,                        -- JSON: the student's ids, end of turn last; NULL where not trained on
+    tokens TEXT,                        -- JSON: the student's ids, end of turn last; NULL where it is not used
     status TEXT NOT NULL CHECK (status IN ('ok', 'refused', 'empty', 'truncated', 'error')),
     finish_reason TEXT NOT NULL,        -- as the teacher gave it
     reasoning_stripped INTEGER NOT NULL CHECK (reasoning_stripped IN (0, 1)),

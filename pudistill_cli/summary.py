@@ -59,6 +59,7 @@ def next_steps(job: Job, until: str) -> None:
     folder = job.folder
     if until != "export":
         job.console.result(f"Stopped after {until}, as asked. The same command without --until goes on.")
+        job.console.event("done", run=str(folder.path), until=until)
         return
     exports = [folder.export(f) for f in job.recipe.export.formats]
     lines = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,7 @@ def test_peft_loads_the_adapter_as_the_trained_model(finished: Tiny) -> None:
     np.testing.assert_array_equal(logprobs(adapted(finished.run / "export" / "adapter")), trained)
 
 
-def test_the_merged_folder_is_a_student_of_its_own(
-    finished: Tiny, tmp_path: Path, call: Callable[..., Ended]
-) -> None:
+def test_the_merged_folder_is_a_student_of_its_own(finished: Tiny, tmp_path: Path, call: Callable[..., Ended]) -> None:
     """Without any file of the original: moved elsewhere, it can be trained on."""
     student = tmp_path / "moved"
     shutil.copytree(finished.run / "export" / "hf", student)
@@ -107,7 +106,7 @@ def test_an_export_that_loses_the_training_warns(
 
     def measured(*arguments: Any) -> exporting.Exported:
         found = verify(*arguments)
-        return exporting.replace(found, kl=lost, kl_to_sft=1.0)
+        return replace(found, kl=lost, kl_to_sft=1.0)
 
     monkeypatch.setattr(exporting, "_verify", measured)
     ended = call("export", "tiny", "--runs", str(copied.runs), "--dtype", "bfloat16")

@@ -53,7 +53,7 @@ def test_the_default_rate_falls_with_the_students_size() -> None:
     assert default_preference_lr(1_000_000) == pytest.approx(1e-3)
     assert default_preference_lr(500_000_000) == pytest.approx(1.994e-5, rel=1e-3)
     assert default_preference_lr(8_000_000_000) == 1e-5  # 3.5e-6 by the power law
-    assert default_preference_lr(200_000) == 2e-3  # 2.8e-3 by the power law
+    assert default_preference_lr(200_000) == 1e-3  # 2.8e-3 by the power law, which breaks the first round (LOG.md)
 
 
 def test_a_backend_is_a_name_or_an_engine_and_a_learner() -> None:

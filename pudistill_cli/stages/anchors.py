@@ -68,7 +68,6 @@ def ask_teacher(job: Job) -> Anchors:
             "No training prompt has a usable answer that fits the context." + (f" The first: {said}" if said else ""),
             f"Look at what the teacher said: SELECT status, detail FROM anchors, in {job.folder.ledger_path}",
         )
-    job.ledger.add_anchor_tokens({a.prompt.key: a.answer_tokens for a in train})
     _record(job, [*train, *(a for rows in anchored.values() for a in rows)])
     job.fix_lengths(_max_new_tokens(job, train, [a for rows in anchored.values() for a in rows]))
     share = job.recipe.sft.share

@@ -36,7 +36,7 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     systems = [BASE, SFT]
     rounds = [c for c in best.considered if c.name != "sft"]
     if rounds:
-        systems.append(System("PU-RL", max(rounds, key=lambda c: c.score).name))
+        systems.append(System("PU-RL", best.among(rounds).name))
     own = _own_temperatures(job, best, systems)
     job.ledger.begin_stage("eval")
     figures = [

@@ -102,7 +102,9 @@ def _verify(job: Job, name: str, format: str, path: Path, rows: list[Anchored]) 
         try:
             engine = job.backend.open(replace(job.spec, folder=path))
         except PudistillError as error:
-            raise ExportError(f"The {format} export cannot be loaded: {error.message}", "Please report this.") from error
+            raise ExportError(
+                f"The {format} export cannot be loaded: {error.message}", "Please report this."
+            ) from error
         try:
             exported = _distributions(engine, None, rows)
         finally:

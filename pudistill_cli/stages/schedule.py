@@ -20,6 +20,7 @@ def learning_rate(peak: float, step: int, total: int, warmup: int, schedule: str
 
 def shuffled_batches(items: Sequence[T], size: int, *key: int) -> Iterator[tuple[T, ...]]:
     """The items in an order that depends on `key` alone, `size` at a time; the last batch may be smaller."""
-    order: list[int] = np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(len(items)).tolist()
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    order: list[int] = generator.permutation(len(items)).tolist()
     for start in range(0, len(items), size):
         yield tuple(items[i] for i in order[start : start + size])

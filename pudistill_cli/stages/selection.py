@@ -1,22 +1,34 @@
-"""Which adapter is the best: dev decides, among SFT and every round; a round that is worse than SFT is never kept."""
+"""Which adapter is kept: the latest round that dev does not find worse, and never one that is behind SFT."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
-from pudistill_cli.evaluate import Evaluator, System
+import numpy as np
+
+from pudistill_cli.evaluate import Evaluator, System, temperature_name
 from pudistill_cli.job import Job
 from pudistill_cli.method.scorers import Scorer
+from pudistill_cli.method.statistics import paired_difference
 from pudistill_cli.stages.anchors import Anchors
 
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """An adapter's score on dev, at the temperature where it is best."""
+    """What dev says of an adapter."""
 
     name: str
-    score: float
+    values: list[float]
+    """Per dev prompt, mean over `eval.dev_temperatures`: less noisy than any one of them."""
+    best: float
+    """Mean at the temperature where it is best; NaN without dev prompts."""
     temperature: float
+
+    @property
+    def score(self) -> float:
+        """What adapters are compared by."""
+        return sum(self.values) / max(1, len(self.values))
 
 
 class Selection:
@@ -35,26 +47,41 @@ class Selection:
         if job.ledger.stage_done(stage):
             self.considered.append(Considered(**job.ledger.stage_detail(stage)))
             return
+        if not self.dev:
+            self.considered.append(Considered(name, [], math.nan, job.recipe.prefer.temperature))
+            return
         job.ledger.begin_stage(stage)
-        scores = {
-            t: self.evaluator.selection_score(System(name, name), "dev", t) for t in job.recipe.eval.dev_temperatures
-        }
-        temperature = max(scores, key=lambda t: (scores[t], -t))
-        found = Considered(name, scores[temperature], temperature)
-        for t, score in scores.items():
-            job.metric("dev", len(self.considered), f"{self.evaluator.selection_name}@{t:g}", score)
+        temperatures = job.recipe.eval.dev_temperatures
+        values = np.stack([self.evaluator.selection_values(System(name, name), "dev", t) for t in temperatures])
+        means = dict(zip(temperatures, values.mean(axis=1).tolist(), strict=True))
+        temperature = max(means, key=lambda t: (means[t], -t))
+        found = Considered(name, values.mean(axis=0).tolist(), means[temperature], temperature)
+        measure = self.evaluator.selection_name
+        job.metrics("dev", len(self.considered), 0, {f"{measure}@{t:g}": mean for t, mean in means.items()})
         self.considered.append(found)
         job.ledger.finish_stage(stage, asdict(found))
         job.console.say(
-            f"{name}: dev {self.evaluator.selection_name} {found.score:.3f} at temperature {found.temperature:g}"
+            f"{name}: dev {measure} {found.score:.3f} over temperatures, "
+            f"{found.best:.3f} at {temperature_name(temperature)}"
         )
 
     @property
     def choice(self) -> Considered:
-        """The best so far; the earlier one on a tie."""
-        if not self.dev:
-            return self.considered[-1]
-        return max(self.considered, key=lambda c: c.score)
+        """The adapter that is kept; SFT where no round is at least as good on dev."""
+        sft, *rounds = self.considered
+        return self.among([c for c in rounds if not self.dev or c.score >= sft.score] or [sft])
+
+    def among(self, considered: list[Considered]) -> Considered:
+        """The latest of some that is not worse than their best by more than chance (paired 95 % interval).
+
+        The best of many noisy figures is chosen for its noise; later rounds have learned more.
+        """
+        best = max(considered, key=lambda c: c.score)
+        seed = self.job.recipe.seed
+        for found in reversed(considered):
+            if not self.dev or paired_difference(best.values, found.values, seed=seed).low <= 0:
+                return found
+        return best
 
     def of(self, name: str) -> Considered | None:
         """What dev said of one adapter."""
