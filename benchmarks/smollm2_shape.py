@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -31,6 +32,7 @@ HELD_OUT = 2
 """Second turns that stand in for dev, and for test."""
 ENDS_EVERY = 32
 """Tokens after which a random answer ends, on average: without that every candidate is cut off and masked."""
+CONSTANT = 4.0
 PEER_PROMPTS, REPEATS = 8, 3
 
 
@@ -52,21 +54,25 @@ def build_student(tokenizer: Path, out: Path) -> Path:
 
 
 def _let_it_end(model: Any) -> None:
-    """Make the end of turn about 1 / ENDS_EVERY likely everywhere, through a channel that is the same for all tokens.
+    """Make the end of turn about 1 / ENDS_EVERY likely everywhere.
 
-    The channel adds a constant to every logit of the tied head, and the embedding of the end of turn adds more to
-    its own: the missing log-odds over the channel's value behind the last norm.
+    Channel 0 of the residual stream is given one value for all tokens, which no layer writes to. It adds a constant
+    to every logit of the tied head; the embedding of the end of turn has more of it than the others have.
     """
     import torch
 
     table, end = model.get_input_embeddings().weight, model.config.eos_token_id
-    ids = torch.randint(1000, 40000, (4, 32), generator=torch.Generator().manual_seed(SEED))
+    ids = torch.randint(1000, 40000, (4, 64), generator=torch.Generator().manual_seed(SEED))
     with torch.no_grad():
-        table[:, 0] = 0.5
-        for _ in range(4):  # what is added changes the norms a little
-            hidden = model.base_model(input_ids=ids).last_hidden_state.float()
-            p = (hidden @ table.float().T).softmax(-1)[..., end].mean()
-            table[end, 0] += (torch.tensor(1 / ENDS_EVERY).logit() - p.logit()) / hidden[..., 0].mean()
+        table[:, 0] = CONSTANT
+        for layer in model.base_model.layers:
+            layer.self_attn.o_proj.weight[0] = 0
+            layer.mlp.down_proj.weight[0] = 0
+        hidden = model.base_model(input_ids=ids).last_hidden_state.float()
+        others = (hidden @ table.float().T).logsumexp(-1).mean()
+        wanted = others - math.log(ENDS_EVERY - 1)
+        table[end] = 0
+        table[end, 0] = wanted / hidden[..., 0].mean()
 
 
 def write_task(folder: Path, questions: Path, anchors: Path | None, limit: int) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from shlex import quote
 from typing import cast
 
 from pudistill_cli import __version__
@@ -199,7 +200,8 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
         job.close()
         raise RunError(
             f"The run {path.name!r} is not finished.",
-            f"Go on with: pudistill run {path / 'recipe.yaml'} --name {path.name}",
+            f"Go on with: pudistill run {quote(str(path / 'recipe.yaml'))} --name {path.name} "
+            f"--runs {quote(str(path.parent))}",
         )
     return job
 

@@ -26,14 +26,14 @@ Call = Callable[..., Ended]
 
 
 def refused(ended: Ended, code: int, *words: str) -> None:
-    """One message in red, that says these words and what to do, and this exit code."""
+    """One message that says these words and what to do, and this exit code."""
     assert ended.code == code, ended.err
     assert "Traceback" not in ended.err
-    assert ended.err.count("error:") == 1, ended.err
+    assert [line for line in ended.err.splitlines() if line.startswith("error:")], ended.err
     for word in words:
         assert word in ended.flat
     if code != 2:  # a recipe's errors say at each place what is right
-        assert "next:" in ended.err
+        assert re.search(r"^next: +\S", ended.err, re.MULTILINE)
 
 
 @pytest.fixture
@@ -63,7 +63,9 @@ def test_all_errors_at_once_each_with_its_place_and_what_was_meant(tiny: Tiny, c
     tiny.recipe.write_text(recipe.replace("epochs:", "epoch:").replace("k: 2", "k: two") + "trian: {}\n")
     lines = tiny.recipe.read_text().splitlines()
     ended = call(*tiny.arguments("--set", "lora.rank=8"))
-    epoch, k, trian = (next(i for i, line in enumerate(lines, 1) if key in line) for key in ("epoch:", "k: two", "trian"))
+    epoch, k, trian = (
+        next(i for i, line in enumerate(lines, 1) if key in line) for key in ("epoch:", "k: two", "trian")
+    )
     refused(
         ended, 2, "4 errors", f"tiny.yaml:{epoch}: sft.epoch", "epochs", f"tiny.yaml:{k}: prefer.k", "'two'",
         f"tiny.yaml:{trian}: trian", "train", "--set lora.rank",
@@ -250,7 +252,7 @@ def test_a_wrong_key(
     monkeypatch.setenv("TEST_KEY", KEY)
     server = serve(lambda r: says("{}") if r.number <= 3 else fails(401, f"Incorrect API key: {KEY}"))
     ended = call(*endpoint(tiny, server.url, api_key_env="TEST_KEY").arguments())
-    refused(ended, 4, "TEST_KEY", "3 of 28 prompts were answered before")
+    refused(ended, 4, "teacher.api_key_env", "3 of 28 prompts were answered before")
     assert anchors(tiny) == {"ok": 3}
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
     everything = [ended.out, ended.err, *(p.read_bytes().decode("latin-1") for p in tiny.run.rglob("*") if p.is_file())]
@@ -307,7 +309,9 @@ def test_offline_with_answers_missing_opens_no_connection(
     tiny: Tiny, serve: Callable[[Behaviour], Server], call: Call
 ) -> None:
     server = serve(lambda r: says("{}"))
-    refused(call(*endpoint(tiny, server.url).arguments("--offline")), 4, "28 of 28 prompts have no answer yet", "--offline")
+    refused(
+        call(*endpoint(tiny, server.url).arguments("--offline")), 4, "28 of 28 prompts have no answer yet", "--offline"
+    )
     assert server.requests == []
 
 
@@ -332,7 +336,9 @@ def test_a_folder_for_runs_that_cannot_be_written(tiny: Tiny, call: Call) -> Non
     assert tiny.runs.read_text() == "a file, where a folder should be"
 
 
-@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(
+    os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
 def test_a_folder_for_runs_without_permission(tiny: Tiny, call: Call) -> None:
     tiny.runs.mkdir(mode=0o500)
     refused(call(*tiny.arguments()), 7, str(tiny.runs), "Permission denied", "--runs")
@@ -346,15 +352,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(tiny: Tiny, call: Call
 
 
 def test_a_disk_that_is_full_keeps_what_is_finished(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    atomic = import_module("pudistill_cli.atomic")
-
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(import_module("pudistill_cli.weights"), "write_tensors", full)
         refused(call(*tiny.arguments("--set", "prefer.rounds=0")), 8, "No space left on device")
-    assert atomic
     assert call(*tiny.arguments("--set", "prefer.rounds=0")).code == 0
 
 

@@ -95,7 +95,10 @@ def test_an_error_is_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
     Console().error(DataError("No such thing.", "Type this."))
     out, err = capsys.readouterr()
     assert out == ""
-    assert [line.split() for line in err.splitlines()] == [["error:", "No", "such", "thing."], ["next:", "Type", "this."]]
+    assert [line.split() for line in err.splitlines()] == [
+        ["error:", "No", "such", "thing."],
+        ["next:", "Type", "this."],
+    ]
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

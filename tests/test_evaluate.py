@@ -198,22 +198,42 @@ def test_answers_in_the_ledger_are_not_drawn_again(job: Job, anchors: Anchors, m
     assert evaluator.answers(System("SFT", "sft"), "test", 1.0) == held
 
 
-def considered(**scores: float) -> list[Considered]:
-    return [Considered(name, score=score, best=score, temperature=1.0) for name, score in scores.items()]
+def considered(**values: list[float]) -> list[Considered]:
+    """What dev says of adapters, prompt by prompt."""
+    return [Considered(name, values=v, best=max(v), temperature=1.0) for name, v in values.items()]
 
 
-def test_dev_chooses_the_earlier_one_on_a_tie(job: Job, anchors: Anchors) -> None:
+CLEARLY, SLIGHTLY = [0.9] * 8, [0.9] * 7 + [0.5]  # of one prompt, the difference may be chance
+BEHIND = [0.2] * 8
+
+
+@pytest.mark.parametrize(
+    ("adapters", "chosen"),
+    [
+        ({"sft": BEHIND, "first": CLEARLY, "second": CLEARLY}, "second"),
+        ({"sft": BEHIND, "first": CLEARLY, "second": SLIGHTLY}, "second"),
+        ({"sft": BEHIND, "first": CLEARLY, "second": [0.5] * 8}, "first"),
+        ({"sft": CLEARLY, "first": BEHIND, "second": SLIGHTLY}, "sft"),
+        ({"sft": CLEARLY, "first": CLEARLY, "second": BEHIND}, "first"),
+        ({"sft": CLEARLY}, "sft"),
+    ],
+)
+def test_dev_keeps_the_latest_round_that_is_not_worse(
+    adapters: dict[str, list[float]], chosen: str, job: Job, anchors: Anchors
+) -> None:
     selection = Selection(job, anchors, None)
-    selection.considered = considered(sft=0.5, first=0.6, second=0.6)
-    assert selection.choice.name == "first"
-    selection.considered = considered(sft=0.7, first=0.6)
-    assert selection.choice.name == "sft"
+    selection.considered = considered(**adapters)
+    assert selection.choice.name == chosen
 
 
-def test_without_dev_prompts_the_latest_adapter_is_chosen(job: Job, anchors: Anchors) -> None:
-    selection = Selection(job, Anchors([], [], {**anchors.held_out, "dev": []}), None)
-    selection.considered = considered(sft=0.9, first=0.1)
-    assert selection.choice.name == "first"
+def test_without_dev_prompts_the_latest_adapter_is_chosen(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    tiny = Tiny.make(
+        tmp_path, prompts={"train": None, "dev": None, "test": None, "path": "train.jsonl", "dev_share": 0.0}
+    )
+    ended = call(*tiny.arguments())
+    assert ended.code == 0, ended.err
+    assert results(tiny)["chosen"] == "round-2"
+    assert tiny.value("SELECT count(*) FROM stages WHERE name LIKE 'dev/%' AND finished IS NOT NULL") == 0
 
 
 def rl_figures(*gains: tuple[float, Interval]) -> list[Figures]:

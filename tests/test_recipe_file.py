@@ -263,3 +263,11 @@ def test_a_folder_stands_for_its_recipe(file: Path) -> None:
     folder.mkdir()
     (folder / "recipe.yaml").write_text(SMALLEST)
     assert load_recipe(str(folder)).recipe.name == "translate"
+
+
+def test_the_documented_defaults_are_the_defaults(tmp_path: Path) -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text(encoding="utf-8")
+    smallest, resolved = (part.split("```")[0] for part in documented.split("```yaml\n")[1:])
+    path = tmp_path / "small.yaml"
+    path.write_text(smallest, encoding="utf-8")
+    assert resolved_yaml(load_recipe(str(path)).recipe) == resolved

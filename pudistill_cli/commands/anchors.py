@@ -39,7 +39,8 @@ def command(
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
     sets = read_prompt_sets(loaded.recipe.prompts)
-    prompts = [*sets.train, *sets.dev, *sets.test]
+    further = [p for prompts in sets.extra.values() for p in prompts if p.reference is None]
+    prompts = [*sets.train, *sets.dev, *sets.test, *further]
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
     cache = AnswerCache(cache_path() / "anchors.sqlite")
     try:
