@@ -129,10 +129,10 @@ def main() -> None:
     options = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     wanted = cells(options.only, options.seeds, options.longer)
-    missing = [] if options.report else [c for c in wanted if not c.path.exists()]
+    missing = [c for c in wanted if not c.path.exists()]
     print(f"{len(wanted) - len(missing)} of {len(wanted)} cells cached; {options.jobs} at a time", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(run_cell, missing))
+        list(pool.map(run_cell, [] if options.report else missing))
     done = [(c, json.loads(c.path.read_text())) for c in wanted if c.path.exists()]
     report([(c.row, c.shape, c.seed, result) for c, result in done], RESULTS)
 

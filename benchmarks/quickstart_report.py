@@ -1,4 +1,4 @@
-"""Tables of the quickstart benchmark: per row the mean over seeds, and the gain over SFT-for-longer seed by seed."""
+"""Tables of the quickstart benchmark: per row the mean over seeds, and the gains over both kinds of SFT seed by seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_dif
 Result = tuple[str, str, int, Mapping[str, Any]]
 """(row, shape, seed, what benchmarks.quickstart_cell wrote)."""
 COLUMNS = ("1.0", "0.7", "0.5", "0.0", "own")
-BASELINE = ("sft-longer", "all")
+BASELINES = ("sft", "sft-longer")
+"""Of the shape "all": every anchor, as the recipe has it and for the core-seconds of RL."""
 
 
 def values(result: Mapping[str, Any], name: str, column: str) -> np.ndarray:
@@ -48,59 +49,56 @@ def report(results: Sequence[Result], out: Path) -> None:
         line["own temperature"] = [r["own"] for r in found]
         for beside in ("distinct-2", "anchor NLL", "tokens", "core seconds"):
             line[beside] = round(float(np.mean([r[beside] for r in found])), 3)
-        line["gain"] = _gains(by_row, (row, shape))
+        line["gain"] = {base: _gains(by_row, (row, shape), (base, "all")) for base in BASELINES}
         table.append(line)
-    for name in table[0]["gain"] or ("test", "other-wordings"):
+    for name in results[0][3]["sets"]:
         _print(table, name)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"machine": _machine(), "rows": table}, indent=1) + "\n")
     print(f"\nwritten: {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out}")
 
 
-def _gains(by_row: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]], key: tuple[str, str]) -> dict[str, Any]:
-    """Per set and column, the paired gain over SFT-for-longer: a list of [mean, low, high] by seed."""
-    baseline = by_row.get(BASELINE, {})
-    if key == BASELINE or not baseline:
-        return {}
+def _gains(
+    by_row: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]], key: tuple[str, str], base: tuple[str, str]
+) -> dict[str, Any]:
+    """Per set and column, the paired gain over a baseline: pooled over seeds, and [mean, low, high] by seed."""
+    baseline = by_row.get(base, {})
     shared = sorted(set(by_row[key]) & set(baseline))
-    return {
-        name: {
-            c: [
-                _as_list(paired_difference(values(by_row[key][s], name, c), values(baseline[s], name, c), seed=s))
-                for s in shared
-            ]
-            for c in COLUMNS
-        }
-        for name in next(iter(baseline.values()))["sets"]
-    }
+    if key == base or not shared:
+        return {}
+    found: dict[str, Any] = {}
+    for name in baseline[shared[0]]["sets"]:
+        for c in COLUMNS:
+            pairs = [(values(by_row[key][s], name, c), values(baseline[s], name, c)) for s in shared]
+            pooled_gain = paired_difference(
+                np.stack([a for a, _ in pairs], 1), np.stack([b for _, b in pairs], 1), seed=0
+            )
+            by_seed = [_as_list(paired_difference(a, b, seed=s)) for s, (a, b) in zip(shared, pairs, strict=True)]
+            found.setdefault(name, {})[c] = {"pooled": _as_list(pooled_gain), "seeds": by_seed}
+    return found
 
 
 def _print(table: Sequence[dict[str, Any]], name: str) -> None:
-    print(f"\n{name}: exact JSON, mean over prompts and seeds [95 % interval]; gain over sft-longer, seeds above zero")
-    print(
-        f"{'row':<12}{'shape':<9}"
-        + "".join(f"{_title(c):>22}" for c in COLUMNS)
-        + f"{'gain T=1':>14}{'gain own T':>16}"
-    )
+    print(f"\n{name}: exact JSON, mean over prompts and seeds")
+    print(f"{'row':<12}{'shape':<9}" + "".join(f"{_title(c):>8}" for c in COLUMNS), end="")
+    print("".join(f"{f'own T - {base} [95 %] (seeds)':>36}" for base in BASELINES))
     for line in table:
-        cells = "".join(f"{_text(line[name][c]):>22}" for c in COLUMNS)
-        gains = "".join(f"{_wins(line['gain'].get(name, {}).get(c)):>{w}}" for c, w in (("1.0", 14), ("own", 16)))
+        cells = "".join(f"{line[name][c][0]:>8.3f}" for c in COLUMNS)
+        gains = "".join(f"{_gain(line['gain'][base].get(name, {}).get('own')):>36}" for base in BASELINES)
         print(f"{line['row']:<12}{line['shape']:<9}{cells}{gains}")
 
 
 def _title(column: str) -> str:
-    return {"own": "own T (dev)", "0.0": "greedy"}.get(column, f"T={column}")
+    return {"own": "own T", "0.0": "greedy"}.get(column, f"T={column}")
 
 
-def _text(cell: Sequence[float]) -> str:
-    return f"{cell[0]:.3f} [{cell[1]:.3f}, {cell[2]:.3f}]"
-
-
-def _wins(gains: Sequence[Sequence[float]] | None) -> str:
-    if not gains:
+def _gain(gain: Mapping[str, Any] | None) -> str:
+    """Pooled gain, its interval, and in how many seeds the interval is above zero."""
+    if gain is None:
         return "-"
-    above = sum(low > 0 for _, low, _ in gains)
-    return f"{np.mean([g[0] for g in gains]):+.3f} ({above}/{len(gains)})"
+    mean, low, high = gain["pooled"]
+    above = sum(seed_low > 0 for _, seed_low, _ in gain["seeds"])
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] ({above}/{len(gain['seeds'])})"
 
 
 def _as_list(interval: Interval) -> list[float]:
