@@ -1,4 +1,4 @@
-"""Tables of the quickstart benchmark: per row the mean over seeds, and the gains over both kinds of SFT seed by seed."""
+"""Tables of the quickstart benchmark: the mean over seeds per row, and its gains over both kinds of SFT."""
 
 from __future__ import annotations
 

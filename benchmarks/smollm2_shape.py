@@ -33,6 +33,8 @@ HELD_OUT = 2
 ENDS_EVERY = 32
 """Tokens after which a random answer ends, on average: without that every candidate is cut off and masked."""
 CONSTANT = 4.0
+TOKEN_BUDGET = 1024
+"""Of a forward pass: peak memory grows with it, and on a CPU a larger one is slower, for its padding."""
 PEER_PROMPTS, REPEATS = 8, 3
 
 
@@ -100,12 +102,12 @@ def write_task(folder: Path, questions: Path, anchors: Path | None, limit: int) 
     )
 
 
-def write_recipe(folder: Path, student: Path, threads: int | None) -> Path:
+def write_recipe(folder: Path, student: Path, threads: int | None, token_budget: int = TOKEN_BUDGET) -> Path:
     """One round of the default method, with little evaluation; JSON is YAML."""
     recipe = {
         "name": "smollm2-shape",
         "seed": SEED,
-        "student": {"model": str(student), "threads": threads},
+        "student": {"model": str(student), "threads": threads, "token_budget": token_budget},
         "teacher": {"kind": "file", "path": "anchors.jsonl"},
         "prompts": {name: f"{name}.jsonl" for name in ("train", "dev", "test")},
         "sft": {"epochs": 1},
@@ -290,6 +292,7 @@ def main() -> None:
     parser.add_argument("--anchors", type=Path, help="MT-bench's reference_answer/gpt-4.jsonl")
     parser.add_argument("--limit", type=int, default=80, help="questions to train on")
     parser.add_argument("--threads", type=int, help="CPU threads; by default torch's own choice")
+    parser.add_argument("--token-budget", type=int, default=TOKEN_BUDGET, help="tokens of a pass, padding included")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -297,9 +300,15 @@ def main() -> None:
         student = build_student(options.tokenizer, folder / "student")
         write_task(folder, options.questions, options.anchors, options.limit)
         before = machine()
-        run = run_recipe(write_recipe(folder, student, options.threads))
+        run = run_recipe(write_recipe(folder, student, options.threads, options.token_budget))
         peer = against_transformers(student, folder, options.threads)
-    settings = {"questions": options.limit, "k": K, "new_tokens": NEW_TOKENS, "threads": options.threads}
+    settings = {
+        "questions": options.limit,
+        "k": K,
+        "new_tokens": NEW_TOKENS,
+        "threads": options.threads,
+        "token_budget": options.token_budget,
+    }
     result = {"machine": before, "settings": settings, "run": run, "sampling_against_transformers": peer}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

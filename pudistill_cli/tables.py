@@ -24,9 +24,10 @@ def print_results(console: Console, results: Results) -> None:
         console.table(_beside(rows, results.measure))
         console.result("")
     console.result(results.verdict)
-    console.result(
-        "Brackets: 95 % bootstrap intervals over prompts; gains are paired. own T: each system's best on dev."
-    )
+    console.result("Brackets: 95 % bootstrap intervals over prompts; gains are paired.")
+    if results.own_temperature:
+        own = ", ".join(f"{system} {temperature_name(t)}" for system, t in results.own_temperature.items())
+        console.result(f"own T: the temperature where dev finds a system best ({own}).")
     console.event(
         "results",
         measure=results.measure,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pudistill_torch.backend import TorchBackend
+from pudistill_torch.torch_backend import TorchBackend
 
 backend = TorchBackend()
 """What the entry point `pudistill.backends: torch` names."""

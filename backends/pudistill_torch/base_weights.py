@@ -25,7 +25,7 @@ def load_base(folder: Path, placement: Placement) -> Any:
     transformers.utils.logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, **local)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=placement.dtype,
@@ -36,6 +36,7 @@ def load_base(folder: Path, placement: Placement) -> Any:
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder} cannot be loaded: {error}", "Download or copy the student again.") from error
+    model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise DataError(
@@ -52,6 +53,6 @@ def load_base(folder: Path, placement: Placement) -> Any:
     return model
 
 
-def _attention(config: Any) -> str:
-    """`sdpa`, unless the architecture caps its attention logits, which sdpa cannot."""
-    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
+def _attention(config: Any) -> str | None:
+    """Eager where attention logits are capped, which sdpa cannot; else transformers' choice: sdpa if it can."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None

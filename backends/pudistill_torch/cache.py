@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,37 +15,53 @@ ROOM = 32
 """Columns allocated ahead, so that a decoding step writes one column and copies nothing."""
 
 
-class RowLayer(DynamicLayer):
-    """One layer's keys and values, (rows, heads, length, width); a full cache for sliding windows too.
+class Columns:
+    """(rows, heads, length, width) numbers: the used part of a longer buffer."""
 
-    `keys` and `values` are views of the used part of two longer buffers.
-    """
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Start with no columns."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = self._key_buffer = key_states[..., :0, :]
-        self.values = self._value_buffer = value_states[..., :0, :]
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """Append columns; in place unless a graph is recorded, which needs the older ones unchanged."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        if torch.is_grad_enabled():
-            self.keys = self._key_buffer = torch.cat([self.keys, key_states], dim=-2)
-            self.values = self._value_buffer = torch.cat([self.values, value_states], dim=-2)
+    def __init__(self, parts: Sequence[Tensor], length: int) -> None:
+        """Rows from several parts, each padded on the left to `length`."""
+        if torch.is_grad_enabled():  # a graph allows no writing in place, so room would be of no use
+            self._buffer = torch.cat([pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
         else:
-            self._key_buffer, self.keys = _append(self._key_buffer, self.keys, key_states)
-            self._value_buffer, self.values = _append(self._value_buffer, self.values, value_states)
+            self._buffer = _with_room(parts, length)
+        self.used = self._buffer[..., :length, :]
+
+    def append(self, new: Tensor) -> Tensor:
+        """Columns behind the others; returns all of them."""
+        start, end = self.used.shape[-2], self.used.shape[-2] + new.shape[-2]
+        if torch.is_grad_enabled():
+            self._buffer = torch.cat([self.used, new], dim=-2)
+        else:
+            if end > self._buffer.shape[-2]:
+                self._buffer = _with_room([self.used], start, end - start)
+            self._buffer[..., start:end, :] = new
+        self.used = self._buffer[..., :end, :]
+        return self.used
+
+
+class RowLayer(DynamicLayer):
+    """One layer's keys and values; a full cache for sliding windows too, whose mask does the sliding."""
+
+    columns: tuple[Columns, Columns]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values of new columns; returns all of them."""
+        if not self.is_initialized:
+            return self.hold(
+                Columns([key_states], key_states.shape[-2]), Columns([value_states], value_states.shape[-2])
+            )
+        keys, values = self.columns
+        self.keys, self.values = keys.append(key_states), values.append(value_states)
         return self.keys, self.values
 
-    def fill(self, keys: Sequence[Tensor], values: Sequence[Tensor], length: int) -> RowLayer:
-        """Take rows from several parts, each padded on the left to `length`, with room behind them."""
-        self.lazy_initialization(keys[0], values[0])
-        self._key_buffer, self.keys = _gathered(keys, length)
-        self._value_buffer, self.values = _gathered(values, length)
-        return self
+    def hold(self, keys: Columns, values: Columns) -> tuple[Tensor, Tensor]:
+        """Take these; returns them."""
+        self.columns, self.is_initialized = (keys, values), True
+        self.dtype, self.device = keys.used.dtype, keys.used.device
+        self.keys, self.values = keys.used, values.used
+        return self.keys, self.values
 
 
 class RowCache(Cache):
@@ -55,43 +72,36 @@ class RowCache(Cache):
 
     def rows(self, index: Tensor, drop: int = 0) -> RowCache:
         """A new cache of the rows at `index` (N,), repeats allowed, without the first `drop` columns."""
-        result = RowCache()
-        for layer in self.layers:
-            keys, values = (x[..., drop:, :].index_select(0, index) for x in (layer.keys, layer.values))
-            result.layers.append(RowLayer().fill([keys], [values], keys.shape[-2]))
-        return result
+        chosen = [[x.used[..., drop:, :].index_select(0, index) for x in pair] for pair in self._columns()]
+        return _cache([[Columns([x], x.shape[-2]) for x in pair] for pair in chosen])
 
     def joined(self, other: RowCache) -> RowCache:
         """A new cache with the other's rows below these; the shorter one is padded on the left."""
         length = max(self.get_seq_length(), other.get_seq_length())
-        result = RowCache()
-        for above, below in zip(self.layers, other.layers, strict=True):
-            keys, values = [above.keys, below.keys], [above.values, below.values]
-            result.layers.append(RowLayer().fill(keys, values, length))
-        return result
+        layers = zip(self._columns(), other._columns(), strict=True)
+        return _cache([[Columns([a.used, b.used], length) for a, b in zip(*pairs, strict=True)] for pairs in layers])
+
+    def _columns(self) -> list[tuple[Columns, Columns]]:
+        return [cast("RowLayer", layer).columns for layer in self.layers]
 
 
-def _append(buffer: Tensor, used: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Write `new` behind `used`, a view of `buffer`, which is replaced by a longer one when it is full."""
-    start, end = used.shape[-2], used.shape[-2] + new.shape[-2]
-    if end > buffer.shape[-2]:
-        buffer = new.new_empty((*new.shape[:2], end + ROOM, new.shape[-1]))
-        buffer[..., :start, :] = used
-    buffer[..., start:end, :] = new
-    return buffer, buffer[..., :end, :]
+def _cache(layers: Sequence[Sequence[Columns]]) -> RowCache:
+    result = RowCache()
+    for keys, values in layers:
+        layer = RowLayer()
+        layer.hold(keys, values)
+        result.layers.append(layer)
+    return result
 
 
-def _gathered(parts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
-    """The parts' rows in one buffer with room, and the view of its used columns."""
-    if torch.is_grad_enabled():  # a graph wants no writing in place, and grows by copying anyway
-        whole = torch.cat([pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
-        return whole, whole
-    rows = sum(map(len, parts))
-    buffer = parts[0].new_empty((rows, parts[0].shape[1], length + ROOM, parts[0].shape[-1]))
+def _with_room(parts: Sequence[Tensor], length: int, more: int = 0) -> Tensor:
+    """The parts' rows, padded on the left to `length`, in one buffer with `more` columns and room behind them."""
+    heads, width = parts[0].shape[1], parts[0].shape[-1]
+    buffer = parts[0].new_empty((sum(map(len, parts)), heads, length + more + ROOM, width))
     first = 0
     for part in parts:
         own, padding = buffer[first : first + len(part)], length - part.shape[-2]
         own[:, :, :padding] = 0  # masked, but a NaN left there would still spread
         own[:, :, padding:length] = part
         first += len(part)
-    return buffer, buffer[..., :length, :]
+    return buffer

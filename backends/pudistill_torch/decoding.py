@@ -46,9 +46,7 @@ class Rows:
 class Decoding:
     """Rows, their cache, and how to go on. Calls of other adapters may come between two steps."""
 
-    def __init__(
-        self, model: Model, sampling: Sampling, adapter: Adapter | None, rows: Rows, cache: RowCache
-    ) -> None:
+    def __init__(self, model: Model, sampling: Sampling, adapter: Adapter | None, rows: Rows, cache: RowCache) -> None:
         self._model, self._sampling, self._adapter = model, sampling, adapter
         self._rows, self._cache = rows, cache
         self._stop = torch.tensor(model.spec.stop_tokens, device=rows.tokens.device)
@@ -74,15 +72,17 @@ class Decoding:
             positions=positions[:, None].to(device),
             mask=attended(rows.padding.to(device), columns),
         )
-        self.draw(self._model.head.logits(hidden[:, -1]))
+        self.draw(hidden[:, -1])
 
     @torch.inference_mode()
-    def draw(self, logits: Tensor) -> None:
-        """Append a token to every row: `logits` is (B, V)."""
-        rows = self._rows
+    def draw(self, hidden: Tensor) -> None:
+        """Append a token to every row: `hidden` (B, D) are the states that predict it."""
+        rows, head = self._rows, self._model.head
         at = rows.written[:, None]
         u = rows.uniform.gather(1, at.clamp(max=rows.uniform.shape[1] - 1))[:, 0]
-        tokens, logprobs = draw(logits.to(u.device), u, self._sampling)
+        pieces = zip(hidden.split(head.chunk), u.split(head.chunk), strict=True)
+        drawn = [draw(head.logits(h).to(u.device), v, self._sampling) for h, v in pieces]
+        tokens, logprobs = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         rows.tokens.scatter_(1, at, tokens[:, None])
         rows.logprobs.scatter_(1, at, logprobs[:, None])
         written = rows.written + ~rows.done
@@ -134,10 +134,9 @@ def start(
     mask = attended(batch.padding, batch.ids.shape[1])
     hidden = model.hidden(batch.ids, adapter, cache=cache, positions=batch.positions, mask=mask)
     branch = torch.arange(len(prompts), device=model.device).repeat_interleave(k)
-    logits = model.head.logits(hidden[:, -1]).index_select(0, branch)  # (P K, V)
     rows = _new_rows(model, prompts, k, sampling, batch.padding.index_select(0, branch))
     decoding = Decoding(model, sampling, adapter, rows, cache.rows(branch))
-    decoding.draw(logits)
+    decoding.draw(hidden[:, -1].index_select(0, branch))
     return decoding
 
 

@@ -107,6 +107,8 @@ class TorchEngine:
     def close(self) -> None:
         """Free everything that no learner shares."""
         if self._model is not None:
+            for handle in self._adapters:
+                self._model.drop_adapter(handle)
             self._model.release()
             self._model = None
         self._adapters.clear()

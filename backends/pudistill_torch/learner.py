@@ -48,9 +48,11 @@ class TorchLearner:
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
             self._optimizer.step()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             raise TrainingError(
-                "The device is out of memory.",
+                "There is not enough memory for this step.",
                 f"Halve the tokens of a pass: --set student.token_budget={self.model.spec.token_budget // 2}",
             ) from error
         finally:
@@ -122,3 +124,8 @@ class TorchLearner:
 
     def _write_adapter(self, folder: Path) -> None:
         write_adapter(folder, self.model.config(POLICY), self.model.weights(POLICY))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """An accelerator has an exception of its own for it, a CPU only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import Parameter
+from transformers.pytorch_utils import Conv1D
 
 from pudistill_cli.contract import Adapter, LoraSpec, ModelSpec
 from pudistill_cli.errors import BackendError, DataError
@@ -98,6 +100,7 @@ class Model:
             lora_alpha=cast("int", lora.alpha),  # the scale is lora_alpha / r, whatever its type
             target_modules="all-linear",  # peft leaves the output embedding out
             task_type="CAUSAL_LM",
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self._causal.modules()),  # GPT-2
         )
         with torch.random.fork_rng(devices=[]):  # peft draws on the CPU, wherever the model is
             torch.manual_seed(lora.seed)
@@ -160,9 +163,13 @@ class Model:
         """Inject an adapter; all others keep whether they are trained."""
         trained = {name for name, p in self._causal.named_parameters() if p.requires_grad}
         config.inference_mode = handle != POLICY
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft reads a property that transformers has renamed; it means nothing here.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             if self._peft is None:
-                self._peft = cast("PeftModel", get_peft_model(self._causal, config, adapter_name=handle))
+                self._peft = PeftModel(self._causal, config, adapter_name=handle)
+                # Or peft would look for it after it was dropped.
+                cast("Any", self._peft.base_model).active_adapter = []
             else:
                 self._peft.add_adapter(handle, config)
         self._layers = [module for module in self._causal.modules() if isinstance(module, LoraLayer)]

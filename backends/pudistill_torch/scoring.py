@@ -67,7 +67,11 @@ def supervised(states: Tensor, completions: Sequence[Tokens]) -> tuple[Tensor, T
 
 
 def _read_branches(
-    model: Model, requests: Sequence[Continuations], adapter: Adapter | None, fed: Callable[[Tokens], Tokens], read: Read
+    model: Model,
+    requests: Sequence[Continuations],
+    adapter: Adapter | None,
+    fed: Callable[[Tokens], Tokens],
+    read: Read,
 ) -> Iterator[tuple[int, list[Floats]]]:
     """Yield (index, the results of its continuations) request by request, longest first."""
     for batch in _batches(requests, model.spec.token_budget):

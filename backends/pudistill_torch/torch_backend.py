@@ -63,9 +63,7 @@ class TorchBackend:
 
         return TorchEngine(spec)
 
-    def learn(
-        self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None
-    ) -> TorchLearner:
+    def learn(self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None) -> TorchLearner:
         """Load the model for training; an engine of this backend with the same `spec` lends its weights.
 
         Raises:
@@ -79,8 +77,9 @@ class TorchBackend:
             raise BackendError(
                 f"The torch backend cannot hold the base weights as {lora.base}.", "Use --set lora.base=bf16"
             )
-        shared = isinstance(engine, TorchEngine) and engine.spec == spec
-        return TorchLearner(engine.model if shared else Model(spec), lora, optimizer)
+        if isinstance(engine, TorchEngine) and engine.spec == spec:
+            return TorchLearner(engine.model, lora, optimizer)
+        return TorchLearner(Model(spec), lora, optimizer)
 
 
 @cache
