@@ -150,7 +150,10 @@ def _refused(path: Path, document: Document, overridden: Sequence[Dotted], probl
             where = f"{path}:{line}: {dotted}" if dotted else f"{path}:{line}"
         lines.append(KEY_LIKE.sub("[key]", f"{where}: {problem.message}"))
     count = "one error" if len(lines) == 1 else f"{len(lines)} errors"
-    return UsageError(f"The recipe has {count}:\n  " + "\n  ".join(lines), "")
+    return UsageError(
+        f"The recipe has {count}:\n  " + "\n  ".join(lines),
+        "Correct it and type the same command again; docs/recipe.md has every setting.",
+    )
 
 
 def _overridden(path: Dotted, document: Document, overridden: Sequence[Dotted]) -> bool:

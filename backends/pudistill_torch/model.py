@@ -85,7 +85,10 @@ class Model:
         """
         config, weights = read_adapter(path)
         handle = handle or f"frozen-{next(self._numbers)}"
-        self._add(handle, config)
+        try:
+            self._add(handle, config)
+        except ValueError as error:  # none of its modules is in this architecture
+            raise DataError(f"{path} does not fit this student: {error}", "Use its own student.") from error
         try:
             self.set_weights(handle, weights)
         except DataError:

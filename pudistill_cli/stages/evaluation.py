@@ -49,7 +49,10 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
         job.ledger.add_metrics(
             "eval", 0, 0, {f"{f.set}/{f.system}@{f.temperature:g}/{name}": i for name, i in f.measures.items()}
         )
-    results = Results(evaluator.measure, best.choice.name, own, figures, _verdict(job, figures, own, evaluator.measure))
+    verdict = _verdict(job, figures, own, evaluator.measure)
+    if rounds and best.choice.name == "sft":
+        verdict += " Dev found every round behind SFT, so SFT is what is kept and exported."
+    results = Results(evaluator.measure, best.choice.name, own, figures, verdict)
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
     job.ledger.finish_stage("eval", {"chosen": results.chosen, "verdict": results.verdict})
     print_results(job.console, results)

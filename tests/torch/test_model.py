@@ -130,6 +130,16 @@ def test_an_adapter_of_another_student_is_refused(student: Path, adapter: Path, 
     assert np.isfinite(engine.distributions(TOKENS, 1, None)).all()
 
 
+def test_an_adapter_of_another_architecture_is_refused(adapter: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Config
+
+    other = save_student(tmp_path, GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+    engine = open_engine(other, context=64)
+    with pytest.raises(DataError, match="does not fit this student"):
+        engine.load_adapter(adapter)
+    assert np.isfinite(engine.distributions(TOKENS, 1, None)).all()
+
+
 @pytest.mark.parametrize("broken", ["adapter_model.safetensors", "adapter_config.json"])
 def test_half_an_adapter_is_refused(student: Path, adapter: Path, tmp_path: Path, broken: str) -> None:
     for file in adapter.iterdir():
