@@ -147,7 +147,7 @@ class Evaluator:
         by_prompt: dict[str, list[float]] = {}
         for index, scores in Pairwise().score(judge, readable):
             by_prompt.setdefault(readable[index].key, []).append(0.5 + 0.5 * float(np.sign(scores[0] - scores[1])))
-        return np.array([np.mean(wins) for wins in by_prompt.values()])
+        return np.array([sum(wins) / len(wins) for wins in by_prompt.values()], dtype=np.float64)
 
     def anchor_nll(self, system: System, name: str) -> Values:
         """(N,) mean -log p per token of the held-out anchors."""
@@ -220,7 +220,8 @@ def _distinct(answers: list[list[StoredAnswer]], seed: int, resamples: int = 200
     tokens: list[Tokens] = [row[0].tokens for row in answers]
     rng = np.random.default_rng(seed)
     n = len(tokens)
-    half = [distinct_n([tokens[i] for i in rng.permutation(n)[: max(1, n // 2)]], 2) for _ in range(resamples)]
+    halves: list[list[int]] = [rng.permutation(n)[: max(1, n // 2)].tolist() for _ in range(resamples)]
+    half = [distinct_n([tokens[i] for i in chosen], 2) for chosen in halves]
     value = distinct_n(tokens, 2)
     spread = np.array(half) - float(np.mean(half))
     low, high = (float(np.quantile(spread, q)) for q in (0.025, 0.975))

@@ -21,7 +21,7 @@ SMALL = {
     "prefer.rounds": 1,
     "prefer.k": 2,
     "prefer.prompts_per_round": 32,
-    "prefer.max_new_tokens": 16,
+    "train.groups_per_step": 2,
     "rank.gate_prompts": 4,
     "rank.min_anchor": 0.0,
     "rank.min_kendall": -1.0,
@@ -34,12 +34,6 @@ SMALL = {
 
 # What cannot be shipped, by recipe, below the shared folder.
 MODELS = {"stories": "models/stories260K"}
-
-
-@pytest.fixture
-def shipped(request: pytest.FixtureRequest) -> str:
-    """A recipe's name, with the options that it needs."""
-    return request.param
 
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in shipped_recipes()])
@@ -105,9 +99,17 @@ def settings() -> Iterator[tuple[str, type[BaseModel], str]]:
                 yield section, model, field
 
 
-def sources() -> list[ast.Module]:
+Nodes = list[ast.AST]
+"""Of one module."""
+
+
+def nodes_of(code: str) -> Nodes:
+    return list(ast.walk(ast.parse(code)))
+
+
+def sources() -> list[Nodes]:
     files = [*(ROOT / "pudistill_cli").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
-    return [ast.parse(path.read_text(encoding="utf-8")) for path in files if path.name not in DECLARED]
+    return [nodes_of(path.read_text(encoding="utf-8")) for path in files if path.name not in DECLARED]
 
 
 def last_name(node: ast.AST) -> str:
@@ -115,34 +117,31 @@ def last_name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def aliases(module: ast.Module, section: str, classes: set[str]) -> set[str]:
+def aliases(module: Nodes, section: str, classes: set[str]) -> set[str]:
     """Names that stand for a section in a module: by annotation, or assigned from one that does."""
     found = {section}
-    for argument in (n for n in ast.walk(module) if isinstance(n, ast.arg) and n.annotation is not None):
+    for argument in (n for n in module if isinstance(n, ast.arg) and n.annotation is not None):
         if classes & {last_name(n) for n in ast.walk(argument.annotation)}:
             found.add(argument.arg)
-    assignments = [n for n in ast.walk(module) if isinstance(n, ast.Assign) and isinstance(n.value, ast.Attribute | ast.Name)]
+    assignments = [n for n in module if isinstance(n, ast.Assign) and last_name(n.value)]
     for _ in range(3):  # self._settings = settings; s = self._settings
         found |= {last_name(t) for a in assignments if last_name(a.value) in found for t in a.targets}
     return found
 
 
-def reads(modules: list[ast.Module], section: str, classes: set[str]) -> set[str]:
+def reads(modules: list[Nodes], section: str, classes: set[str]) -> set[str]:
     """The fields of a section that any module reads."""
     found: set[str] = set()
     for module in modules:
         names = aliases(module, section, classes)
-        accesses = (n for n in ast.walk(module) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load))
+        accesses = (n for n in module if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load))
         found |= {n.attr for n in accesses if last_name(n.value) in names}
     return found
 
 
 def test_every_setting_of_a_recipe_is_read() -> None:
     modules = sources()
-    read = {
-        section: reads(modules, section, {m.__name__ for m in models})
-        for section, models in sections().items()
-    }
+    read = {section: reads(modules, section, {m.__name__ for m in models}) for section, models in sections().items()}
     wordings = {("rank", name) for name in ("view", "verdict", "pairwise")}  # by RankSettings.templates, see below
     unread = {f"{s}.{f}" for s, _, f in settings() if f not in read[s] and (s, f) not in wordings}
     assert unread == set()
@@ -161,5 +160,5 @@ def test_the_judge_s_wordings_are_those_of_the_recipe(name: str) -> None:
 
 
 def test_the_search_would_notice_a_setting_that_is_not_read() -> None:
-    module = ast.parse("def f(job):\n    settings = job.recipe.sft\n    return settings.lr, job.epochs")
+    module = nodes_of("def f(job):\n    settings = job.recipe.sft\n    return settings.lr, job.epochs")
     assert reads([module], "sft", {"SftSettings"}) == {"lr"}
