@@ -204,7 +204,9 @@ class Evaluator:
             add("anchor NLL", nll, lambda: self.anchor_nll(baseline, name))
             add("chrF to anchor", np.array([[chrf(a.text, p.answer) for a in row] for p, row in anchored]))
             if job.metric_function is None and system != baseline and temperature == base_temperature:
-                add("wins over SFT (judge)", self.wins(system, baseline, name, temperature))
+                wins = self.wins(system, baseline, name, temperature)
+                if wins.size:  # the judge could read some of them
+                    add("wins over SFT (judge)", wins)
         add("tokens", np.array([[float(len(a.tokens)) for a in row] for row in answers]))
         add("truncated", np.array([[float(a.finish == "length") for a in row] for row in answers]))
         measures["distinct-2"] = _distinct(answers, job.recipe.seed)

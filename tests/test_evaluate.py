@@ -163,6 +163,18 @@ def test_every_figure_has_its_interval_around_it(whole: Tiny) -> None:
             assert interval["low"] <= interval["mean"] <= interval["high"]
 
 
+def test_answers_that_the_judge_cannot_read_leave_no_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    monkeypatch.setattr(Evaluator, "_readable", lambda *_: False)
+    tiny = Tiny.make(tmp_path, prefer={"rounds": 1}, eval={"metric": "none"}, export={"formats": ["adapter"]})
+    ended = call(*tiny.arguments("--json"))
+    assert ended.code == 0, ended.err
+    assert ended.events[-1]["event"] == "done"
+    assert "NaN" not in (tiny.run / "results.json").read_text()
+    assert "wins over SFT (judge)" not in figure(tiny, "PU-RL")["measures"]
+
+
 # --- parts, on a run that is there ---
 
 
