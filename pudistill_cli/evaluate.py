@@ -107,19 +107,22 @@ class Evaluator:
         return np.array(list(scores.values()))
 
     def judged(self, system: System, name: str, temperature: float) -> Values:
-        """(N, S) the score of each answer by the first trusted scorer that asks the model: the judge's opinion."""
+        """(N, S) the score of each answer by the first trusted scorer that asks the model: the judge's opinion.
+
+        Of the prompts where it can read answers of every length: the same ones for every system.
+        """
         assert self.scorer is not None
         # An ensemble's scores are centred within the group, so they cannot compare systems.
         scorer = next((s for s in components(self.scorer) if s.model), components(self.scorer)[0])
         answers = self.answers(system, name, temperature)
+        anything = (0,) * self.job.max_new_tokens
         items = [
             item_of(p, [(a.tokens, a.text) for a in row])
             for p, row in zip(self.sets[name], answers, strict=True)
-            if p.answer_tokens
+            if p.answer_tokens and self._readable(item_of(p, [(anything, p.answer)]), self.job.judge().templates.view)
         ]
-        items = [item for item in items if self._readable(item, self.job.judge().templates.view)]
         scores: dict[int, Values] = dict(scorer.score(self.job.judge(), items))
-        return np.array([scores[i] for i in range(len(items))])
+        return np.array([scores[i] for i in range(len(items))]) if items else np.empty((0, 1))
 
     def _readable(self, item: Item, template: str) -> bool:
         """Whether the judge can read the anchor and two of the answers within the context."""
@@ -175,8 +178,8 @@ class Evaluator:
         """(N,) per prompt; a higher mean is a better system."""
         if self.job.metric_function is not None:
             return self.quality(system, name, temperature).mean(axis=1)
-        if self.scorer is not None:
-            return self.judged(system, name, temperature).mean(axis=1)
+        if self.scorer is not None and len(judged := self.judged(system, name, temperature)):
+            return judged.mean(axis=1)
         return -self.anchor_nll(system, name)
 
     # --- the table ---

@@ -12,9 +12,7 @@ from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOp
 def command(
     run: RunArgument,
     changes: SetOption = None,
-    show: Annotated[
-        int, typer.Option("--show", min=0, help="Also print this many prompts with each answer.")
-    ] = 0,
+    show: Annotated[int, typer.Option("--show", min=0, help="Also print this many prompts with each answer.")] = 0,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:

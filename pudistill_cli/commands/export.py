@@ -14,9 +14,7 @@ def command(
     format: Annotated[
         str, typer.Option("--format", help="hf: merged weights; adapter: the PEFT adapter alone.")
     ] = "hf",
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="Of merged weights: float32 or bfloat16.")
-    ] = "float32",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of merged weights: float32 or bfloat16.")] = "float32",
     adapter: Annotated[
         str | None, typer.Option("--adapter", help="sft or round-N; by default the one that dev chose.")
     ] = None,

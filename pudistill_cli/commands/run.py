@@ -22,9 +22,7 @@ def command(
     changes: SetOption = None,
     name: NameOption = None,
     runs: RunsOption = RUNS,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
     until: Annotated[
         str, typer.Option("--until", help="Stop after this stage: anchors, sft, prefer, eval or export.")
     ] = "export",
@@ -63,9 +61,7 @@ def command(
         distil(job, until)
         next_steps(job, until)
     except KeyboardInterrupt:
-        console.say(
-            f"\nStopped; all finished work is kept. Go on with: {resume_line(recipe, changes, name, runs)}"
-        )
+        console.say(f"\nStopped; all finished work is kept. Go on with: {resume_line(recipe, changes, name, runs)}")
         raise typer.Exit(130) from None
     finally:
         job.close()

@@ -54,9 +54,7 @@ def step_constants(groups: Sequence[Group]) -> StepConstants:
         n_tokens=float(sum(t.member @ n for t, n in zip(targets, lengths, strict=True))),
         n_anchor_tokens=float(sum(t.anchor @ n for t, n in zip(targets, lengths, strict=True))),
         n_pairs=float(sum(t.pair_weight.sum() for t in targets)),
-        n_chosen_tokens=float(
-            sum(t.pair_weight @ ((t.pairs > 0) @ n) for t, n in zip(targets, lengths, strict=True))
-        ),
+        n_chosen_tokens=float(sum(t.pair_weight @ ((t.pairs > 0) @ n) for t, n in zip(targets, lengths, strict=True))),
     )
 
 

@@ -80,9 +80,7 @@ def corruption_gate(judge: Judge, scorer: Scorer, corrupted: Sequence[Item], thr
     return GateReport(scorer, "corruption", share >= threshold, share, threshold, {"prompts": len(wins)})
 
 
-def agreement_gate(
-    scorer: Scorer, scores: Sequence[Array], trusted: Sequence[Array], threshold: float
-) -> GateReport:
+def agreement_gate(scorer: Scorer, scores: Sequence[Array], trusted: Sequence[Array], threshold: float) -> GateReport:
     """Does a string scorer order the candidates of a group as `likelihood` does?"""
     tau, groups = mean_kendall(scores, trusted)
     return GateReport(scorer, "agreement", tau >= threshold, tau, threshold, {"prompts": groups})

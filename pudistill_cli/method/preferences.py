@@ -120,9 +120,7 @@ def targets(group: ScoredGroup, settings: PreferenceSettings, run_deviation: flo
         smoothing = _disagreement(pairs, group.votes, settings.smoothing)
     anchor = np.zeros(rows)
     anchor[-1] = 1
-    return Targets(
-        member.astype(np.float64), anchor, slots, label, advantage, pairs, np.ones(len(pairs)), smoothing
-    )
+    return Targets(member.astype(np.float64), anchor, slots, label, advantage, pairs, np.ones(len(pairs)), smoothing)
 
 
 def _scored(group: ScoredGroup, settings: PreferenceSettings) -> NDArray[np.bool_]:

@@ -117,9 +117,7 @@ def _standardised(u: Array, p: Array) -> tuple[Array, Array]:
     """Both by U's mean and deviation, with a column of ones."""
     mean, deviation = u.mean(axis=0), u.std(axis=0) + 1e-9
     ones = np.ones((len(u) + len(p), 1))
-    return np.hstack([(u - mean) / deviation, ones[: len(u)]]), np.hstack(
-        [(p - mean) / deviation, ones[len(u) :]]
-    )
+    return np.hstack([(u - mean) / deviation, ones[: len(u)]]), np.hstack([(p - mean) / deviation, ones[len(u) :]])
 
 
 def _sigmoid(z: Array) -> Array:

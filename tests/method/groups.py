@@ -62,19 +62,13 @@ def padded_logp(groups: list[Group], shape: tuple[int, ...]) -> np.ndarray:
     return out
 
 
-def numpy_loss(
-    objective: Objective, groups: list[Group], logp: np.ndarray | None = None
-) -> tuple[float, dict]:
+def numpy_loss(objective: Objective, groups: list[Group], logp: np.ndarray | None = None) -> tuple[float, dict]:
     arrays = stack(groups, step_constants(groups), np.float64)
-    loss, metrics = objective.loss(
-        np, padded_logp(groups, arrays.mask.shape) if logp is None else logp, arrays
-    )
+    loss, metrics = objective.loss(np, padded_logp(groups, arrays.mask.shape) if logp is None else logp, arrays)
     return float(loss), {k: float(v) for k, v in metrics.items()}
 
 
-def torch_loss(
-    objective: Objective, groups: list[Group], whole: list[Group] | None = None
-) -> tuple[Any, dict, Any]:
+def torch_loss(objective: Objective, groups: list[Group], whole: list[Group] | None = None) -> tuple[Any, dict, Any]:
     """Loss, metrics and gradient by log-prob (G, M, T), in float64; `whole` is the step of a part."""
     torch = pytest.importorskip("torch")
     arrays = stack(groups, step_constants(whole or groups), np.float64)

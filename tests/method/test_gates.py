@@ -32,9 +32,7 @@ def candidates(anchor: str, seed: int) -> list[str]:
     return found
 
 
-ITEMS = [
-    item(f"{word} {i}", f"{word} {i}", *candidates(f"{word} {i}", i)) for i in range(8) for word in WORDS
-]
+ITEMS = [item(f"{word} {i}", f"{word} {i}", *candidates(f"{word} {i}", i)) for i in range(8) for word in WORDS]
 
 
 def matching(prefix: str, answer: str, t: int) -> float:

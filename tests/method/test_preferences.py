@@ -22,9 +22,7 @@ DEFAULT = PreferenceSettings()
 OUT = PreferenceSettings(anchor="out")
 
 
-def group(
-    scores: list[float], identity: list[int] | None = None, cut: tuple[int, ...] = (), votes=None
-) -> ScoredGroup:
+def group(scores: list[float], identity: list[int] | None = None, cut: tuple[int, ...] = (), votes=None) -> ScoredGroup:
     truncated = np.zeros(len(scores), dtype=bool)
     truncated[list(cut)] = True
     ids = np.array(identity if identity is not None else range(len(scores)), dtype=np.int64)
@@ -105,9 +103,9 @@ def test_smoothing_is_the_share_of_scorers_that_disagree():
     votes = np.array([[3, 1, 2, 9], [0, 1, 2, 0], [0, 1, 2, 1]], dtype=np.float64)
     found = targets(group([3, 1, 2, 9], votes=votes[[0, 2]]), DEFAULT, 0.0)
     assert found.pair_smoothing.tolist() == [0.25, 0.4]
-    assert targets(
-        group([3, 1, 2, 9], votes=votes[[0, 0, 0, 0, 1]]), DEFAULT, 0.0
-    ).pair_smoothing.tolist() == (pytest.approx([0.2, 0.2]))
+    assert targets(group([3, 1, 2, 9], votes=votes[[0, 0, 0, 0, 1]]), DEFAULT, 0.0).pair_smoothing.tolist() == (
+        pytest.approx([0.2, 0.2])
+    )
 
 
 def test_all_truncated_has_no_members():

@@ -36,9 +36,7 @@ class Pairwise:
             ]
             for item in items
         ]
-        for index, logits in read_choices(
-            judge, questions, judge.templates.pairwise_choices
-        ):  # (K (K - 1), 2)
+        for index, logits in read_choices(judge, questions, judge.templates.pairwise_choices):  # (K (K - 1), 2)
             odds = np.zeros((len(items[index].candidates),) * 2)
             odds[~np.eye(len(odds), dtype=bool)] = logits[:, 0].astype(np.float64) - logits[:, 1]
             yield index, odds

@@ -23,8 +23,7 @@ class Verdict:
         """One question a candidate; an item's questions share their beginning up to the candidate."""
         words = judge.templates.verdict_choices
         questions = [
-            [ask(judge, item, judge.templates.verdict, candidate=c.text) for c in item.candidates]
-            for item in items
+            [ask(judge, item, judge.templates.verdict, candidate=c.text) for c in item.candidates] for item in items
         ]
         ratings = np.arange(1, len(words) + 1)
         for index, logits in read_choices(judge, questions, words):  # (K, C)

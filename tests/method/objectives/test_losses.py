@@ -57,9 +57,7 @@ def test_dpo_is_the_mean_over_pairs():
             losses.append(softplus(-0.3 * (r[up] - r[down])))
             chosen.extend(-group.logp[up])
     assert len(losses) > 3
-    assert numpy_loss(objective, groups)[0] == pytest.approx(
-        np.mean(losses) + 0.5 * np.mean(chosen), rel=1e-12
-    )
+    assert numpy_loss(objective, groups)[0] == pytest.approx(np.mean(losses) + 0.5 * np.mean(chosen), rel=1e-12)
 
 
 def test_grpo_is_the_mean_over_member_tokens():
@@ -96,9 +94,7 @@ def test_ldl_grpo_adds_its_three_terms():
         nll -= group.logp[-1].sum()
         members += len(inside)
         for m in inside:
-            k3 += sum(
-                exp(q - p) - (q - p) - 1 for p, q in zip(group.logp[m], group.reference[m], strict=True)
-            )
+            k3 += sum(exp(q - p) - (q - p) - 1 for p, q in zip(group.logp[m], group.reference[m], strict=True))
     loss, metrics = numpy_loss(LdlGrpo(eps=9.0), groups)
     assert metrics == pytest.approx({"group": kl / 3, "nll": nll / 3, "kl": k3 / members, "clipped": 0})
     assert loss == pytest.approx(kl / 3 / 0.3 + 0.3 * nll / 3 + 0.05 * k3 / members, rel=1e-12)
@@ -190,9 +186,7 @@ def test_mlx_equals_numpy(name: str):
     groups = make_groups(seed=5)
     objective = OBJECTIVES[name]()
     arrays = stack(groups, step_constants(groups)).convert(mx.array)
-    loss, metrics = objective.loss(
-        mx, mx.array(padded_logp(groups, arrays.mask.shape).astype(np.float32)), arrays
-    )
+    loss, metrics = objective.loss(mx, mx.array(padded_logp(groups, arrays.mask.shape).astype(np.float32)), arrays)
     expected, expected_metrics = numpy_loss(objective, groups)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     assert {k: v.item() for k, v in metrics.items()} == pytest.approx(expected_metrics, rel=1e-4, abs=1e-5)

@@ -51,15 +51,10 @@ class CharacterEngine:
             answers = [decode(c) + "\0" * c.count(END) for c in requests[index].continuations]
             yield (
                 index,
-                tuple(
-                    np.array([self.token(prefix, a, t) for t in range(len(a))], dtype=np.float32)
-                    for a in answers
-                ),
+                tuple(np.array([self.token(prefix, a, t) for t in range(len(a))], dtype=np.float32) for a in answers),
             )
 
-    def choice_logits(
-        self, requests: Sequence[Continuations], choices: Sequence[int], adapter: str | None
-    ) -> Iterator:
+    def choice_logits(self, requests: Sequence[Continuations], choices: Sequence[int], adapter: str | None) -> Iterator:
         assert adapter == "judge"
         for index in reversed(range(len(requests))):
             request = requests[index]
