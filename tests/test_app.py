@@ -74,7 +74,7 @@ def test_log_probs_of_candidates_are_those_of_the_policy_that_drew_them(finished
     model, rows = peft_model(finished.run / "adapters" / "round-1"), candidates(finished, round=2)
     assert rows
     for prompt, tokens, logprobs in rows:
-        np.testing.assert_allclose(next_logprobs(model, prompt, tokens), logprobs, atol=2e-5)
+        np.testing.assert_allclose(next_logprobs(model, prompt, tokens), logprobs, atol=1e-4)
 
 
 def test_candidates_are_not_all_alike_and_rounds_differ(finished: Tiny) -> None:

@@ -51,7 +51,7 @@ def chosen(tiny: Tiny) -> Path:
 
 def test_transformers_loads_the_merged_weights_as_the_trained_model(finished: Tiny) -> None:
     trained = logprobs(adapted(chosen(finished)))
-    np.testing.assert_allclose(logprobs(plain(finished.run / "export" / "hf")), trained, atol=2e-5)
+    np.testing.assert_allclose(logprobs(plain(finished.run / "export" / "hf")), trained, atol=1e-4)
     assert np.abs(logprobs(plain(STUDENT)) - trained).max() > 1e-2  # training changed something
 
 
@@ -84,7 +84,7 @@ def test_any_adapter_can_be_exported(adapter: str, copied: Tiny, call: Callable[
     assert ended.code == 0, ended.err
     assert ended.out.strip() == str(copied.run / "export" / "hf")
     trained = logprobs(adapted(copied.run / "adapters" / adapter))
-    np.testing.assert_allclose(logprobs(plain(copied.run / "export" / "hf")), trained, atol=2e-5)
+    np.testing.assert_allclose(logprobs(plain(copied.run / "export" / "hf")), trained, atol=1e-4)
 
 
 def test_a_bfloat16_export_says_what_it_lost(copied: Tiny, call: Callable[..., Ended]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from teacher.server import Request, Response, Server, says
 from tiny import SIZES, STUDENT, Ended, Tiny, process
 
 RESULT = ("adapters/*/*", "results.json", "export/*/*.safetensors", "export/*/*config.json")
@@ -181,7 +182,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
 
 def next_command(ended: Ended) -> list[str]:
     """The command that the message says to go on with, without `pudistill`."""
-    found = re.search(r"[Gg]o on with: pudistill (.*)", ended.flat)
+    found = re.search(r"[Gg]o on with: pudistill (.*)", ended.err)
     assert found, ended.err
     return shlex.split(found[1])
 
@@ -297,3 +298,33 @@ def test_a_finished_run_is_done_at_once(
     assert ended.code == 0, ended.err
     assert used == []
     assert copied.bytes_of("adapters/*/*", "results.json", "export/*/*") == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_ctrl_c_while_the_teacher_is_asked_keeps_its_answers(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    def behaviour(request: Request) -> Response:
+        if request.number == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return says('{"do":"book"}')
+
+    with Server(behaviour).running() as server:
+        teacher = {"kind": "openai", "model": "m", "base_url": server.url, "concurrency": 1}
+        tiny = Tiny.make(tmp_path, teacher=teacher)
+        ended = call(*tiny.arguments("--until", "anchors"))
+        assert ended.code == 130
+        kept = tiny.value("SELECT count(*) FROM anchors")
+        assert kept >= 3
+        asked = len(server.requests)
+        assert call(*next_command(ended), "--until", "anchors").code == 0
+        assert len(server.requests) - asked == sum(SIZES.values()) - kept
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_ctrl_c_ends_the_other_commands_with_130_too(
+    command: str, copied: Tiny, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    engine = import_module("pudistill_torch.engine").TorchEngine
+    for name in ("distributions", "logprobs"):
+        monkeypatch.setattr(engine, name, lambda *_: signal.raise_signal(signal.SIGINT))
+    assert call(command, "tiny", "--runs", str(copied.runs)).code == 130

@@ -61,22 +61,20 @@ def command(
         distil(job, until)
         next_steps(job, until)
     except KeyboardInterrupt:
-        console.say(f"\nStopped; all finished work is kept. Go on with: {resume_line(recipe, changes, name, runs)}")
+        again = resume_line(recipe, changes, name, runs, until=until, offline=offline)
+        console.say(f"\nStopped; all finished work is kept. Go on with: {again}")
         raise typer.Exit(130) from None
     finally:
         job.close()
 
 
-def resume_line(recipe: str, changes: list[str] | None, name: str, runs: object) -> str:
+def resume_line(
+    recipe: str, changes: list[str] | None, name: str, runs: object, *, until: str = "export", offline: bool = False
+) -> str:
     """The command that goes on with this run."""
     from shlex import quote
 
-    parts = [
-        "pudistill",
-        "run",
-        quote(recipe),
-        *(f"--set {quote(c)}" for c in changes or []),
-        "--name",
-        quote(name),
-    ]
-    return " ".join(parts if runs == RUNS else [*parts, "--runs", quote(str(runs))])
+    parts = ["pudistill run", quote(recipe), *(f"--set {quote(c)}" for c in changes or []), f"--name {quote(name)}"]
+    parts += [f"--runs {quote(str(runs))}"] if runs != RUNS else []
+    parts += [f"--until {until}"] if until != "export" else []
+    return " ".join([*parts, "--offline"] if offline else parts)

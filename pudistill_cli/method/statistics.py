@@ -28,7 +28,9 @@ def bootstrap_mean(values: ArrayLike, seed: int, n: int = 2000, level: float = 0
     per_prompt = _per_prompt(values)
     rng = np.random.default_rng(seed)
     count = len(per_prompt)
-    means = np.array([per_prompt[rng.integers(0, count, count)].mean() for _ in range(n)])
+    chunk = max(1, 1_000_000 // count)
+    sizes = [min(chunk, n - start) for start in range(0, n, chunk)]
+    means = np.concatenate([per_prompt[rng.integers(0, count, (size, count))].mean(axis=1) for size in sizes])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(per_prompt.mean()), float(low), float(high))
 

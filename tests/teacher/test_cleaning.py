@@ -29,7 +29,7 @@ from pudistill_cli.teacher.cleaning import clean, is_refusal, strip_reasoning
 )
 def test_reasoning(said, left):
     assert strip_reasoning(said) == left
-    assert clean(said, "stop").reasoning_stripped == (left != said.strip())
+    assert clean(said, "stop").reasoning_stripped == (left.strip() != said.strip())
 
 
 @pytest.mark.parametrize(
