@@ -21,7 +21,8 @@ def pudistill(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_source_tree_is_not_what_is_tested() -> None:
-    assert HERE.parents[1] not in Path(pudistill_cli.__file__).resolve().parents
+    assert Path(pudistill_cli.__file__).resolve().parent != HERE.parents[1] / "pudistill_cli"
+    assert "site-packages" in Path(pudistill_cli.__file__).parts
 
 
 def test_the_wheel_holds_only_names_of_ours() -> None:
