@@ -124,12 +124,13 @@ class Evaluator:
         scores: dict[int, Values] = dict(scorer.score(self.job.judge(), items))
         return np.array([scores[i] for i in range(len(items))]) if items else np.empty((0, 1))
 
-    def _readable(self, item: Item, template: str) -> bool:
-        """Whether the judge can read the anchor and two of the answers within the context."""
+    def _readable(self, item: Item, template: str, behind: int | None = None) -> bool:
+        """Whether the question fits the context with `behind` tokens after it: by default the longest answer."""
         judge = self.job.judge()
         *_, other, longest = sorted((c.text for c in (*item.candidates, item.candidates[0])), key=len)
         tokens = ask(judge, item, template, candidate=longest, first=longest, second=other)
-        return len(tokens) + max(len(c.tokens) for c in item.candidates) <= self.job.spec.context
+        behind = max(len(c.tokens) for c in item.candidates) if behind is None else behind
+        return len(tokens) + behind <= self.job.spec.context
 
     def wins(self, system: System, against: System, name: str, temperature: float) -> Values:
         """(N,) how often the judge prefers the system's answer to the other's of the same sample; a tie is half.
@@ -146,7 +147,7 @@ class Evaluator:
             if p.answer_tokens
         ]
         judge = self.job.judge()
-        readable = [item for item in items if self._readable(item, judge.templates.pairwise)]
+        readable = [item for item in items if self._readable(item, judge.templates.pairwise, behind=1)]
         by_prompt: dict[str, list[float]] = {}
         for index, scores in Pairwise().score(judge, readable):
             by_prompt.setdefault(readable[index].key, []).append(0.5 + 0.5 * float(np.sign(scores[0] - scores[1])))

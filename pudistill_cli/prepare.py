@@ -66,7 +66,11 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
     _check_capabilities(recipe, choice)
     prompts = read_prompt_sets(recipe.prompts)
     student = resolve_student(
-        recipe.student.model, recipe.student.revision, offline=offline, context=recipe.student.context
+        recipe.student.model,
+        recipe.student.revision,
+        offline=offline,
+        context=recipe.student.context,
+        format=recipe.prompts.format,
     )
     for notice in (*prompts.notices, *student.notices):
         console.warn(notice)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pudistill_cli import hub
 from pudistill_cli.checkpoint import count_parameters, read_json, weight_files
@@ -45,7 +45,12 @@ class Student:
 
 
 def resolve_student(
-    model: str, revision: str | None = None, *, offline: bool = False, context: int | None = None
+    model: str,
+    revision: str | None = None,
+    *,
+    offline: bool = False,
+    context: int | None = None,
+    format: Literal["chat", "text"] = "chat",
 ) -> Student:
     """Find, or download, and check a student; `context` caps its own. A local folder never touches the hub.
 
@@ -55,7 +60,7 @@ def resolve_student(
     folder, commit = _locate(model, revision, offline)
     config = _checked_config(folder)
     weights = weight_files(folder)
-    tokenizer = StudentTokenizer.load(folder)
+    tokenizer = StudentTokenizer.load(folder, format=format)
     length, notices = _context(config, folder, context)
     return Student(
         folder=folder,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
@@ -43,8 +43,13 @@ class StudentTokenizer:
     notices: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, folder: Path, now: datetime | None = None) -> StudentTokenizer:
+    def load(
+        cls, folder: Path, now: datetime | None = None, format: Literal["chat", "text"] = "chat"
+    ) -> StudentTokenizer:
         """Read a checkpoint's tokenizer, template and stop tokens; `now` is what a template's clock shows.
+
+        A chat template says itself what ends a turn. What ends bare text is the checkpoint's first
+        `eos_token_id`: the tokenizer's own eos may be a token that the model never saw in pretraining.
 
         Raises:
             DataError: no tokenizer that can be read, or none that can end an answer.
@@ -54,7 +59,9 @@ class StudentTokenizer:
         template, notices = chat_template_of(folder, special, bool(_bos(tokenizer)), now or datetime.now())
         end = end_of_turn(tokenizer, template)
         eos = tokenizer.token_to_id(special["eos_token"]) if "eos_token" in special else None
-        stops = [i for i in (end, *stop_ids(folder), eos) if i is not None and tokenizer.id_to_token(i)]
+        named = (*stop_ids(folder), eos)
+        order = (*named, end) if format == "text" else (end, *named)
+        stops = [i for i in order if i is not None and tokenizer.id_to_token(i)]
         if not stops:
             raise DataError(
                 f"The tokenizer in {folder} has no end-of-turn token, so an answer could never end.",

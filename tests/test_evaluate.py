@@ -166,7 +166,7 @@ def test_every_figure_has_its_interval_around_it(whole: Tiny) -> None:
 def test_answers_that_the_judge_cannot_read_leave_no_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
 ) -> None:
-    monkeypatch.setattr(Evaluator, "_readable", lambda *_: False)
+    monkeypatch.setattr(Evaluator, "_readable", lambda *_, **__: False)
     tiny = Tiny.make(tmp_path, prefer={"rounds": 1}, eval={"metric": "none"}, export={"formats": ["adapter"]})
     ended = call(*tiny.arguments("--json"))
     assert ended.code == 0, ended.err

@@ -67,8 +67,7 @@ def _rounds_learned(stories: Stories) -> None:
     rounds = stories.rows("SELECT name, detail FROM stages WHERE name IN ('round-1', 'round-2') ORDER BY name")
     assert [name for name, _ in rounds] == ["round-1", "round-2"]
     for number in (1, 2):
-        share = "SELECT avg(finish = 'length') FROM candidates WHERE round = ?"
-        ((cut_off,),) = stories.rows(share.replace("?", str(number)))
+        ((cut_off,),) = stories.rows(f"SELECT avg(finish = 'length') FROM candidates WHERE round = {number}")
         assert cut_off < 0.4  # the others take part
         ((groups,),) = stories.rows(f"SELECT count(*) FROM groups WHERE round = {number}")
         assert groups >= 45

@@ -123,7 +123,7 @@ def _verify(job: Job, name: str, format: str, path: Path, rows: list[Anchored]) 
 
 def _same_text(job: Job, path: Path, rows: list[Anchored]) -> None:
     """Token ids, chat template and stop tokens of the exported folder equal the student's."""
-    tokenizer = StudentTokenizer.load(path)
+    tokenizer = StudentTokenizer.load(path, format=job.recipe.prompts.format)
     if tokenizer.chat_template != job.tokenizer.chat_template or tokenizer.stop_tokens != job.tokenizer.stop_tokens:
         raise ExportError("The export's chat template or stop tokens differ from the student's.", "Please report this.")
     for row in rows:
