@@ -5,7 +5,7 @@ Token ids, NumPy arrays and frozen dataclasses cross; a framework's tensors neve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
@@ -287,16 +287,3 @@ class Backend(Protocol):
     def learn(self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None) -> Learner:
         """Load the model for training; an engine of the same backend shares its base weights."""
         ...
-
-
-class SupportsProgress(Protocol):
-    """Something told of finished work: `advance(n)` after n more items."""
-
-    def advance(self, n: int = 1) -> None:
-        """N more items are done."""
-        ...
-
-
-def by_index(results: Iterable[tuple[int, object]]) -> list[object]:
-    """Collect an engine's unordered results in the order of the requests."""
-    return [value for _, value in sorted(results, key=lambda pair: pair[0])]
