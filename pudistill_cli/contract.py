@@ -31,7 +31,7 @@ class ModelSpec:
     """The student on disk, and how an engine or a learner holds it."""
 
     folder: Path
-    """A checkpoint in Hugging Face form."""
+    """A checkpoint in Hugging Face form; a GGUF file where the engine reads those."""
     stop_tokens: Tokens
     """Ids that end an answer; the first one is the end-of-turn token that training supervises."""
     context: int
@@ -44,6 +44,8 @@ class ModelSpec:
     """At most this many sequences are decoded together."""
     token_budget: int = 16384
     """At most this many tokens, padding included, in one forward pass of training or scoring."""
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The engine's own settings, by name (llama.cpp: quant, kv, flash); what is left out is the engine's choice."""
 
 
 @dataclass(frozen=True, slots=True)
