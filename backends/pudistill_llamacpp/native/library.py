@@ -1,0 +1,89 @@
+"""The library itself, loaded on first use and made quiet: what it logs is kept, and quoted when something fails."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from pudistill_cli.errors import BackendError
+
+_WARN, _ERROR, _CONTINUED = 2, 3, 5
+_KEPT = 200
+"""Lines kept at most: a broken file can make the library very talkative."""
+
+
+class Log:
+    """Warnings and errors that llama.cpp logged while `captured` was open."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self._last: list[str] | None = None
+
+    @property
+    def reason(self) -> str:
+        """The first error, which is the most exact one: those after it only pass it on."""
+        return self.errors[0].strip() if self.errors else "llama.cpp gives no reason"
+
+    def write(self, level: int, text: str) -> None:
+        """Keep a message; a continued one goes on where the last one ended."""
+        if level == _CONTINUED:
+            if self._last:
+                self._last[-1] += text
+            return
+        self._last = {_WARN: self.warnings, _ERROR: self.errors}.get(level)
+        if self._last is not None and len(self._last) < _KEPT:
+            self._last.append(text)
+
+
+_logs: list[Log] = []
+"""The open ones, innermost last."""
+
+
+@contextmanager
+def captured() -> Iterator[Log]:
+    """Collect what llama.cpp logs inside the block."""
+    library()
+    log = Log()
+    _logs.append(log)
+    try:
+        yield log
+    finally:
+        _logs.remove(log)
+
+
+@cache
+def library() -> Any:
+    """llama-cpp-python's module of C functions, initialised once.
+
+    Raises:
+        BackendError: it is not installed, or its shared library cannot be loaded.
+    """
+    try:
+        import llama_cpp.llama_cpp as lib
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(
+            f"llama-cpp-python cannot be loaded: {error}",
+            'Install it with: pip install "pudistill[llamacpp]"  (compiles for about five minutes)',
+        ) from error
+    _listen(lib)
+    lib.llama_backend_init()
+    return lib
+
+
+def _listen(lib: ModuleType) -> None:
+    def receive(level: int, text: bytes, _: object) -> None:
+        if _logs:
+            _logs[-1].write(level, text.decode("utf-8", "replace"))
+
+    callback = lib.llama_log_callback(receive)
+    _kept_alive.append(callback)
+    lib.llama_log_set(callback, ctypes.c_void_p(0))
+
+
+_kept_alive: list[object] = []
+"""ctypes keeps no reference to a callback that C holds."""

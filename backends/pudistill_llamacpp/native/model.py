@@ -1,0 +1,132 @@
+"""A GGUF file opened by llama.cpp, and the LoRA adapters loaded beside it."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+from pudistill_cli.errors import BackendError, DataError
+from pudistill_llamacpp.native.library import captured, library
+from pudistill_llamacpp.native.vocabulary import Vocabulary
+
+
+class Lora:
+    """A LoRA adapter in a model's memory. Free it before its model, and never while a context uses it."""
+
+    def __init__(self, pointer: Any) -> None:
+        self.pointer = pointer
+
+    def close(self) -> None:
+        """Give its memory back."""
+        if self.pointer is not None:
+            library().llama_adapter_lora_free(self.pointer)
+            self.pointer = None
+
+
+class Model:
+    """Weights and vocabulary. Close contexts and adapters first."""
+
+    def __init__(self, pointer: Any, path: Path, gpu: bool) -> None:
+        self._lib = library()
+        self._pointer: Any = pointer
+        self.path = path
+        self.gpu = gpu
+        """Whether layers may be computed on a GPU."""
+        self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(pointer))
+
+    @classmethod
+    def open(cls, path: Path, *, vocab_only: bool = False, gpu: bool = False) -> Model:
+        """Open a file: all of it, or its metadata and vocabulary alone.
+
+        With `gpu`, every layer goes to the GPUs that this build of llama.cpp supports; without, none does.
+
+        Raises:
+            DataError: not there, no GGUF file, cut short, damaged, or of an architecture that llama.cpp does not know.
+        """
+        lib = library()
+        if not path.is_file():
+            raise DataError(f"There is no file {path}.", "Name a GGUF file that is there.")
+        params = lib.llama_model_default_params()
+        params.vocab_only = vocab_only
+        params.n_gpu_layers = -1 if gpu else 0
+        with captured() as log:
+            pointer = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not pointer:
+            raise DataError(
+                f"llama.cpp cannot load {path}: {log.reason}",
+                "The file may be incomplete (fetch or write it again), or newer than the installed llama-cpp-python "
+                "(pip install -U llama-cpp-python).",
+            )
+        return cls(pointer, path, gpu)
+
+    @property
+    def pointer(self) -> Any:
+        """What llama.cpp's functions take."""
+        if self._pointer is None:
+            raise BackendError("The model is closed.", "This is a bug in pudistill: please report it.")
+        return self._pointer
+
+    def load_lora(self, path: Path) -> Lora:
+        """Load a GGUF LoRA file beside the weights.
+
+        Raises:
+            DataError: it cannot be read, or belongs to another model.
+        """
+        with captured() as log:
+            pointer = self._lib.llama_adapter_lora_init(self.pointer, str(path).encode())
+        if not pointer:
+            raise DataError(
+                f"llama.cpp cannot load the adapter {path} for {self.path.name}: {log.reason}",
+                "Use an adapter with the model that it was trained on.",
+            )
+        return Lora(pointer)
+
+    # --- what the file says ---
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's scalar keys, as text."""
+        keys = range(self._lib.llama_model_meta_count(self.pointer))
+        return {
+            self._text(self._lib.llama_model_meta_key_by_index, i): self._text(
+                self._lib.llama_model_meta_val_str_by_index, i
+            )
+            for i in keys
+        }
+
+    @property
+    def chat_template(self) -> str | None:
+        """The file's default chat template."""
+        text = self._lib.llama_model_chat_template(self.pointer, None)
+        return None if text is None else text.decode("utf-8")
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest sequence that it was trained on."""
+        return int(self._lib.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors."""
+        return int(self._lib.llama_model_size(self.pointer))
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all tensors."""
+        return int(self._lib.llama_model_n_params(self.pointer))
+
+    def close(self) -> None:
+        """Give its memory back."""
+        if self._pointer is not None:
+            self._lib.llama_model_free(self._pointer)
+            self._pointer = None
+
+    def _text(self, function: Any, index: int) -> str:
+        room = 256
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = function(self.pointer, index, buffer, room)
+            if length < room:
+                return buffer.raw[: max(0, length)].decode("utf-8", "replace")
+            room = length + 1
