@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.atomic import sync_folder, sync_tree
-from pudistill_cli.checkpoint import INDEX, read_json, weight_files
+from pudistill_cli.checkpoint import INDEX
 from pudistill_cli.errors import ExportError
-from pudistill_cli.peft_adapter import LowRank, read_adapter
+from pudistill_cli.merged_tensors import merged_tensors
+from pudistill_cli.peft_adapter import LowRank
 from pudistill_cli.safetensors_file import (
     FLOATS,
     Bits,
@@ -23,7 +24,6 @@ from pudistill_cli.safetensors_file import (
     TensorSpec,
     blocks_of,
     from_float32,
-    stored_tensors,
     to_float32,
     write_tensors,
 )
@@ -146,16 +146,10 @@ def merge_lora(
             already, or it cannot be written.
         DataError: the checkpoint cannot be read.
     """
-    config = read_json(checkpoint / "config.json")
-    if "quantization_config" in config:
-        raise ExportError(
-            f"{checkpoint} is quantised; weights are only merged into the original checkpoint.",
-            "Name the 16-bit checkpoint that it was made from, or use --format adapter.",
-        )
     if out.exists():
         raise ExportError(f"{out} is there already.", "Delete it, or name another folder.")
-    tensors = {t.spec.name: t for path in weight_files(checkpoint) for t in stored_tensors(path)}
-    merge = _Merge(tensors, _placed(read_adapter(adapter), tensors, config), _STORED_AS[dtype])
+    merged = merged_tensors(checkpoint, adapter)
+    merge = _Merge(merged.tensors, merged.additions, _STORED_AS[dtype])
     shards = _shards(merge.specs(), shard)
     temporary = out.with_name(f".{out.name}.tmp")
     try:
@@ -165,7 +159,7 @@ def merge_lora(
             shutil.rmtree(temporary)
         temporary.mkdir()
         _write_weights(temporary, shards, merge)
-        _copy_data(checkpoint, temporary, config, dtype)
+        _copy_data(checkpoint, temporary, merged.config, dtype)
         sync_tree(temporary)
         temporary.rename(out)
         sync_folder(out.parent)
@@ -176,30 +170,6 @@ def merge_lora(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return _report(merge)
-
-
-def _placed(
-    adapter: Mapping[str, LowRank], tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]
-) -> dict[str, LowRank]:
-    """The additions by tensor name; every one must have its place."""
-    placed: dict[str, LowRank] = {}
-    for module, addition in adapter.items():
-        # Some checkpoints leave out the name of the body ("transformer." in GPT-2's).
-        names = [n for n in (f"{module}.weight", f"{module.partition('.')[2]}.weight") if n in tensors]
-        if not names or tensors[names[0]].spec.shape != addition.shape or tensors[names[0]].spec.dtype not in FLOATS:
-            found = f"of shape {tensors[names[0]].spec.shape}" if names else "not there"
-            raise ExportError(
-                f"The adapter changes {module} by a matrix of shape {addition.shape}; its weight in the checkpoint is "
-                f"{found}.",
-                "Merge an adapter only into the checkpoint that it was trained on.",
-            )
-        if names[0].endswith("lm_head.weight") and config.get("tie_word_embeddings"):
-            raise ExportError(
-                "The adapter changes the head, which this checkpoint shares with the embeddings.",
-                "It cannot be merged; use --format adapter.",
-            )
-        placed[names[0]] = addition
-    return placed
 
 
 def _shards(specs: list[TensorSpec], limit: int) -> list[list[TensorSpec]]:
