@@ -1,1 +1,1 @@
-"""The llama.cpp backend: sampling and scoring anywhere, GGUF in and out. Importing this package imports no framework."""
+"""The llama.cpp backend: fast sampling and scoring anywhere, GGUF in and out. Importing it imports no framework."""

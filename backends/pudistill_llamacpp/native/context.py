@@ -21,7 +21,7 @@ _KV_TYPES: dict[str, int] = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ: more are refused."""
 OnTensor: TypeAlias = Callable[[int, bool], bool]
-"""(address of a ggml_tensor, whether llama.cpp only asks) -> whether it is wanted (ggml_backend_sched_eval_callback)."""
+"""(address of a ggml_tensor, whether llama.cpp only asks) -> whether it is wanted; see cb_eval in llama.h."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pudistill_cli.errors import BackendError
 
-_WARN, _ERROR, _CONTINUED = 2, 3, 5
+_WARN, _ERROR, _CONTINUED = 3, 4, 5  # ggml.h, ggml_log_level
 _KEPT = 200
 """Lines kept at most: a broken file can make the library very talkative."""
 
