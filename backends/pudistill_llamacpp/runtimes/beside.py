@@ -1,0 +1,118 @@
+"""The files and commands that go with an exported GGUF file, for llama-server, Ollama and LM Studio."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pudistill_cli.atomic import write_atomic
+from pudistill_cli.chat_template import ChatTemplate
+from pudistill_cli.contract import Sampling
+from pudistill_llamacpp.runtimes.go_template import TEXT, go_template
+from pudistill_llamacpp.runtimes.lmstudio import PUBLISHER, lay_out
+from pudistill_llamacpp.runtimes.modelfile import modelfile
+from pudistill_llamacpp.runtimes.recognise import recognise
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """How the run spoke to the student, and how it was sampled when it was evaluated."""
+
+    template: ChatTemplate | None
+    """None for a student that continues bare text."""
+    stops: tuple[str, ...]
+    """Texts of the stop tokens."""
+    adds_bos: bool
+    """Whether the GGUF file says that BOS comes before a text."""
+    sampling: Sampling
+    context: int
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The recipe's settings for the chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFiles:
+    """What was written beside the weights."""
+
+    family: str | None
+    """Of the Modelfile's template; None where it has none."""
+    next_steps: tuple[str, ...]
+    """Commands to type in the export's folder, one a line."""
+    notices: tuple[str, ...]
+
+
+def write_runtime_files(
+    folder: Path, weights: str, name: str, prompting: Prompting, adapter: str | None = None
+) -> RuntimeFiles:
+    """Write `Modelfile`, and for whole weights `lmstudio/`, into `folder`.
+
+    `weights` and `adapter` are files in `folder`; with an adapter, `weights` is any path to the GGUF file of the
+    student as it was before training. LM Studio loads no adapters, so it gets no folder then.
+
+    Raises:
+        RunError: the Modelfile cannot be written.
+    """
+    template, family, notices = _template(prompting)
+    text = modelfile(
+        _path(weights),
+        template=template,
+        stops=prompting.stops,
+        sampling=prompting.sampling,
+        context=prompting.context,
+        adapter=None if adapter is None else _path(adapter),
+    )
+    write_atomic(folder / "Modelfile", text)
+    steps = [_llama_server(weights, prompting, adapter), f"ollama create {_ollama_name(name)} -f Modelfile"]
+    if adapter is None:
+        lay_out(folder / weights, folder / "lmstudio", name)
+        steps.append(f"lms import --copy --user-repo {shlex.quote(f'{PUBLISHER}/{name}')} {shlex.quote(weights)}")
+    return RuntimeFiles(family, tuple(steps), notices)
+
+
+def _template(prompting: Prompting) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """The Go template, its family's name, and what the user should know."""
+    if prompting.template is None:
+        return TEXT, "text", ()
+    dialect = recognise(prompting.template, prompting.variables, adds_bos=prompting.adds_bos)
+    if dialect is not None:
+        return go_template(dialect), dialect.family.name, ()
+    notice = (
+        "The chat template belongs to no family that has a tested Go template, so the Modelfile has no TEMPLATE line: "
+        "recent versions of Ollama render the template in the GGUF file, older ones guess. llama-server is exact."
+    )
+    return None, None, (notice,)
+
+
+def _llama_server(weights: str, prompting: Prompting, adapter: str | None) -> str:
+    """With the sampling of the run: the server's own defaults cut the distribution."""
+    sampling = prompting.sampling
+    words = ["llama-server", "-m", weights, "-c", str(prompting.context), "--jinja"]
+    if adapter is not None:
+        words += ["--lora", adapter]
+    words += ["--temp", f"{sampling.temperature:g}", "--top-k", str(sampling.top_k), "--top-p", f"{sampling.top_p:g}"]
+    words += ["--min-p", "0"]
+    template = prompting.template
+    variables = {k: v for k, v in prompting.variables.items() if template is not None and template.mentions(k)}
+    if variables:
+        words += ["--chat-template-kwargs", json.dumps(variables)]
+    return shlex.join(words)
+
+
+def _path(name: str) -> str:
+    """A path as a Modelfile wants it: a bare name would be a model of Ollama's."""
+    return name if Path(name).is_absolute() or name.startswith(".") else f"./{name}"
+
+
+def _ollama_name(name: str) -> str:
+    """Letters, digits, dot, dash and underscore, in lower case, with a letter or digit first."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-") or "student"
+
+
+def stop_texts(tokens: Sequence[str | None]) -> tuple[str, ...]:
+    """Texts of stop tokens that a runtime can look for."""
+    return tuple(dict.fromkeys(t for t in tokens if t and t.strip()))
