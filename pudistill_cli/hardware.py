@@ -1,54 +1,53 @@
-"""What this machine is, found without importing a framework, and the backend that fits it best."""
+"""What this machine is, found without importing a framework, and the backends that fit it and the student best."""
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
-import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
+from pudistill_cli import probes
 from pudistill_cli.contract import Backend
 from pudistill_cli.errors import BackendError
+from pudistill_cli.memory import FRAMEWORK_GIB, Demand
+from pudistill_cli.probes import Card
 from pudistill_cli.registry import GAINS, usable
+
+LLAMACPP_PAYS_FROM = 20_000_000
+"""Parameters from which sampling through llama.cpp on a CPU is worth a second copy of the model."""
+APPLE_SHARE = 0.75
+"""Of unified memory, what the system lends to the graphics processor."""
+
+_BUILDS = {"nvidia": "cuda", "amd": "rocm"}
+_INDEX = {"nvidia": "https://download.pytorch.org/whl/cu126", "amd": "https://download.pytorch.org/whl/rocm6.4"}
+_NATIVE_BF16 = frozenset({"AVX-512 bf16", "AMX bf16", "bf16"})
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The platform, its cores and memory, and which accelerator it seems to have."""
+    """The platform, its CPU and memory (GiB), its accelerators, and what the installed torch was built for."""
 
     system: str
     machine: str
-    cores: int
-    memory_gib: float
-    accelerator: str
-    """"apple", "nvidia", "amd" or "none", by what the platform and its drivers' tools show."""
+    cpu: str = ""
+    features: tuple[str, ...] = ()
+    cores: int = 1
+    memory_gib: float = 0.0
+    """0 where it could not be found."""
+    free_gib: float = 0.0
+    cards: tuple[Card, ...] = ()
+    torch: str | None = None
 
+    @property
+    def card(self) -> Card | None:
+        """The accelerator that the installed framework can use."""
+        card = self.cards[0] if self.cards else None
+        return card if card is None or self.torch == _BUILDS.get(card.maker, self.torch) else None
 
-def detect() -> Hardware:
-    """Look at the machine: no framework is imported and no device is opened."""
-    apple = sys.platform == "darwin" and platform.machine() == "arm64"
-    accelerator = "none"
-    if apple:
-        accelerator = "apple"
-    elif shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version"):
-        accelerator = "nvidia"
-    elif os.path.exists("/dev/kfd"):
-        accelerator = "amd"
-    return Hardware(platform.system(), platform.machine(), _cores(), _memory_gib(), accelerator)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory_gib() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 0.0
+    @property
+    def weight_bytes(self) -> int:
+        """Of a weight on the CPU: 2 where it multiplies bfloat16."""
+        return 2 if _NATIVE_BF16 & set(self.features) else 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +58,165 @@ class Choice:
     learner: Backend
     reason: str
     advice: str = ""
+    device: str = "auto"
+    """The learner's; "cpu" where there is a card that the student does not fit."""
+    suspend: bool = False
+    """Engine and learner do not fit beside each other: the one that is not at work gives its memory back."""
+    notices: tuple[str, ...] = ()
 
 
-def choose(engine: str, learner: str, installed: dict[str, Backend], hardware: Hardware) -> Choice:
-    """Resolve a recipe's `backend:` to installed backends that can run here.
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """What is missing, and the command that gets it."""
+
+    gain: str
+    command: str
+
+
+def detect() -> Hardware:
+    """Look at the machine: no framework is imported and no device is opened."""
+    name, features = probes.cpu()
+    total, free = probes.memory_gib()
+    return Hardware(
+        platform.system(),
+        platform.machine(),
+        name,
+        features,
+        probes.cores(),
+        total,
+        free,
+        probes.cards(),
+        probes.torch_build(),
+    )
+
+
+def choose(
+    engine: str, learner: str, installed: Mapping[str, Backend], hardware: Hardware, demand: Demand | None = None
+) -> Choice:
+    """Resolve a recipe's `backend:` to installed backends that can run here; without a `demand`, for any student.
 
     Raises:
-        BackendError: a named backend is missing or cannot run, or `auto` finds none.
+        BackendError: a named backend is missing or cannot run, `auto` finds none, or the memory is too small.
     """
-    if engine != "auto" and learner != "auto":
-        return Choice(usable(engine, installed), usable(learner, installed), "named in the recipe")
-    preferred = ("mlx", "torch") if hardware.accelerator == "apple" else ("torch", "mlx")
-    working = [name for name in preferred if name in installed and installed[name].problem() is None]
+    card, device, notices = _card(hardware, demand)
+    trains = usable(learner, dict(installed)) if learner != "auto" else _learner(installed, card, demand)
+    if engine != "auto":
+        samples, why = usable(engine, dict(installed)), ""
+    else:
+        samples, why = _engine(installed, card, demand, trains)
+    reason = "named in the recipe" if "auto" not in (engine, learner) else _described(hardware, card) + why
+    advice = next((f"{i.gain}: {i.command}" for i in improvements(hardware, installed, demand)), "")
+    choice = Choice(samples, trains, reason, advice, device, notices=notices)
+    return choice if demand is None else _fitted(choice, hardware, card, demand)
+
+
+def improvements(
+    hardware: Hardware, installed: Mapping[str, Backend], demand: Demand | None = None
+) -> Iterator[Improvement]:
+    """What would make this machine, or this student on it, faster; the most important first."""
+    working = {name for name, backend in installed.items() if backend.problem() is None}
+    maker = hardware.cards[0].maker if hardware.cards else None
+    if maker == "apple" and "mlx" not in working:
+        yield Improvement(f"mlx would bring {GAINS['mlx']}", 'pip install "pudistill[mlx]"')
+    elif not working & {"torch", "mlx"}:
+        yield Improvement("Without torch nothing can be trained here", 'pip install "pudistill[torch]"')
+    if maker in _BUILDS and "torch" in working and hardware.card is None:
+        # PyPI's wheel for Linux is the CUDA one; all others are in torch's own index.
+        index = "" if maker == "nvidia" and hardware.system == "Linux" else f" --index-url {_INDEX[maker]}"
+        gain = f"torch is built for {hardware.torch}, so the {hardware.cards[0].name} is not used"
+        yield Improvement(gain, f"pip install --force-reinstall torch{index}")
+    if maker is None and "llamacpp" not in working and (demand is None or _pays(demand)):
+        yield Improvement(f"llamacpp would bring {GAINS['llamacpp']}", 'pip install "pudistill[llamacpp]"')
+
+
+# --- which ----------------------------------------------------------------------------------------
+
+
+def _card(hardware: Hardware, demand: Demand | None) -> tuple[Card | None, str, tuple[str, ...]]:
+    """The card that the student fits on, the learner's device, and a notice where it does not fit."""
+    card = hardware.card
+    if card is None or demand is None or card.maker == "apple":
+        return card, "auto", ()
+    if demand.device == "cpu":
+        return None, "cpu", ()
+    need = demand.learner_gib(2, demand.floor_tokens)
+    if need <= card.free_gib:
+        return card, "auto", ()
+    notice = (
+        f"The {card.name} is not used: training takes about {need:.1f} GiB, and {card.free_gib:.1f} GiB of its "
+        "memory are free."
+    )
+    return None, "cpu", (notice,)
+
+
+def _learner(installed: Mapping[str, Backend], card: Card | None, demand: Demand | None) -> Backend:
+    order = ("mlx", "torch") if card and card.maker == "apple" else ("torch", "mlx")
+    working = [installed[name] for name in order if name in installed and installed[name].problem() is None]
     if not working:
         problems = [f"{name}: {backend.problem()}" for name, backend in installed.items() if backend.problem()]
         raise BackendError(
-            "No backend can run on this machine. " + "; ".join(problems),
-            "Reinstall with the platform's default backend: pip install pudistill",
+            "No backend that trains can run on this machine. " + "; ".join(problems),
+            "Reinstall with the platform's default backend: pip install pudistill. What is missing: pudistill doctor",
         )
-    best = installed[working[0]]
-    reason = {"apple": "Apple Silicon", "nvidia": "an NVIDIA card", "amd": "an AMD card"}.get(
-        hardware.accelerator, f"{hardware.machine} CPU, {hardware.cores} cores"
+    return next((backend for backend in working if _covers(backend, demand)), working[0])
+
+
+def _engine(
+    installed: Mapping[str, Backend], card: Card | None, demand: Demand | None, learner: Backend
+) -> tuple[Backend, str]:
+    """On a bare CPU llama.cpp, where it is there and pays; else what trains, which then shares its weights."""
+    llamacpp = installed.get("llamacpp")
+    if card is not None or llamacpp is None or llamacpp.problem() is not None:
+        return learner, ""
+    if demand is None:
+        return llamacpp, f"; students below {LLAMACPP_PAYS_FROM / 1e6:.0f} million parameters use {learner.name} alone"
+    if not _covers(llamacpp, demand):
+        return learner, f"; llama.cpp cannot run {demand.model_type!r} from this checkpoint, so {learner.name} samples"
+    if not _pays(demand):
+        return learner, f"; for {demand.parameters:,} parameters llama.cpp would not pay"
+    return llamacpp, ""
+
+
+def _pays(demand: Demand) -> bool:
+    """A GGUF student is sampled from its own file, whatever its size."""
+    return demand.gguf or demand.parameters >= LLAMACPP_PAYS_FROM
+
+
+def _covers(backend: Backend, demand: Demand | None) -> bool:
+    known = backend.architectures()
+    return known is None or demand is None or demand.model_type in known
+
+
+def _described(hardware: Hardware, card: Card | None) -> str:
+    if card is not None:
+        return f"{card.name}, {card.memory_gib:.0f} GiB"
+    return f"{hardware.machine} CPU, {hardware.cores} cores"
+
+
+# --- does it fit ----------------------------------------------------------------------------------
+
+
+def _fitted(choice: Choice, hardware: Hardware, card: Card | None, demand: Demand) -> Choice:
+    """The choice with what memory.py says about it; as it is where nothing tells how much memory there is."""
+    room, ram = _room(hardware, card), _room(hardware, None)
+    if room is None or ram is None:
+        return choice
+    fit = demand.fit(
+        room,
+        ram,
+        weight_bytes=2 if card else hardware.weight_bytes,
+        second_copy=choice.engine.name != choice.learner.name,
+        one_memory=card is None or card.maker == "apple",
     )
-    advice = ""
-    if hardware.accelerator == "none" and "llamacpp" not in installed:
-        advice = f"The llamacpp backend is not part of this installation; it would bring {GAINS['llamacpp']}."
-    return Choice(
-        best if engine == "auto" else usable(engine, installed),
-        best if learner == "auto" else usable(learner, installed),
-        reason,
-        advice,
-    )
+    return replace(choice, suspend=fit.suspend, notices=(*choice.notices, *fit.notices))
+
+
+def _room(hardware: Hardware, card: Card | None) -> float | None:
+    """GiB that a backend can have, on the card or in RAM; None where that is not known."""
+    if card is not None and card.maker != "apple":
+        return card.free_gib
+    if hardware.memory_gib == 0.0:
+        return None
+    if card is not None:
+        return min(card.memory_gib * APPLE_SHARE, hardware.free_gib)
+    return max(hardware.free_gib - FRAMEWORK_GIB, 0.0)

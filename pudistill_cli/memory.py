@@ -1,0 +1,135 @@
+"""How much memory an engine and a learner take, estimated from a student's config before anything is loaded.
+
+The learner, in bytes, for P weights of b bytes, L layers of width d and feed-forward width f, and T tokens in a pass:
+
+    P b  +  16 r L (8 d + 3 f)  +  4 T L (20 d + 5 f)
+
+the weights; LoRA of rank r with its gradient and Adam's two moments, float32; and what the backward pass needs.
+The last term was fitted to pudistill_torch's peak on a CPU: three shapes, d from 256 to 576 and f from 512 to 2,048,
+took 46 to 80 KB a token and layer in bfloat16 and float32, the formula gives 51 to 77.
+
+The engine, for R sequences of C tokens, keys and values of width k in 16 bit, and a vocabulary of V:
+
+    P b  +  4 R C L k  +  4 * 512 V
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pudistill_cli.errors import BackendError
+
+ENGINE_ROWS = 8
+"""Sequences that an engine is counted with: it makes do with so few before it is slow."""
+FLOOR_TOKENS = 512
+"""Tokens in a pass below which training is not worth starting."""
+FRAMEWORK_GIB = 1.0
+"""What a framework's own code and buffers take of the RAM."""
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether engine and learner must take turns in memory, and what the user should know."""
+
+    suspend: bool
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A student and how a recipe holds it, as far as memory depends on them. Widths are 0 where unknown."""
+
+    model_type: str
+    parameters: int
+    layers: int = 0
+    width: int = 0
+    feed_forward: int = 0
+    key_value: int = 0
+    """Width of all keys of a layer: key-value heads times head size."""
+    vocabulary: int = 0
+    context: int = 4096
+    token_budget: int = 4096
+    rank: int = 32
+    device: str = "auto"
+    """As the recipe says."""
+    gguf: bool = False
+    """The student is a GGUF file."""
+
+    def learner_gib(self, weight_bytes: int, tokens: int) -> float:
+        """Of a learner whose passes hold `tokens` tokens."""
+        lora = 16 * self.rank * self.layers * (8 * self.width + 3 * self.feed_forward)
+        return (self.parameters * weight_bytes + lora + tokens * self._token_bytes) / _GIB
+
+    def engine_gib(self, weight_bytes: int) -> float:
+        """Of an engine with its caches."""
+        cache = 4 * ENGINE_ROWS * self.context * self.layers * self.key_value
+        return (self.parameters * weight_bytes + cache + 4 * 512 * self.vocabulary) / _GIB
+
+    def tokens_in(self, room_gib: float, weight_bytes: int) -> int:
+        """The largest pass, in tokens, with which a learner stays within `room_gib`; 0 if none does."""
+        spare = room_gib - self.learner_gib(weight_bytes, 0)
+        return max(0, int(spare * _GIB / self._token_bytes)) if self._token_bytes else self.token_budget
+
+    def fit(self, room: float, ram: float, *, weight_bytes: int, second_copy: bool, one_memory: bool) -> Fit:
+        """Whether the learner fits `room` GiB and, if the engine holds a `second_copy`, that fits `ram` GiB.
+
+        Raises:
+            BackendError: one of them does not fit, even alone and with its smallest passes.
+        """
+        least, most = (self.learner_gib(weight_bytes, t) for t in (self.floor_tokens, self.token_budget))
+        engine = self.engine_gib(2) if second_copy else 0.0
+        for what, need, there in (("Training", least, room), ("Sampling", engine, ram)):
+            if need > there:
+                raise BackendError(
+                    f"{what} with a student of {self.parameters:,} parameters takes about {need:.1f} GiB; "
+                    f"{there:.1f} GiB are free for it.",
+                    "Close other programs, or take a smaller student; --set student.context=1024 helps a little.",
+                )
+        suspend = second_copy and one_memory and engine + most > room
+        notices: list[str] = []
+        if suspend:
+            notices.append(
+                f"Engine (about {engine:.1f} GiB) and learner (up to {most:.1f} GiB) take turns in {room:.1f} GiB."
+            )
+        if most > room:
+            budget = self.tokens_in(room, weight_bytes)
+            notices.append(
+                f"At student.token_budget={self.token_budget} training may take {most:.1f} of {room:.1f} GiB; "
+                f"if it runs out of memory: --set student.token_budget={max(budget, self.floor_tokens)}"
+            )
+        return Fit(suspend, tuple(notices))
+
+    @property
+    def floor_tokens(self) -> int:
+        """The smallest pass that must be possible."""
+        return min(FLOOR_TOKENS, self.context, self.token_budget)
+
+    @property
+    def _token_bytes(self) -> int:
+        return 4 * self.layers * (20 * self.width + 5 * self.feed_forward)
+
+
+def demand_of(config: Mapping[str, Any], parameters: int, **settings: Any) -> Demand:
+    """From a checkpoint's config.json, by the names that transformers' architectures use; `settings` are the rest."""
+    text: Mapping[str, Any] = config.get("text_config") or config
+    width = _first(text, "hidden_size", "n_embd", "d_model")
+    heads = _first(text, "num_attention_heads", "n_head")
+    head = _first(text, "head_dim") or (width // heads if heads else 0)
+    return Demand(
+        model_type=str(config.get("model_type", "")),
+        parameters=parameters,
+        layers=_first(text, "num_hidden_layers", "n_layer"),
+        width=width,
+        feed_forward=_first(text, "intermediate_size", "n_inner") or 4 * width,
+        key_value=head * (_first(text, "num_key_value_heads") or heads),
+        vocabulary=_first(text, "vocab_size"),
+        **settings,
+    )
+
+
+def _first(config: Mapping[str, Any], *keys: str) -> int:
+    return next((value for key in keys if isinstance(value := config.get(key), int)), 0)
