@@ -1,0 +1,92 @@
+"""Rotary positions: where configs of several ages keep their settings, what llama.cpp calls them, frequency factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_llamacpp.convert.hyperparameters import Entry, Hyperparameters, float32, string, uint32
+
+_THETA = 10000.0
+_YARN = {
+    "extrapolation_factor": "{arch}.rope.scaling.yarn_ext_factor",
+    "attention_factor": "{arch}.rope.scaling.yarn_attn_factor",
+    "beta_fast": "{arch}.rope.scaling.yarn_beta_fast",
+    "beta_slow": "{arch}.rope.scaling.yarn_beta_slow",
+}
+_YARN_UNKNOWN = ("mscale", "mscale_all_dim")
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """The settings of one kind of layer."""
+
+    theta: float
+    kind: str
+    """default, linear, dynamic, yarn, llama3 or longrope."""
+    settings: Mapping[str, Any]
+
+    def problem(self, kinds: frozenset[str]) -> str | None:
+        """Why llama.cpp would compute other positions, where only `kinds` are known for the architecture."""
+        if self.kind not in kinds:
+            return f"its RoPE scaling is {self.kind!r}"
+        if self.kind == "yarn" and (unknown := [k for k in _YARN_UNKNOWN if self.settings.get(k) is not None]):
+            return f"its YaRN scaling sets {unknown[0]}"
+        if self.kind == "yarn" and self.settings.get("truncate") is False:
+            return "its YaRN scaling does not truncate"
+        if self.settings.get("partial_rotary_factor", 1.0) != 1.0 and "longrope" not in kinds:
+            return "it rotates only part of each head"
+        return None
+
+    def entries(self) -> list[Entry]:
+        """The metadata: theta, and the scaling that llama.cpp computes itself."""
+        found = [float32("{arch}.rope.freq_base", self.theta)]
+        if self.kind in ("linear", "yarn"):
+            found += [
+                string("{arch}.rope.scaling.type", self.kind),
+                float32("{arch}.rope.scaling.factor", self.settings["factor"]),
+            ]
+        if self.kind == "yarn":
+            original = self.settings["original_max_position_embeddings"]
+            found.append(uint32("{arch}.rope.scaling.original_context_length", original))
+            found += [float32(key, self.settings[k]) for k, key in _YARN.items() if self.settings.get(k) is not None]
+        return found
+
+
+def rope_of(hyper: Hyperparameters, layers: str = "full_attention") -> Rope:
+    """RoPE of the layers of one kind.
+
+    Today's configs say `rope_parameters`, for each kind of layer where they differ; older ones say `rope_theta`,
+    `rope_scaling` and, for Gemma 3's sliding layers, `rope_local_base_freq`.
+    """
+    settings = hyper.nested("rope_parameters") or hyper.nested("rope_scaling")
+    if isinstance(settings.get(layers), Mapping):
+        settings = dict(settings[layers])
+    elif layers == "sliding_attention" and hyper.get("rope_local_base_freq") is not None:
+        settings = {"rope_theta": hyper.get("rope_local_base_freq")}
+    theta = settings.get("rope_theta") or hyper.get("rope_theta") or _THETA
+    kind = str(settings.get("rope_type") or settings.get("type") or "default").lower()
+    # Phi-3's first configs call it "su".
+    return Rope(float(theta), "longrope" if kind == "su" else kind, settings)
+
+
+def llama3_factors(rope: Rope, width: int) -> NDArray[np.float32]:
+    """(width / 2,) what each frequency is divided by: Llama 3.1's scaling, interpolated between two wavelengths.
+
+    A frequency whose wave is short against the original context stays, a long one is divided by `factor`, and one
+    in between by the inverse of the interpolated frequency ratio (transformers, `_compute_llama3_parameters`).
+    """
+    factor = float(rope.settings.get("factor", 8.0))
+    low, high = float(rope.settings.get("low_freq_factor", 1.0)), float(rope.settings.get("high_freq_factor", 4.0))
+    original = float(rope.settings.get("original_max_position_embeddings", 8192))
+    frequencies = 1.0 / rope.theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
+    wavelengths = 2 * math.pi / frequencies
+    smooth = (original / wavelengths - low) / (high - low)
+    between = 1.0 / ((1.0 - smooth) / factor + smooth)
+    factors = np.where(wavelengths > original / low, factor, between)
+    return np.where(wavelengths < original / high, 1.0, factors).astype(np.float32)

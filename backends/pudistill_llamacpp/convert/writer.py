@@ -1,0 +1,134 @@
+"""Write a checkpoint, with an adapter merged in float32, as a GGUF file: tensor by tensor, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.atomic import sync_folder
+from pudistill_cli.errors import ExportError
+from pudistill_cli.merged_tensors import merged_tensors
+from pudistill_cli.safetensors_file import from_float32
+from pudistill_llamacpp.convert.general import general
+from pudistill_llamacpp.convert.hyperparameters import Entry, Kind
+from pudistill_llamacpp.convert.plan import Plan, Planned, plan_of
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+GgufDtype: TypeAlias = Literal["f32", "f16", "bf16", "q8_0"]
+_ROOM = 16 << 20
+"""Bytes for the file system's own use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A finished file."""
+
+    path: Path
+    nbytes: int
+    types: Mapping[str, int]
+    """Number of tensors by the type they are really stored in."""
+
+
+def write_gguf(
+    checkpoint: Path, out: Path, *, dtype: GgufDtype, adapter: Path | None = None, name: str | None = None
+) -> Written:
+    """Write `checkpoint` to the file `out`; an older one there is replaced.
+
+    Matrices are stored in `dtype`, straight from the float32 sum of weight and adapter; vectors and norms in float32,
+    and in q8_0 a matrix whose rows are no multiple of 32 in float16. In memory is one tensor at a time.
+    `name` is what runtimes show; the folder's name by default.
+
+    Raises:
+        ExportError: the architecture or tokenizer is not one that llama.cpp has, the adapter does not fit, a weight
+            is too large for float16, or the file cannot be written.
+        DataError: the checkpoint cannot be read.
+    """
+    plan = plan_of(checkpoint, merged_tensors(checkpoint, adapter), dtype)
+    entries = [*general(checkpoint, plan, dtype, name), *plan.entries]
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(out.parent, plan.nbytes)
+        _write(temporary, entries, plan)
+        temporary.replace(out)
+        sync_folder(out.parent)
+    except OSError as error:
+        raise ExportError(
+            f"Cannot write {out}: {error.strerror or error}.", "Check the permissions and the free space there."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Written(out, out.stat().st_size, Counter(t.type for t in plan.tensors))
+
+
+def _write(path: Path, entries: list[Entry], plan: Plan) -> None:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(path, plan.architecture.name)
+    try:
+        for entry in entries:
+            _add(writer, entry, plan.architecture.name)
+        for t in plan.tensors:
+            writer.add_tensor_info(t.name, t.shape, np.dtype(np.float32), t.nbytes, GGMLQuantizationType[t.type])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for t in plan.tensors:
+            writer.write_tensor_data(_stored(t, plan.values(t)))
+        writer.flush()
+    finally:
+        writer.close()
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _add(writer: GGUFWriter, entry: Entry, arch: str) -> None:
+    from gguf import GGUFValueType
+
+    kinds: Mapping[Kind, GGUFValueType] = {
+        "uint32": GGUFValueType.UINT32,
+        "float32": GGUFValueType.FLOAT32,
+        "bool": GGUFValueType.BOOL,
+        "string": GGUFValueType.STRING,
+        "strings": GGUFValueType.STRING,
+        "int32s": GGUFValueType.INT32,
+        "float32s": GGUFValueType.FLOAT32,
+    }
+    key, kind = entry.key.format(arch=arch), kinds[entry.kind]
+    if entry.kind.endswith("s"):
+        writer.add_key_value(key, entry.value, GGUFValueType.ARRAY, kind)
+    else:
+        writer.add_key_value(key, entry.value, kind)
+
+
+def _stored(tensor: Planned, values: NDArray[np.float32]) -> NDArray[Any]:
+    """The bytes of a tensor in its type."""
+    from gguf import GGMLQuantizationType, quants
+
+    if tensor.type == "Q8_0":
+        return quants.quantize(values, GGMLQuantizationType.Q8_0)
+    stored = from_float32(values, tensor.type)
+    if tensor.type == "F16" and (np.isinf(stored) & np.isfinite(values)).any():
+        raise ExportError(
+            f"A weight of {tensor.source} is beyond the largest number of float16.", "Use bf16 or f32 instead."
+        )
+    return stored
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + _ROOM:
+        raise ExportError(
+            f"The GGUF file takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {folder}.",
+            "Make room, or write a smaller type.",
+        )
