@@ -62,6 +62,8 @@ class Choice:
     """The learner's; "cpu" where there is a card that the student does not fit."""
     suspend: bool = False
     """Engine and learner do not fit beside each other: the one that is not at work gives its memory back."""
+    token_budget: int | None = None
+    """The largest pass of training that fits, in tokens, where the recipe's own may not."""
     notices: tuple[str, ...] = ()
 
 
@@ -208,7 +210,8 @@ def _fitted(choice: Choice, hardware: Hardware, card: Card | None, demand: Deman
         second_copy=choice.engine.name != choice.learner.name,
         one_memory=card is None or card.maker == "apple",
     )
-    return replace(choice, suspend=fit.suspend, notices=(*choice.notices, *fit.notices))
+    notices = (*choice.notices, *fit.notices)
+    return replace(choice, suspend=fit.suspend, token_budget=fit.token_budget, notices=notices)
 
 
 def _room(hardware: Hardware, card: Card | None) -> float | None:

@@ -36,6 +36,8 @@ class Fit:
     """Whether engine and learner must take turns in memory, and what the user should know."""
 
     suspend: bool
+    token_budget: int | None
+    """The largest that fits, where the recipe's own may not."""
     notices: tuple[str, ...]
 
 
@@ -85,8 +87,7 @@ class Demand:
         for what, need, there in (("Training", least, room), ("Sampling", engine, ram)):
             if need > there:
                 raise BackendError(
-                    f"{what} with a student of {self.parameters:,} parameters takes about {need:.1f} GiB; "
-                    f"{there:.1f} GiB are free for it.",
+                    f"{what} {_count(self.parameters)} parameters takes about {need:.1f} GiB; {there:.1f} are free.",
                     "Close other programs, or take a smaller student; --set student.context=1024 helps a little.",
                 )
         suspend = second_copy and one_memory and engine + most > room
@@ -95,13 +96,14 @@ class Demand:
             notices.append(
                 f"Engine (about {engine:.1f} GiB) and learner (up to {most:.1f} GiB) take turns in {room:.1f} GiB."
             )
+        budget = None
         if most > room:
-            budget = self.tokens_in(room, weight_bytes)
+            budget = max(self.tokens_in(room, weight_bytes), self.floor_tokens)
             notices.append(
                 f"At student.token_budget={self.token_budget} training may take {most:.1f} of {room:.1f} GiB; "
-                f"if it runs out of memory: --set student.token_budget={max(budget, self.floor_tokens)}"
+                f"if it runs out of memory: --set student.token_budget={budget}"
             )
-        return Fit(suspend, tuple(notices))
+        return Fit(suspend, budget, tuple(notices))
 
     @property
     def floor_tokens(self) -> int:
@@ -133,3 +135,11 @@ def demand_of(config: Mapping[str, Any], parameters: int, **settings: Any) -> De
 
 def _first(config: Mapping[str, Any], *keys: str) -> int:
     return next((value for key in keys if isinstance(value := config.get(key), int)), 0)
+
+
+def _count(parameters: int) -> str:
+    """1.2B, 135M, 205k."""
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if parameters >= unit:
+            return f"{parameters / unit:.3g}{letter}"
+    return str(parameters)

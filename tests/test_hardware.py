@@ -172,7 +172,7 @@ def test_a_pass_that_is_too_large_is_answered_by_one_that_fits() -> None:
 
 @pytest.mark.parametrize(("demand", "free"), [(SMOL, 1.5), (LLAMA_3B, 8.0)])
 def test_a_student_that_does_not_fit_at_all_is_refused(demand: Demand, free: float) -> None:
-    with pytest.raises(BackendError, match="GiB are free") as error:
+    with pytest.raises(BackendError, match="are free") as error:
         auto(replace(CPU, memory_gib=8.0, free_gib=free), demand)
     assert "smaller student" in error.value.hint
 
