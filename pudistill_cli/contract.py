@@ -151,6 +151,48 @@ Metrics: TypeAlias = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """The trained student, to be written in one of a backend's formats.
+
+    The adapter is added to the original checkpoint in float32; what a format quantises is that sum.
+    """
+
+    student: Path
+    """The run's student: a folder in Hugging Face form, or the GGUF file it came as."""
+    checkpoint: Path
+    """The same weights in Hugging Face form."""
+    adapter: Path
+    """A PEFT folder."""
+    format: str
+    variant: str
+    """How it is stored: a quantisation's name, a number of bits; "" where the format has one way only."""
+    out: Path
+    """An empty folder."""
+    name: str
+    """Of the model, for metadata and file names."""
+    context: int
+    stop_tokens: Tokens
+    calibration: tuple[Tokens, ...]
+    """Training prompts with their anchors: what an importance matrix is measured on."""
+    converter: Path | None = None
+    """A checkout of llama.cpp, whose converter is used for what our own writer does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenExport:
+    """What a backend wrote."""
+
+    model: Path
+    """What the format's own runtime opens; `Backend.open` takes it as `ModelSpec.folder`, an adapter as a path."""
+    report: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What was really written (tensor types, bytes), for the export's card."""
+    next_steps: tuple[str, ...] = ()
+    """Commands to type, one a line."""
+    kl_limit: float | None = None
+    """Mean next-token KL in nats above which it is not the trained model; None where the format rounds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a backend can do; checked against the recipe before any weight is read."""
 
@@ -288,4 +330,39 @@ class Backend(Protocol):
 
     def learn(self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None) -> Learner:
         """Load the model for training; an engine of the same backend shares its base weights."""
+        ...
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """What a backend with `capabilities.exports` is as well. Its runs may come from any backend."""
+
+    def export_problem(self, student: Path, format: str, variant: str, converter: Path | None) -> str | None:
+        """Why this student cannot be written so, in one line with what to do; found before training, no weight read."""
+        ...
+
+    def export_bytes(self, student: Path, format: str, variant: str) -> int:
+        """Most bytes that are on disk at once while it is written."""
+        ...
+
+    def write_export(self, request: ExportRequest) -> WrittenExport:
+        """Write the format's files into `request.out`.
+
+        Raises:
+            ExportError: it cannot be written.
+        """
+        ...
+
+    def open_export(
+        self, request: ExportRequest, written: WrittenExport, spec: ModelSpec
+    ) -> tuple[Engine, Adapter | None]:
+        """The export in its own runtime, and the adapter to name in each call; `spec` is the run's."""
+        ...
+
+    def check_export(self, request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> None:
+        """Compare what is not a distribution: token ids of `texts`, chat template, stop tokens, end of turn.
+
+        Raises:
+            ExportError: the runtime would read or end something differently.
+        """
         ...

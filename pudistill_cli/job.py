@@ -32,7 +32,8 @@ class Job:
     ledger: Ledger
     console: Console
     backend: Backend
-    """The engine's: exports are loaded back with it."""
+    """The engine's."""
+    learner_backend: Backend
     spec: ModelSpec
     resolved: Mapping[str, Any]
     """What `auto` means in this run: device, dtype, threads."""
@@ -43,6 +44,7 @@ class Job:
     offline: bool = False
     _max_new_tokens: int | None = None
     _adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
+    _models_freed: bool = False
 
     @property
     def tokenizer(self) -> StudentTokenizer:
@@ -133,10 +135,17 @@ class Job:
         self.folder.append_metrics({"stage": stage, "round": number, "step": step, **values})
         self.console.event("metrics", stage=stage, round=number, step=step, **values)
 
+    def free_models(self) -> None:
+        """Give the memory of engine and learner back, for good: only the exports are left to do."""
+        if not self._models_freed:
+            self._models_freed = True
+            self._adapters.clear()
+            self.learner.close()
+            self.engine.close()
+
     def close(self) -> None:
         """Free the model and close the files."""
-        self.learner.close()
-        self.engine.close()
+        self.free_models()
         self.cache.close()
         self.ledger.close()
         self.folder.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pudistill_cli.errors import UsageError
+from pudistill_cli.export_formats import formats_of
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.candidates import sample_candidates
 from pudistill_cli.stages.evaluation import final_evaluation
-from pudistill_cli.stages.exporting import Exported, export_best, export_one
+from pudistill_cli.stages.exporting import Exported, export_best, export_targets
 from pudistill_cli.stages.ranking import rank_candidates
 from pudistill_cli.stages.selection import Selection
 from pudistill_cli.stages.sft import learn_anchors
@@ -31,7 +32,7 @@ def distil(job: Job, until: str = "export") -> None:
         for number in range(1, job.recipe.prefer.rounds + 1):  # stage 2
             groups = sample_candidates(job, anchors.for_rl(number), number)
             ranked = rank_candidates(job, scorer, groups, number)  # the judge's adapter, the anchor in view
-            if ranked.saturated:
+            if ranked.nothing_to_learn:
                 break
             improve(job, ranked, number)  # DPO, GRPO, LDL-GRPO
             best.consider(f"round-{number}")  # dev chooses
@@ -41,8 +42,8 @@ def distil(job: Job, until: str = "export") -> None:
         export_best(job, anchors, best.choice.name)
 
 
-def export_run(job: Job, adapter: str | None) -> Exported:
-    """Export a finished run once more, in the one format of its recipe.
+def export_run(job: Job, adapter: str | None) -> list[Exported]:
+    """Export a finished run once more, in the formats of its recipe.
 
     Raises:
         UsageError: no such adapter.
@@ -51,4 +52,4 @@ def export_run(job: Job, adapter: str | None) -> Exported:
     if not job.folder.adapter(name).is_dir():
         known = sorted(p.name for p in job.folder.adapter("").iterdir())
         raise UsageError(f"This run has no adapter {name!r}.", f"It has: {', '.join(known)}.")
-    return export_one(job, ask_teacher(job), name, job.recipe.export.formats[0])
+    return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export))

@@ -86,6 +86,7 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
         threads=recipe.student.threads,
         sample_rows=recipe.student.sample_rows or SAMPLE_ROWS,
         token_budget=recipe.student.token_budget,
+        options=recipe.backend.options,
     )
     return Plan(recipe, student, prompts, choice, spec, choice.learner.describe(spec))
 
@@ -170,6 +171,7 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         ledger=Ledger(folder.ledger_path),
         console=console,
         backend=checked.choice.engine,
+        learner_backend=checked.choice.learner,
         spec=checked.spec,
         resolved=resolved,
         engine=engine,
@@ -233,6 +235,14 @@ def teacher_of(recipe: Recipe, console: Console, *, offline: bool = False) -> Ge
             engine.close()
 
 
+_NAMED_BY_CONTENT = {
+    "name": True,
+    "student": {"model"},
+    "prompts": {"path", "train", "dev", "test", "extra"},
+}
+"""Settings that are not part of what a run is: their content is, by its fingerprint, wherever it lies."""
+
+
 def identity(checked: Plan) -> dict[str, str]:
     """What makes a run this run: version, resolved recipe, and the content of student and prompts."""
     sets = (checked.prompts.train, checked.prompts.dev, checked.prompts.test, *checked.prompts.extra.values())
@@ -242,7 +252,7 @@ def identity(checked: Plan) -> dict[str, str]:
         "student.fingerprint": checked.student.fingerprint,
         "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
         "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
-        **flattened(checked.recipe.model_dump(mode="json", exclude={"name"})),
+        **flattened(checked.recipe.model_dump(mode="json", exclude=_NAMED_BY_CONTENT)),
     }
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from pudistill_cli.errors import BackendError
+from pudistill_cli.export_formats import FORMATS
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates
@@ -130,6 +131,8 @@ class BackendSettings(Section):
 
     engine: Text = "auto"
     learner: Text = "auto"
+    options: dict[str, str] = Field(default_factory=dict[str, str])
+    """The engine's own settings. llamacpp: `quant` of the weights it samples with, `kv`, `flash` (docs/llamacpp.md)."""
 
 
 class LoraSettings(Section):
@@ -269,18 +272,30 @@ class EvalSettings(Section):
 class ExportSettings(Section):
     """What the run leaves behind."""
 
-    formats: tuple[Literal["hf", "adapter"], ...] = ("hf", "adapter")
+    formats: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("hf", "adapter")
+    """hf: merged weights; adapter: PEFT's format; gguf: merged weights for llama.cpp, Ollama and LM Studio, one file
+    for each of `quants`; gguf-adapter: the adapter alone for llama.cpp."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the merged weights. bfloat16 is half the size and loses most of a small update."""
+    quants: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_list)] = ("q8_0",)
+    """How GGUF weights are stored: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 and what else llama.cpp has."""
+    llama_cpp: str | None = None
+    """A checkout of llama.cpp, whose converter is used for architectures that ours does not write."""
 
-    @field_validator("formats", mode="before")
+    @field_validator("formats")
     @classmethod
-    def _built(cls, value: Any) -> Any:
-        names = cast("list[Any]", value) if isinstance(value, list | tuple) else [value]
-        for name in names:
-            if name in ("gguf", "mlx"):
-                raise ValueError(f"{name!r} is not built yet; this version writes hf and adapter")
-        return tuple(names)
+    def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name == "mlx":
+                raise ValueError("'mlx' is not built yet; this version writes " + ", ".join(FORMATS))
+            if name not in FORMATS:
+                raise ValueError(f"no format {name!r}{did_you_mean(name, FORMATS)}: there are {', '.join(FORMATS)}")
+        return value
+
+    @field_validator("quants")
+    @classmethod
+    def _lower_case(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.lower() for name in value)
 
 
 class Recipe(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from pudistill_cli.contract import Backend
+from pudistill_cli.contract import Backend, Exporter
 from pudistill_cli.errors import BackendError
 
 GROUP = "pudistill.backends"
@@ -47,3 +47,20 @@ def usable(name: str, installed: dict[str, Backend] | None = None) -> Backend:
     if problem:
         raise BackendError(f"The backend {name!r} cannot run here: {problem}", "Or set `backend: auto` in the recipe.")
     return installed[name]
+
+
+def exporter_of(format: str, installed: dict[str, Backend] | None = None) -> Exporter:
+    """The installed backend that writes a format.
+
+    Raises:
+        BackendError: none does, or the one that does cannot run here.
+    """
+    installed = backends() if installed is None else installed
+    for name, backend in installed.items():
+        if format in backend.capabilities.exports and isinstance(backend, Exporter):
+            usable(name, installed)
+            return backend
+    raise BackendError(
+        f"No installed backend writes {format!r}.",
+        "Leave it out of export.formats, or reinstall: pip install pudistill",
+    )

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pudistill_cli.console import Console
+from pudistill_cli.export_formats import formats_of
 from pudistill_cli.job import Job
 from pudistill_cli.prepare import Plan
 from pudistill_cli.recipe import default_preference_lr
@@ -41,7 +42,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         "SFT": f"{recipe.sft.epochs} epochs of {steps:,} steps, rate {recipe.sft.lr:.2g}",
         "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {recipe.prefer.k} candidates, "
         f"{recipe.train.objective.name}, rate {lr:.2g}",
-        "export": ", ".join(recipe.export.formats),
+        "export": ", ".join(map(str, formats_of(recipe.export))),
         "folder": str(folder),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -61,7 +62,7 @@ def next_steps(job: Job, until: str) -> None:
         job.console.result(f"Stopped after {until}, as asked. The same command without --until goes on.")
         job.console.event("done", run=str(folder.path), until=until)
         return
-    exports = [folder.export(f) for f in job.recipe.export.formats]
+    exports = [folder.export(str(target)) for target in formats_of(job.recipe.export)]
     lines = {
         "table": folder.path / "results.json",
         **{f"export ({path.name})": path for path in exports},

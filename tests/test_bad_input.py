@@ -240,9 +240,18 @@ def anchors(tiny: Tiny) -> dict[str, int]:
     return dict(tiny.rows("SELECT status, count(*) FROM anchors GROUP BY status"))
 
 
-def test_a_file_of_answers_that_is_not_there(tiny: Tiny, call: Call) -> None:
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_file_of_answers_that_is_not_there(options: tuple[str, ...], tiny: Tiny, call: Call) -> None:
+    """Before a weight is read and a folder is made, and by a dry run too."""
     (tiny.folder / "anchors.jsonl").unlink()
-    refused(call(*tiny.arguments()), 3, "anchors.jsonl")
+    refused(call(*tiny.arguments(*options)), 3, "anchors.jsonl")
+    assert not tiny.runs.exists()
+
+
+def test_a_run_that_has_its_answers_needs_the_file_no_more(tiny: Tiny, call: Call) -> None:
+    assert call(*tiny.arguments("--until", "anchors")).code == 0
+    (tiny.folder / "anchors.jsonl").unlink()
+    assert call(*tiny.arguments("--until", "sft")).code == 0
 
 
 def test_a_wrong_key(
@@ -259,9 +268,14 @@ def test_a_wrong_key(
     assert not any(KEY in text for text in everything)
 
 
-def test_a_key_that_is_not_set(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_key_that_is_not_set(
+    options: tuple[str, ...], tiny: Tiny, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
     monkeypatch.delenv("TEST_KEY", raising=False)
-    refused(call(*endpoint(tiny, "http://127.0.0.1:9/v1", api_key_env="TEST_KEY").arguments()), 4, "TEST_KEY")
+    arguments = endpoint(tiny, "http://127.0.0.1:9/v1", api_key_env="TEST_KEY").arguments(*options)
+    refused(call(*arguments), 4, "TEST_KEY")
+    assert not tiny.runs.exists()
 
 
 def test_a_teacher_that_cannot_be_reached(tiny: Tiny, call: Call) -> None:

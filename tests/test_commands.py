@@ -203,6 +203,30 @@ def test_eval_takes_another_metric_for_this_time(copied: Tiny, call: Call) -> No
     assert call(*copied.arguments()).code == 0  # the run's own recipe is as it was
 
 
+def test_another_metric_chooses_anew_on_dev(copied: Tiny, call: Call) -> None:
+    """What dev said by one measure says nothing about another; the answers are the same ones."""
+    answers = copied.value("SELECT count(*) FROM eval_answers WHERE split = 'dev'")
+    assert call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=chrf").code == 0
+    found = [json.loads(d) for (d,) in copied.rows("SELECT detail FROM stages WHERE name LIKE 'dev/%'")]
+    assert [f["measure"] for f in found] == ["chrf"] * 3
+    means = copied.rows(
+        "SELECT system, avg(score) FROM eval_answers WHERE split = 'dev' AND temperature = 0 GROUP BY system"
+    )
+    assert {f["name"]: f["best"] for f in found} == pytest.approx(dict(means))
+    assert copied.value("SELECT count(*) FROM eval_answers WHERE split = 'dev'") == answers
+
+
+def test_a_metric_that_fails_is_one_message(
+    copied: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    (tmp_path / "fragile.py").write_text("def metric(answer, reference, prompt):\n    return 1 / len(answer[:0])\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=fragile:metric")
+    assert ended.code == 2
+    assert "fragile:metric failed on an answer: ZeroDivisionError" in ended.flat
+    assert "Traceback" not in ended.err
+
+
 def test_eval_changes_eval_settings_only(copied: Tiny, call: Call) -> None:
     ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "prefer.k=8")
     assert ended.code == 2
@@ -250,7 +274,8 @@ def test_an_adapter_that_is_not_there_is_refused_with_those_that_are(copied: Tin
     ("options", "words"),
     [
         (["--format", "onnx"], ["onnx", "hf", "adapter"]),
-        (["--format", "gguf"], ["gguf", "not built yet"]),
+        (["--format", "mlx"], ["mlx", "not built yet"]),
+        (["--format", "ggfu"], ["ggfu", "did you mean 'gguf'?"]),
         (["--dtype", "int4"], ["int4", "float32", "bfloat16"]),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_backend_is_a_name_or_an_engine_and_a_learner() -> None:
     assert recipe(backend="torch").backend == BackendSettings(engine="torch", learner="torch")
     assert recipe(backend="llamacpp").backend == BackendSettings(engine="llamacpp", learner="torch")
     mixed = {"engine": "llamacpp", "learner": "mlx"}
-    assert recipe(backend=mixed).backend.model_dump() == mixed
+    assert recipe(backend=mixed).backend == BackendSettings(**mixed)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -129,7 +129,8 @@ def test_prompts_that_do_not_fit_together(prompts: dict[str, Any], message: str)
 
 
 def test_what_is_not_built_yet_is_refused_clearly() -> None:
-    assert "'gguf' is not built yet" in refusal(export={"formats": ["hf", "gguf"]})
+    assert "'mlx' is not built yet" in refusal(export={"formats": ["hf", "mlx"]})
+    assert "did you mean 'gguf'?" in refusal(export={"formats": ["ggfu"]})
     nf4 = LoraSettings(base="nf4")
     check_base(LoraSettings(), "torch", frozenset())
     check_base(nf4, "torch", frozenset({"nf4"}))

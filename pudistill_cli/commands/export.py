@@ -12,8 +12,17 @@ from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOp
 def command(
     run: RunArgument,
     format: Annotated[
-        str, typer.Option("--format", help="hf: merged weights; adapter: the PEFT adapter alone.")
+        str,
+        typer.Option(
+            "--format",
+            help="hf: merged weights; adapter: the PEFT adapter alone; gguf: merged weights for llama.cpp, Ollama and "
+            "LM Studio; gguf-adapter: the adapter alone for llama.cpp.",
+        ),
     ] = "hf",
+    quant: Annotated[
+        list[str] | None,
+        typer.Option("--quant", help="Of GGUF weights: q8_0, q6_k, q5_k_m, q4_k_m, q4_0, f16, ... May be repeated."),
+    ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Of merged weights: float32 or bfloat16.")] = "float32",
     adapter: Annotated[
         str | None, typer.Option("--adapter", help="sft or round-N; by default the one that dev chose.")
@@ -27,6 +36,8 @@ def command(
 
       pudistill export quickstart --format hf
 
+      pudistill export quickstart --format gguf --quant q8_0 --quant q4_k_m
+
       pudistill export quickstart --format adapter --adapter round-2
     """
     from pudistill_cli.console import Console
@@ -34,10 +45,12 @@ def command(
     from pudistill_cli.prepare import reopen
 
     console = Console(as_json=as_json)
-    job = reopen(run, runs, console, [f"export.formats=[{format}]", f"export.dtype={dtype}"])
+    quants = [f"export.quants=[{','.join(quant)}]"] if quant else []
+    job = reopen(run, runs, console, [f"export.formats=[{format}]", f"export.dtype={dtype}", *quants])
     try:
-        exported = export_run(job, adapter)
-        console.event("exported", path=exported.path, kl=exported.kl, ratio=exported.ratio)
-        console.result(exported.path)
+        for exported in export_run(job, adapter):
+            found = exported.comparison
+            console.event("exported", path=str(exported.folder), kl=found.kl, ratio=found.ratio)
+            console.result(str(exported.folder))
     finally:
         job.close()

@@ -42,6 +42,7 @@ def command(
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import STAGES, distil
+    from pudistill_cli.preflight import check_exports, check_teacher
     from pudistill_cli.prepare import open_run, plan
     from pudistill_cli.recipe_file import load_recipe
     from pudistill_cli.summary import describe_student, next_steps, print_plan
@@ -52,6 +53,8 @@ def command(
     loaded = load_recipe(recipe, changes or [])
     name = name or loaded.recipe.name
     checked = plan(loaded.recipe, console, offline=offline)
+    check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
+    check_exports(loaded.recipe.export, checked.student.folder, runs)
     if dry_run:
         print_plan(console, checked, runs / name)
         return

@@ -52,7 +52,7 @@ class Endpoint:
             TeacherError: no key, a key that is not accepted, an unknown model, an endpoint that cannot be
                 reached or fails prompt after prompt, or a limit of the recipe.
         """
-        asking = _Asking(self._settings, _key(self._settings.api_key_env), questions, self._backoff)
+        asking = _Asking(self._settings, read_key(self._settings.api_key_env), questions, self._backoff)
         with asyncio.Runner() as runner:
             work = runner.get_loop().create_task(asking.work())
             try:
@@ -221,7 +221,7 @@ def _no_answer(detail: str) -> Answer:
     return Answer("", "error", "", False, 0, 0, detail)
 
 
-def _key(variable: str | None) -> str | None:
+def read_key(variable: str | None) -> str | None:
     """The key in the environment variable, read when it is needed and kept nowhere.
 
     Raises:

@@ -1,0 +1,33 @@
+"""What a run can leave behind: formats, and how each is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pudistill_cli.recipe import ExportSettings
+
+CORE = ("hf", "adapter")
+"""Written by the core itself, whatever the backend."""
+OF_BACKENDS = ("gguf", "gguf-adapter")
+"""Written by the backend that declares them (`Capabilities.exports`)."""
+FORMATS = (*CORE, *OF_BACKENDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A format, and its variant: a dtype, a quantisation; "" where it has one way only."""
+
+    format: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        """The name of the export's folder and stage; merged weights are always in "hf"."""
+        return f"{self.format}-{self.variant}" if self.variant and self.format not in CORE else self.format
+
+
+def formats_of(export: ExportSettings) -> list[Target]:
+    """The recipe's exports, one for each quantisation."""
+    variants = {"hf": (export.dtype,), "gguf": export.quants}
+    return [Target(f, v) for f in export.formats for v in variants.get(f, ("",))]

@@ -1,0 +1,169 @@
+"""How each format is written and loaded back: merged weights and the adapter by the core, all else by a backend."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from pudistill_cli import weights
+from pudistill_cli.contract import ExportRequest, WrittenExport
+from pudistill_cli.errors import ExportError, PudistillError
+from pudistill_cli.export_formats import Target
+from pudistill_cli.job import Job
+from pudistill_cli.registry import exporter_of
+from pudistill_cli.stages.anchors import Anchored, Anchors
+from pudistill_cli.stages.verification import Distributions, distributions, float32_engine
+from pudistill_cli.tokenizer import StudentTokenizer
+
+ROUNDING = 1e-6
+"""Mean next-token KL in nats that float32 arithmetic may show: rounding alone is below 1e-8."""
+CALIBRATION_ROWS = 200
+
+
+class Writer(Protocol):
+    """One export under way."""
+
+    keeps_more: str
+    """What to type for a format that loses less."""
+
+    def write(self) -> WrittenExport:
+        """Write the files."""
+        ...
+
+    def check(self, rows: Sequence[Anchored]) -> None:
+        """Everything but the distributions; ExportError where it differs."""
+        ...
+
+    def distributions(self, rows: Sequence[Anchored]) -> Distributions:
+        """What the export predicts, loaded back in its own runtime."""
+        ...
+
+
+def writer_of(job: Job, anchors: Anchors, name: str, target: Target, out: Path) -> Writer:
+    """The writer of one format of the adapter `name`; `out` is a folder that is not there yet."""
+    if target.format == "hf":
+        return MergedWeights(job, name, target, out)
+    if target.format == "adapter":
+        return AdapterAlone(job, name, out)
+    return OfBackend(job, anchors, name, target, out)
+
+
+class MergedWeights:
+    """The checkpoint with the adapter added, in Hugging Face form."""
+
+    keeps_more = "Use --dtype float32 or --format adapter."
+
+    def __init__(self, job: Job, name: str, target: Target, out: Path) -> None:
+        self._job, self._adapter, self._out = job, job.folder.adapter(name), out
+        self._target = target
+
+    def write(self) -> WrittenExport:
+        """Merge in float32, then store."""
+        dtype = self._job.recipe.export.dtype
+        weights.merge_lora(self._job.student.folder, self._adapter, self._out, dtype=dtype)
+        return WrittenExport(self._out, kl_limit=ROUNDING if dtype == "float32" else None)
+
+    def check(self, rows: Sequence[Anchored]) -> None:
+        """Token ids, chat template and stop tokens equal the student's."""
+        ours = self._job.tokenizer
+        theirs = StudentTokenizer.load(self._out, format=self._job.recipe.prompts.format)
+        if theirs.chat_template != ours.chat_template or theirs.stop_tokens != ours.stop_tokens:
+            raise ExportError(
+                "The export's chat template or stop tokens differ from the student's.", "Please report this."
+            )
+        if any(theirs.encode_text(text) != ours.encode_text(text) for text in map(_text, rows)):
+            raise ExportError("The export's tokenizer gives other ids than the student's.", "Please report this.")
+
+    def distributions(self, rows: Sequence[Anchored]) -> Distributions:
+        """By the learner's backend, in float32."""
+        spec = replace(self._job.spec, folder=self._out, dtype="float32")
+        with _loading(self._target):
+            engine = self._job.learner_backend.open(spec)
+        try:
+            return distributions(engine, None, rows)
+        finally:
+            engine.close()
+
+
+class AdapterAlone:
+    """The adapter in PEFT's format."""
+
+    keeps_more = ""
+
+    def __init__(self, job: Job, name: str, out: Path) -> None:
+        self._job, self._adapter, self._out = job, job.folder.adapter(name), out
+
+    def write(self) -> WrittenExport:
+        """Copy it."""
+        shutil.copytree(self._adapter, self._out)
+        return WrittenExport(self._out, kl_limit=ROUNDING)
+
+    def check(self, rows: Sequence[Anchored]) -> None:
+        """It has no tokenizer."""
+
+    def distributions(self, rows: Sequence[Anchored]) -> Distributions:
+        """On the base, in float32."""
+        with float32_engine(self._job) as engine:
+            handle = engine.load_adapter(self._out)
+            found = distributions(engine, handle, rows)
+            engine.drop_adapter(handle)
+        return found
+
+
+class OfBackend:
+    """A format that a backend writes and its runtime loads."""
+
+    keeps_more = "Use a larger --quant, or --format gguf-adapter."
+
+    def __init__(self, job: Job, anchors: Anchors, name: str, target: Target, out: Path) -> None:
+        self._job, self._target = job, target
+        self._exporter = exporter_of(target.format)
+        self._written = WrittenExport(out)
+        self._request = ExportRequest(
+            student=job.spec.folder,
+            checkpoint=job.student.folder,
+            adapter=job.folder.adapter(name),
+            format=target.format,
+            variant=target.variant,
+            out=out,
+            name=job.folder.name,
+            context=job.spec.context,
+            stop_tokens=job.spec.stop_tokens,
+            calibration=tuple(a.prompt_tokens + a.answer_tokens for a in anchors.for_sft[:CALIBRATION_ROWS]),
+            converter=Path(path) if (path := job.recipe.export.llama_cpp) else None,
+        )
+
+    def write(self) -> WrittenExport:
+        """Let the backend write."""
+        self._request.out.mkdir(parents=True)
+        self._written = self._exporter.write_export(self._request)
+        return self._written
+
+    def check(self, rows: Sequence[Anchored]) -> None:
+        """Let the backend compare."""
+        self._exporter.check_export(self._request, self._written, [_text(row) for row in rows])
+
+    def distributions(self, rows: Sequence[Anchored]) -> Distributions:
+        """In the format's own runtime."""
+        with _loading(self._target):
+            engine, adapter = self._exporter.open_export(self._request, self._written, self._job.spec)
+        try:
+            return distributions(engine, adapter, rows)
+        finally:
+            engine.close()
+
+
+@contextmanager
+def _loading(target: Target) -> Generator[None]:
+    try:
+        yield
+    except PudistillError as error:
+        raise ExportError(f"The {target} export cannot be loaded: {error.message}", "Please report this.") from error
+
+
+def _text(row: Anchored) -> str:
+    return "".join(m.content for m in row.prompt.messages) + row.answer

@@ -1,0 +1,117 @@
+"""The proof of an export: what was written is loaded back and compared with the trained model, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.contract import Engine, Floats
+from pudistill_cli.job import Job
+from pudistill_cli.stages.anchors import Anchored, Anchors
+
+VERIFIED_ROWS = 16
+VERIFIED_POSITIONS = 32
+"""Of each answer, its last ones: a whole vocabulary is compared at each."""
+Distributions = list[Floats]
+"""Per row (T, V) float32: log-probs of the token after each of the answer's last T positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What exports are compared with: the trained model's distributions, and the SFT snapshot's."""
+
+    rows: list[Anchored]
+    trained: Distributions
+    sft: Distributions
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far an export is from the trained model, in nats a token."""
+
+    answers: int
+    """On which it was compared."""
+    kl: float
+    """Mean next-token KL(trained || export)."""
+    kl_to_sft: float
+    """Mean next-token KL(trained || SFT)."""
+    max_difference: float
+    """Largest difference of a log-probability."""
+
+    @property
+    def ratio(self) -> float:
+        """The part of what training changed (after SFT) that this format loses; 0 where nothing changed."""
+        return self.kl / self.kl_to_sft if self.kl_to_sft > 0 else 0.0
+
+
+def verification_rows(anchors: Anchors) -> list[Anchored]:
+    """Held-out answers, or training's where there is no dev set."""
+    return [a for a in anchors.held_out["dev"] or anchors.rl_pool if a.answer_tokens][:VERIFIED_ROWS]
+
+
+def trained_distributions(job: Job, name: str, rows: list[Anchored]) -> Trained:
+    """The adapter `name` and the SFT snapshot on the base, both computed in float32 by the learner's own backend."""
+    with float32_engine(job) as engine:
+
+        def of(adapter: str) -> Distributions:
+            handle = engine.load_adapter(job.folder.adapter(adapter))
+            found = distributions(engine, handle, rows)
+            engine.drop_adapter(handle)
+            return found
+
+        return Trained(rows, of(name), of("sft"))
+
+
+def distributions(engine: Engine, adapter: str | None, rows: Sequence[Anchored]) -> Distributions:
+    """What an engine predicts at the last positions of each row's answer."""
+    return [
+        engine.distributions(r.prompt_tokens + r.answer_tokens, min(len(r.answer_tokens), VERIFIED_POSITIONS), adapter)
+        for r in rows
+    ]
+
+
+def compare(reference: Trained, exported: Distributions) -> Comparison:
+    """KL and differences over all rows and positions."""
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(reference.trained, exported, strict=True))
+    return Comparison(
+        len(reference.rows),
+        _mean_kl(reference.trained, exported),
+        _mean_kl(reference.trained, reference.sft),
+        difference,
+    )
+
+
+@contextmanager
+def float32_engine(job: Job) -> Generator[Engine]:
+    """The run's engine where it is the learner's, in float32; else such an engine, the run's own models freed.
+
+    In bfloat16, two models that are the same differ by rounding, which may exceed what training changed.
+    """
+    if job.backend.name == job.learner_backend.name and job.resolved["dtype"] == "float32":
+        yield job.engine
+        return
+    job.free_models()
+    engine = job.learner_backend.open(replace(job.spec, dtype="float32"))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _mean_kl(p: Distributions, q: Distributions) -> float:
+    """Mean over all positions of KL(p || q) in nats; normalised again in float64, so that it is not below zero."""
+    per_position = [_kl(_normalised(a), _normalised(b)) for a, b in zip(p, q, strict=True)]
+    return float(np.concatenate(per_position).mean())
+
+
+def _kl(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (np.exp(a) * (a - b)).sum(axis=-1)
+
+
+def _normalised(logprobs: Floats) -> NDArray[np.float64]:
+    wide = logprobs.astype(np.float64)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
