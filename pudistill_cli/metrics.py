@@ -105,7 +105,13 @@ def _entry_point(name: str) -> Metric:
         raise UsageError(f"eval.metric: {name} cannot be called with three texts: {error}.", _SHAPE) from error
 
     def checked(answer: str, reference: str, prompt: str) -> float:
-        value = function(answer, reference, prompt)
+        try:
+            value = function(answer, reference, prompt)
+        except Exception as error:
+            raise UsageError(
+                f"eval.metric: {name} failed on an answer: {type(error).__name__}: {error}.",
+                "It must take any text, also an empty one. Mend it and type the same command again: all work is kept.",
+            ) from error
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise UsageError(f"eval.metric: {name} returned {value!r}, not a finite number.", _SHAPE)
         return float(value)

@@ -212,7 +212,7 @@ def test_answers_in_the_ledger_are_not_drawn_again(job: Job, anchors: Anchors, m
 
 def considered(**values: list[float]) -> list[Considered]:
     """What dev says of adapters, prompt by prompt."""
-    return [Considered(name, values=v, best=max(v), temperature=1.0) for name, v in values.items()]
+    return [Considered(name, "m", [1.0], values=v, best=max(v), temperature=1.0) for name, v in values.items()]
 
 
 CLEARLY, SLIGHTLY = [0.9] * 8, [0.9] * 7 + [0.5]  # of one prompt, the difference may be chance

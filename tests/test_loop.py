@@ -172,6 +172,23 @@ def test_many_truncated_candidates_are_told(tmp_path: Path, call: Call) -> None:
     assert "--set prefer.max_new_tokens=6" in ended.flat
 
 
+def test_a_round_without_a_whole_candidate_ends_the_rounds(tmp_path: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path, prefer={"max_new_tokens": 1})
+    ended = call(*tiny.arguments("--until", "eval"))
+    assert ended.code == 0, ended.err
+    assert "no candidate came to an end, so the rounds end here" in ended.flat
+    assert sorted(p.name for p in (tiny.run / "adapters").iterdir()) == ["sft"]
+    assert results(tiny)["verdict"].startswith("SFT only: the first round had nothing to learn from")
+
+
+def test_rounds_that_the_prior_ends_at_once_are_told(tmp_path: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path, prefer={"prior_start": 0.0, "prior_stop": 0.0})
+    ended = call(*tiny.arguments("--until", "eval"))
+    assert ended.code == 0, ended.err
+    assert "there is nothing left to rank: the rounds end here" in ended.flat
+    assert results(tiny)["verdict"].startswith("SFT only: the first round had nothing to learn from")
+
+
 def test_the_judge_and_the_reference_stay_what_they_were(finished: Tiny, tmp_path: Path, call: Call) -> None:
     """SFT's adapter is frozen: rounds that train the same weights leave its bytes alone."""
     tiny = Tiny.make(tmp_path)

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ POINTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "round 2 saved, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "round-2"),
     "evaluation": lambda p: bomb(p, f"{LEDGER}.add_eval_answers", 21, after=True),
     "results written, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "eval"),
-    "export": lambda p: bomb(p, "pudistill_cli.stages.exporting:_verify", 1),
+    "export": lambda p: bomb(p, "pudistill_cli.stages.exporting:compare", 1),
     "between exports": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "export/hf", after=True),
 }
 
@@ -166,7 +167,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     places = (
         (f"{LEDGER}.add_group", 9),
         ("pudistill_torch.training_state:write", 1),  # the adapter of round 1 is written, its state half
-        ("pudistill_cli.stages.exporting:_verify", 1),  # the merged weights are written
+        ("pudistill_cli.stages.exporting:compare", 1),  # the merged weights are written
     )
     for place, nth in places:
         hook = f"{HOOK}\nat({place!r}, {nth}, signal.SIGKILL)"
@@ -209,7 +210,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 @pytest.mark.parametrize(
     "place",
-    ["pudistill_cli.ledger:Ledger.add_anchor", f"{LEARNER}.step", "pudistill_cli.stages.exporting:_verify"],
+    ["pudistill_cli.ledger:Ledger.add_anchor", f"{LEARNER}.step", "pudistill_cli.stages.exporting:compare"],
     ids=["teacher", "SFT", "export"],
 )
 def test_ctrl_c_ends_every_stage_cleanly(
@@ -253,6 +254,20 @@ def test_changed_prompts_are_another_run(tmp_path: Path, call: Callable[..., End
     ended = call(*tiny.arguments())
     assert ended.code == 7
     assert re.search(r"prompts\.fingerprint: \w+ -> \w+", ended.flat)
+
+
+def test_a_moved_folder_is_the_same_run(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    """Student and prompts are known by their content, not by where they lie."""
+    shutil.copytree(STUDENT, tmp_path / "here" / "student")
+    tiny = Tiny.make(tmp_path / "here", student={"model": "student"})
+    assert call(*tiny.arguments("--until", "sft")).code == 0
+    tiny.folder.rename(tmp_path / "there")
+    moved = replace(tiny, folder=tmp_path / "there", runs=tmp_path / "there" / "runs")
+    (moved.folder / "anchors.jsonl").rename(tmp_path / "anchors.jsonl")  # every answer is in the ledger
+    before = moved.bytes_of("adapters/sft/*")
+    ended = call(*moved.arguments("--until", "sft", "--set", f"teacher.path={tmp_path / 'here' / 'anchors.jsonl'}"))
+    assert ended.code == 0, ended.err
+    assert moved.bytes_of("adapters/sft/*") == before
 
 
 def test_changed_weights_are_another_run(tmp_path: Path, call: Callable[..., Ended]) -> None:

@@ -49,7 +49,7 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
         job.ledger.add_metrics(
             "eval", 0, 0, {f"{f.set}/{f.system}@{f.temperature:g}/{name}": i for name, i in f.measures.items()}
         )
-    verdict = _verdict(job, figures, own, evaluator.measure)
+    verdict = _verdict(job, figures, own, evaluator.measure) if rounds else _why_no_round(job, scorer)
     if rounds and best.choice.name == "sft":
         verdict += " Dev found every round behind SFT, so SFT is what is kept and exported."
     results = Results(evaluator.measure, best.choice.name, own, figures, verdict)
@@ -72,11 +72,17 @@ def _temperatures(job: Job, own: float | None) -> list[tuple[float, bool]]:
     return fixed if own is None else [*fixed, (own, True)]
 
 
+def _why_no_round(job: Job, scorer: Scorer | None) -> str:
+    if job.recipe.prefer.rounds == 0:
+        return "SFT only, as the recipe has it (prefer.rounds is 0)."
+    if scorer is None:
+        return "SFT only: no scorer passed its gate."
+    return "SFT only: the first round had nothing to learn from (see the messages of round 1)."
+
+
 def _verdict(job: Job, figures: list[Figures], own: dict[str, float], measure: str) -> str:
     """One sentence on what the table shows on the test set, by the intervals alone."""
     rl = [f for f in figures if f.system == "PU-RL" and f.set == "test"]
-    if not rl:
-        return "SFT only: no scorer passed the gates, or no round was run."
     if job.metric_function is None:
         return (
             "No measure of quality was given (eval.metric): the table shows likelihoods, similarity to the anchors "

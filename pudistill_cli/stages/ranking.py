@@ -42,8 +42,8 @@ class Ranked:
 
     groups: list[RankedGroup]
     prior: Prior
-    saturated: bool
-    """The prior is above `prefer.prior_stop`: nothing is left to tell apart."""
+    nothing_to_learn: bool
+    """The prior is above `prefer.prior_stop`, or every candidate was cut off."""
 
 
 def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> Ranked:
@@ -66,7 +66,9 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
         scale = group_scale(found.scores[target.member > 0], deviation) if target.member.any() else 0.0
         job.ledger.add_targets(number, group.anchored.prompt.key, scorer.name, target, scale)
     prior = _prior(job, [scores for part, scores in zip(parts, raw, strict=True) if part.model], number)
-    return Ranked(ranked, prior, prior.estimate > prefer.prior_stop)
+    if all_cut_off := not any(t.member.any() for t in targets):
+        job.console.warn(f"Round {number}: no candidate came to an end, so the rounds end here.")
+    return Ranked(ranked, prior, all_cut_off or prior.estimate > prefer.prior_stop)
 
 
 def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> list[Array]:

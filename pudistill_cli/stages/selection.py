@@ -19,8 +19,11 @@ class Considered:
     """What dev says of an adapter."""
 
     name: str
+    measure: str
+    tried: list[float]
+    """`eval.dev_temperatures`."""
     values: list[float]
-    """Per dev prompt, mean over `eval.dev_temperatures`: less noisy than any one of them."""
+    """Per dev prompt, mean over those: less noisy than any one of them."""
     best: float
     """Mean at the temperature where it is best; NaN without dev prompts."""
     temperature: float
@@ -44,19 +47,21 @@ class Selection:
         """Evaluate an adapter on dev at each of `eval.dev_temperatures`."""
         stage = f"dev/{name}"
         job = self.job
+        temperatures = list(job.recipe.eval.dev_temperatures)
+        measure = self.evaluator.selection_name
         if job.ledger.stage_done(stage):
-            self.considered.append(Considered(**job.ledger.stage_detail(stage)))
-            return
+            held = Considered(**job.ledger.stage_detail(stage))
+            if (held.measure, held.tried, len(held.values)) == (measure, temperatures, len(self.dev)):
+                self.considered.append(held)
+                return
         if not self.dev:
-            self.considered.append(Considered(name, [], math.nan, job.recipe.prefer.temperature))
+            self.considered.append(Considered(name, measure, temperatures, [], math.nan, job.recipe.prefer.temperature))
             return
         job.ledger.begin_stage(stage)
-        temperatures = job.recipe.eval.dev_temperatures
         values = np.stack([self.evaluator.selection_values(System(name, name), "dev", t) for t in temperatures])
         means = dict(zip(temperatures, values.mean(axis=1).tolist(), strict=True))
         temperature = max(means, key=lambda t: (means[t], -t))
-        found = Considered(name, values.mean(axis=0).tolist(), means[temperature], temperature)
-        measure = self.evaluator.selection_name
+        found = Considered(name, measure, temperatures, values.mean(axis=0).tolist(), means[temperature], temperature)
         job.metrics("dev", len(self.considered), 0, {f"{measure}@{t:g}": mean for t, mean in means.items()})
         self.considered.append(found)
         job.ledger.finish_stage(stage, asdict(found))
