@@ -14,11 +14,11 @@ _QUANTISATION_VERSION = 2
 _LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*(?P<licence>\S+)[ \t]*\n(?:.*\n)*?---\n")
 
 
-def general(checkpoint: Path, plan: Plan, dtype: str, name: str | None) -> list[Entry]:
+def general(checkpoint: Path, plan: Plan, dtype: str) -> list[Entry]:
     """The `general.` keys; the architecture's name is put first by the gguf package."""
     found = [
         string("general.type", "model"),
-        string("general.name", name or checkpoint.resolve().name),
+        string("general.name", plan.name),
         string("general.size_label", size_label(plan.parameters)),
         uint32("general.file_type", _FILE_TYPES[dtype]),
         uint32("general.quantization_version", _QUANTISATION_VERSION),

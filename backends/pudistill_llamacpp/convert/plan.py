@@ -43,10 +43,11 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of a file but its name."""
+    """All of a file."""
 
     architecture: Architecture
     hyper: Hyperparameters
+    name: str
     entries: list[Entry]
     tensors: list[Planned]
     merged: MergedTensors
@@ -69,8 +70,8 @@ class Plan:
         return self.architecture.converted(tensor.source, self.merged.read(tensor.source), self.hyper)
 
 
-def plan_of(checkpoint: Path, merged: MergedTensors, dtype: str) -> Plan:
-    """Plan the conversion of a checkpoint.
+def plan_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str | None = None) -> Plan:
+    """Plan the conversion of a checkpoint to a file called `name`, by default as its folder.
 
     Raises:
         ExportError: its architecture, a setting, a tensor or its tokenizer is not one that llama.cpp has.
@@ -89,8 +90,9 @@ def plan_of(checkpoint: Path, merged: MergedTensors, dtype: str) -> Plan:
     for source, name in _names(architecture, merged):
         shape = merged.shape(source)
         tensors.append(Planned(name, source, shape, _type(name, shape, dtype.upper())))
-    vocabulary = read_vocabulary(checkpoint, merged.shape(_EMBEDDINGS)[0])
-    return Plan(architecture, hyper, [*architecture.entries(hyper), *vocabulary.entries()], tensors, merged, extra)
+    vocabulary = read_vocabulary(checkpoint, merged.shape(_EMBEDDINGS)[0], name or checkpoint.resolve().name)
+    entries = [*architecture.entries(hyper), *vocabulary.entries()]
+    return Plan(architecture, hyper, vocabulary.name, entries, tensors, merged, extra)
 
 
 def _names(architecture: Architecture, merged: MergedTensors) -> Iterator[tuple[str, str]]:

@@ -14,12 +14,10 @@ from pudistill_llamacpp.convert.hyperparameters import Entry, Hyperparameters, f
 
 _THETA = 10000.0
 _YARN = {
-    "extrapolation_factor": "{arch}.rope.scaling.yarn_ext_factor",
-    "attention_factor": "{arch}.rope.scaling.yarn_attn_factor",
     "beta_fast": "{arch}.rope.scaling.yarn_beta_fast",
     "beta_slow": "{arch}.rope.scaling.yarn_beta_slow",
 }
-_YARN_UNKNOWN = ("mscale", "mscale_all_dim")
+_YARN_UNKNOWN = ("mscale", "mscale_all_dim", "extrapolation_factor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +33,11 @@ class Rope:
         """Why llama.cpp would compute other positions, where only `kinds` are known for the architecture."""
         if self.kind not in kinds:
             return f"its RoPE scaling is {self.kind!r}"
-        if self.kind == "yarn" and (unknown := [k for k in _YARN_UNKNOWN if self.settings.get(k) is not None]):
-            return f"its YaRN scaling sets {unknown[0]}"
-        if self.kind == "yarn" and self.settings.get("truncate") is False:
-            return "its YaRN scaling does not truncate"
+        if self.kind == "yarn":
+            if unknown := [key for key in _YARN_UNKNOWN if self.settings.get(key) is not None]:
+                return f"its YaRN scaling sets {unknown[0]}"
+            if self.settings.get("truncate") is False or not self.settings.get("original_max_position_embeddings"):
+                return "its YaRN scaling does not truncate, or names no original context"
         if self.settings.get("partial_rotary_factor", 1.0) != 1.0 and "longrope" not in kinds:
             return "it rotates only part of each head"
         return None
@@ -54,7 +53,11 @@ class Rope:
         if self.kind == "yarn":
             original = self.settings["original_max_position_embeddings"]
             found.append(uint32("{arch}.rope.scaling.original_context_length", original))
-            found += [float32(key, self.settings[k]) for k, key in _YARN.items() if self.settings.get(k) is not None]
+            found += [float32(key, self.settings[k]) for k, key in _YARN.items() if self.settings.get(k)]
+            if (given := self.settings.get("attention_factor")) is not None:
+                # llama.cpp multiplies it with the factor that it computes itself (Peng et al. 2023, section 3.4).
+                own = 0.1 * math.log(self.settings["factor"]) + 1.0
+                found.append(float32("{arch}.rope.scaling.attn_factor", given / own))
         return found
 
 

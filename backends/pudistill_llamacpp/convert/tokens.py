@@ -32,6 +32,8 @@ class Tokens:
 
     texts: tuple[str, ...]
     types: tuple[int, ...]
+    swallowing: frozenset[str] = frozenset()
+    """Special tokens that take the spaces behind them away."""
 
     def entries(self) -> list[Entry]:
         """The metadata."""
@@ -47,18 +49,19 @@ def tokens_of(content: Mapping[str, Any], rows: int) -> Tokens:
     An id beyond the embeddings is left out, a row without a token is named [PADn] and unused, as upstream does.
 
     Raises:
-        CannotBeWrittenError: two ids have one text, which would end the process that loads the file.
+        CannotBeWrittenError: two ids have one text, which would end the process that loads the file; an added token
+            is only found as a word of its own, or takes the spaces before it away.
     """
     texts = [f"[PAD{i}]" for i in range(rows)]
     types = [UNUSED] * rows
     for text, i in content["model"].get("vocab", {}).items():
         if i < rows:
             texts[i], types[i] = text, NORMAL
-    for token in content.get("added_tokens") or []:
-        if token["id"] < rows:
-            texts[token["id"]], types[token["id"]] = _added(token)
+    added = [token for token in content.get("added_tokens") or [] if token["id"] < rows]
+    for token in added:
+        texts[token["id"]], types[token["id"]] = _added(token)
     _refuse_duplicates(texts)
-    return Tokens(tuple(texts), tuple(types))
+    return Tokens(tuple(texts), tuple(types), frozenset(t["content"] for t in added if t.get("rstrip")))
 
 
 def _added(token: Mapping[str, Any]) -> tuple[str, int]:
@@ -66,6 +69,8 @@ def _added(token: Mapping[str, Any]) -> tuple[str, int]:
     text: str = token["content"]
     if token.get("single_word"):
         raise CannotBeWrittenError(f"{text!r} counts only as a word of its own")
+    if token.get("lstrip"):
+        raise CannotBeWrittenError(f"{text!r} swallows the spaces before it")
     if token["special"] or _looks_special(text):
         return text, CONTROL
     return text.replace(SPACE, " "), USER_DEFINED  # llama.cpp looks for them before it writes spaces so

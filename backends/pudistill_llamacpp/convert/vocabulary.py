@@ -15,6 +15,7 @@ from pudistill_cli.errors import ExportError
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.bpe import byte_level
 from pudistill_llamacpp.convert.hyperparameters import Entry, boolean, string, uint32
+from pudistill_llamacpp.convert.naming import name_for
 from pudistill_llamacpp.convert.sentencepiece import sentencepiece_like
 from pudistill_llamacpp.convert.special_ids import special_ids
 from pudistill_llamacpp.convert.tokens import CannotBeWrittenError, Pieces, tokens_of
@@ -24,6 +25,8 @@ from pudistill_llamacpp.convert.tokens import CannotBeWrittenError, Pieces, toke
 class Vocabulary:
     """What is written of a tokenizer."""
 
+    name: str
+    """What the file must be called."""
     pieces: Pieces
     special: Mapping[str, int]
     """Ids by llama.cpp's names of them (`bos`, `eos`, `eot`, ...)."""
@@ -42,8 +45,8 @@ class Vocabulary:
         return found if self.chat_template is None else [*found, string("tokenizer.chat_template", self.chat_template)]
 
 
-def read_vocabulary(checkpoint: Path, rows: int) -> Vocabulary:
-    """The tokenizer of a checkpoint whose embeddings have `rows` rows.
+def read_vocabulary(checkpoint: Path, rows: int, name: str) -> Vocabulary:
+    """The tokenizer of a checkpoint whose embeddings have `rows` rows, for a file called `name`.
 
     Raises:
         ExportError: llama.cpp has no tokenizer that gives the same ids.
@@ -53,6 +56,7 @@ def read_vocabulary(checkpoint: Path, rows: int) -> Vocabulary:
     content: dict[str, Any] = json.loads(student.tokenizer.to_str())
     try:
         tokens = tokens_of(content, rows)
+        name = name_for(name, tokens)
         pieces = byte_level(content, tokens) if _is_byte_level(content) else sentencepiece_like(content, tokens)
     except CannotBeWrittenError as error:
         raise ExportError(
@@ -62,7 +66,7 @@ def read_vocabulary(checkpoint: Path, rows: int) -> Vocabulary:
     source = student.chat_template.source
     before, after = _added_around(student.tokenizer)
     return Vocabulary(
-        pieces, special_ids(checkpoint, student), bool(before), bool(after), None if PLAIN in source else source
+        name, pieces, special_ids(checkpoint, student), bool(before), bool(after), None if PLAIN in source else source
     )
 
 

@@ -46,15 +46,15 @@ def write_gguf(
 
     Matrices are stored in `dtype`, straight from the float32 sum of weight and adapter; vectors and norms in float32,
     and in q8_0 a matrix whose rows are no multiple of 32 in float16. In memory is one tensor at a time.
-    `name` is what runtimes show; the folder's name by default.
+    `name` is what runtimes show, the folder's name by default; it is changed where llama.cpp would misread it (naming).
 
     Raises:
         ExportError: the architecture or tokenizer is not one that llama.cpp has, the adapter does not fit, a weight
             is too large for float16, or the file cannot be written.
         DataError: the checkpoint cannot be read.
     """
-    plan = plan_of(checkpoint, merged_tensors(checkpoint, adapter), dtype)
-    entries = [*general(checkpoint, plan, dtype, name), *plan.entries]
+    plan = plan_of(checkpoint, merged_tensors(checkpoint, adapter), dtype, name)
+    entries = [*general(checkpoint, plan, dtype), *plan.entries]
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

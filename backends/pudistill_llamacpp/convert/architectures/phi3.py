@@ -40,8 +40,12 @@ def original_context(hyper: Hyperparameters) -> int:
 
 def attention_factor(hyper: Hyperparameters) -> float:
     """What LongRoPE multiplies cos and sin by: sqrt(1 + ln(stretch) / ln(original context)) (Ding et al. 2024)."""
-    stretch = hyper.integer("max_position_embeddings") / original_context(hyper)
-    return math.sqrt(1 + math.log(stretch) / math.log(original_context(hyper))) if stretch > 1 else 1.0
+    settings = rope_of(hyper).settings
+    if (given := settings.get("attention_factor")) is not None:
+        return float(given)
+    original = original_context(hyper)
+    stretch = settings.get("factor") or hyper.integer("max_position_embeddings") / original
+    return math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
 
 
 def entries(hyper: Hyperparameters) -> list[Entry]:
@@ -66,8 +70,6 @@ def problem(hyper: Hyperparameters) -> str | None:
         lengths = {len(rope.settings.get(k) or ()) for k in ("long_factor", "short_factor")}
         if lengths != {rotated_width(hyper) // 2}:
             wrong = f"its RoPE has {lengths} factors for {rotated_width(hyper) // 2} pairs"
-        elif rope.settings.get("attention_factor") not in (None, attention_factor(hyper)):
-            wrong = "its LongRoPE has an attention factor of its own"
     return first(
         wrong,
         activation_problem(hyper, "silu"),
