@@ -1,4 +1,4 @@
-"""The student before any weight is read: a local folder in Hugging Face form, or a model from the hub."""
+"""The student before any weight is read: a local folder in Hugging Face form, a model from the hub, or a GGUF file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any, Literal, cast
 
 from pudistill_cli import hub
 from pudistill_cli.checkpoint import count_parameters, read_json, weight_files
-from pudistill_cli.errors import DataError
+from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.registry import backends
+from pudistill_cli.student_files import ReadsStudents
 from pudistill_cli.tokenizer import StudentTokenizer
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -31,6 +33,7 @@ class Student:
     """A checkpoint that can be trained, as far as its files tell."""
 
     folder: Path
+    """In Hugging Face form."""
     tokenizer: StudentTokenizer
     model_type: str
     parameters: int
@@ -42,6 +45,8 @@ class Student:
     commit: str | None = None
     """Of a hub model: what its revision stood for."""
     notices: tuple[str, ...] = ()
+    gguf: Path | None = None
+    """The file that it came as, which llama.cpp samples from as it is."""
 
 
 def resolve_student(
@@ -52,11 +57,14 @@ def resolve_student(
     context: int | None = None,
     format: Literal["chat", "text"] = "chat",
 ) -> Student:
-    """Find, or download, and check a student; `context` caps its own. A local folder never touches the hub.
+    """Find, or download, and check a student; `context` caps its own. Local files never touch the hub.
 
     Raises:
         DataError: not there, not whole, in a format that is not read, or with code of its own.
+        BackendError: a GGUF file, without the backend that reads it.
     """
+    if model.lower().endswith(".gguf"):
+        return _from_gguf(Path(model).expanduser(), revision, context, format)
     folder, commit = _locate(model, revision, offline)
     config = _checked_config(folder)
     weights = weight_files(folder)
@@ -74,13 +82,36 @@ def resolve_student(
     )
 
 
+def _from_gguf(path: Path, revision: str | None, context: int | None, format: Literal["chat", "text"]) -> Student:
+    if revision is not None:
+        raise DataError(f"student.revision is given, but {path} is a local file.", "Leave student.revision out.")
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.", "Name a GGUF file that is there.")
+    backend = backends().get("llamacpp")
+    problem = backend.problem() if isinstance(backend, ReadsStudents) else "it is not part of this installation"
+    if problem is not None or not isinstance(backend, ReadsStudents):
+        raise BackendError(
+            f"{path} is a GGUF file, which needs the llamacpp backend: {problem}.",
+            'Install it with: pip install "pudistill[llamacpp]"',
+        )
+    files = backend.read_student(path.resolve())
+    config = read_json(files.folder / "config.json")
+    tokenizer = StudentTokenizer.of_files(files, format)
+    length, notices = _context(config, files.folder, context)
+    return Student(
+        folder=files.folder,
+        tokenizer=tokenizer,
+        model_type=str(config["model_type"]),
+        parameters=count_parameters(weight_files(files.folder)),
+        context=length,
+        fingerprint=files.fingerprint,
+        notices=(*files.notices, *tokenizer.notices, *notices),
+        gguf=files.source,
+    )
+
+
 def _locate(model: str, revision: str | None, offline: bool) -> tuple[Path, str | None]:
     path = Path(model).expanduser()
-    if model.lower().endswith(".gguf"):
-        raise DataError(
-            f"{model} is a GGUF file; students in that form come with the llama.cpp backend.",
-            "Give the checkpoint it was made from, a folder with config.json and *.safetensors.",
-        )
     if path.is_dir():
         if revision is not None:
             raise DataError(f"student.revision is given, but {model} is a local folder.", "Leave student.revision out.")

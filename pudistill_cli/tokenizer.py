@@ -1,4 +1,4 @@
-"""The student's own tokenizer, read with `tokenizers`: prompts and answers to ids and back, and its stops."""
+"""The student's own tokenizer: prompts and answers to ids and back, and what ends an answer."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from tokenizers import Tokenizer
 
 from pudistill_cli.chat_template import ChatTemplate
+from pudistill_cli.codec import Codec, LibraryCodec
 from pudistill_cli.contract import Tokens
 from pudistill_cli.errors import DataError
 from pudistill_cli.prompts import Message
+from pudistill_cli.student_files import StudentFiles
 from pudistill_cli.tokenizer_files import (
     chat_template_of,
     mark_special,
     named_special_tokens,
     read_tokenizer,
     stop_ids,
+    template_or_plain,
 )
+
+Format: TypeAlias = Literal["chat", "text"]
 
 _TAIL = 16
 """So many of a prompt's last tokens are tokenised again together with its answer."""
@@ -36,39 +41,64 @@ class StudentTokenizer:
     answer it does not: a stop token comes once, at its end.
     """
 
-    tokenizer: Tokenizer
+    codec: Codec
     chat_template: ChatTemplate
     stop_tokens: Tokens
     """Ids that end an answer; the first one is the end of turn, which training supervises."""
     notices: tuple[str, ...] = ()
 
     @classmethod
-    def load(
-        cls, folder: Path, now: datetime | None = None, format: Literal["chat", "text"] = "chat"
-    ) -> StudentTokenizer:
+    def load(cls, folder: Path, now: datetime | None = None, format: Format = "chat") -> StudentTokenizer:
         """Read a checkpoint's tokenizer, template and stop tokens; `now` is what a template's clock shows.
-
-        A chat template says itself what ends a turn. What ends bare text is the checkpoint's first
-        `eos_token_id`: the tokenizer's own eos may be a token that the model never saw in pretraining.
 
         Raises:
             DataError: no tokenizer that can be read, or none that can end an answer.
         """
         tokenizer = read_tokenizer(folder)
         special = named_special_tokens(folder, tokenizer)
-        template, notices = chat_template_of(folder, special, bool(_bos(tokenizer)), now or datetime.now())
-        end = end_of_turn(tokenizer, template)
-        eos = tokenizer.token_to_id(special["eos_token"]) if "eos_token" in special else None
-        named = (*stop_ids(folder), eos)
-        order = (*named, end) if format == "text" else (end, *named)
-        stops = [i for i in order if i is not None and tokenizer.id_to_token(i)]
+        codec = LibraryCodec(tokenizer)
+        template, notices = chat_template_of(folder, special, bool(codec.bos), now or datetime.now())
+        eos = codec.id_of(special["eos_token"]) if "eos_token" in special else None
+        named = [i for i in (*stop_ids(folder), eos) if i is not None]
+        stops = stops_in_order(codec, template, named, format)
         if not stops:
             raise DataError(
                 f"The tokenizer in {folder} has no end-of-turn token, so an answer could never end.",
                 "Name its eos_token in tokenizer_config.json.",
             )
-        mark_special(tokenizer, [token for i in stops if (token := tokenizer.id_to_token(i))])
-        return cls(tokenizer, template, tuple(dict.fromkeys(stops)), notices)
+        mark_special(tokenizer, [token for i in stops if (token := codec.token_of(i))])
+        return cls(codec, template, stops, notices)
+
+    @classmethod
+    def of_files(cls, files: StudentFiles, format: Format = "chat") -> StudentTokenizer:
+        """The tokenizer of a student that a backend read.
+
+        Raises:
+            DataError: none of its tokens can end an answer.
+        """
+        codec = files.codec
+        template, notices = template_or_plain(files.chat_template, files.special, bool(codec.bos), datetime.now())
+        stops = stops_in_order(codec, template, files.stop_tokens, format)
+        if not stops:
+            raise DataError(
+                f"{files.source} names no end-of-turn token, so an answer could never end.",
+                "Use a GGUF file of a whole language model.",
+            )
+        return cls(codec, template, stops, notices)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The library's own object.
+
+        Raises:
+            DataError: the student is a GGUF file, whose tokenizer is llama.cpp's.
+        """
+        if not isinstance(self.codec, LibraryCodec):
+            raise DataError(
+                "The student is a GGUF file; it has no tokenizer.json.",
+                "Set student.original to the checkpoint that it was made from.",
+            )
+        return self.codec.tokenizer
 
     # --- prompts ---
 
@@ -82,7 +112,7 @@ class StudentTokenizer:
 
     def encode_text(self, text: str) -> Tokens:
         """Ids of bare text (`prompts.format: text`), behind the BOS where this tokenizer puts one."""
-        return _bos(self.tokenizer) + self._ids(text)
+        return self.codec.bos + self._ids(text)
 
     # --- answers ---
 
@@ -99,11 +129,11 @@ class StudentTokenizer:
             ids = joint[len(tail) :]
             if joint[: len(tail)] == tail and not self._control(ids):
                 return (*ids, self.stop_tokens[0])
-        return (*self._literal(answer), self.stop_tokens[0])
+        return (*self._continued(answer, special=False), self.stop_tokens[0])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return self.codec.decode(tokens, special=False)
 
     def decode_answer(self, tokens: Sequence[int], after: Sequence[int]) -> str:
         """Text of an answer's ids behind its prompt's.
@@ -119,29 +149,34 @@ class StudentTokenizer:
     # --- inside ---
 
     def _ids(self, text: str) -> Tokens:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return self.codec.encode(text, special=True)
 
     def _raw(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return self.codec.decode(tokens, special=True)
 
-    def _continued(self, text: str) -> Tokens:
+    def _continued(self, text: str, *, special: bool = True) -> Tokens:
         """Ids of text that goes on from something, without the space that some tokenizers put first."""
-        guard, guarded = self._ids(_GUARD), self._ids(_GUARD + text)
-        return guarded[len(guard) :] if guarded[: len(guard)] == guard else self._ids(text)
+        guard = self.codec.encode(_GUARD, special=special)
+        guarded = self.codec.encode(_GUARD + text, special=special)
+        whole = guarded[: len(guard)] == guard
+        return guarded[len(guard) :] if whole else self.codec.encode(text, special=special)
 
     def _control(self, tokens: Tokens) -> bool:
-        added = self.tokenizer.get_added_tokens_decoder()
-        return any(i in added and added[i].special for i in tokens)
-
-    def _literal(self, text: str) -> Tokens:
-        self.tokenizer.encode_special_tokens = True
-        try:
-            return self._continued(text)
-        finally:
-            self.tokenizer.encode_special_tokens = False
+        return any(map(self.codec.is_special, tokens))
 
 
-def end_of_turn(tokenizer: Tokenizer, template: ChatTemplate) -> int | None:
+def stops_in_order(codec: Codec, template: ChatTemplate, named: Sequence[int], format: Format) -> Tokens:
+    """Ids that end an answer, the one to train on first; `named` are those that the student's files name.
+
+    A chat template says itself what ends a turn. What ends bare text is the first of `named`, the checkpoint's own:
+    the tokenizer's eos may be a token that the model never saw in pretraining.
+    """
+    end = end_of_turn(codec, template)
+    order = (*named, end) if format == "text" else (end, *named)
+    return tuple(dict.fromkeys(i for i in order if i is not None and codec.token_of(i)))
+
+
+def end_of_turn(codec: Codec, template: ChatTemplate) -> int | None:
     """The first added token that the template puts after an assistant's words; None if it puts none."""
     words = "ANSWER"
     try:
@@ -149,13 +184,5 @@ def end_of_turn(tokenizer: Tokenizer, template: ChatTemplate) -> int | None:
     except DataError:  # it wants something else first; its eos will have to do
         return None
     _, found, rest = text.rpartition(words)
-    added = tokenizer.get_added_tokens_decoder()
-    ids = tokenizer.encode(rest, add_special_tokens=False).ids if found else []
-    return next((i for i in ids if i in added and added[i].content.strip()), None)
-
-
-def _bos(tokenizer: Tokenizer) -> Tokens:
-    """What the tokenizer's post-processor puts before a text: its BOS, or nothing."""
-    plain = tokenizer.encode("a", add_special_tokens=False).ids
-    whole = tokenizer.encode("a", add_special_tokens=True).ids
-    return next((tuple(whole[:i]) for i in range(len(whole)) if whole[i : i + len(plain)] == plain), ())
+    ids = codec.encode(rest, special=True) if found else ()
+    return next((i for i in ids if codec.is_added(i) and (codec.token_of(i) or "").strip()), None)

@@ -100,7 +100,14 @@ def chat_template_of(
                 "Put the one to use into chat_template.jinja.",
             )
         source = named["default"]
-    if isinstance(source, str):
+    return template_or_plain(source if isinstance(source, str) else None, special, adds_bos, now)
+
+
+def template_or_plain(
+    source: str | None, special: Mapping[str, str], adds_bos: bool, now: datetime
+) -> tuple[ChatTemplate, tuple[str, ...]]:
+    """A student's own template, or the plain one with a notice."""
+    if source is not None:
         return ChatTemplate(source, special, now), ()
     notice = (
         "The student has no chat template: conversations are written as 'User:', 'Assistant:' paragraphs. "

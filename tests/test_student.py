@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,10 +15,15 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
+from test_hardware import Fake
 
 from pudistill_cli import hub
-from pudistill_cli.errors import DataError
+from pudistill_cli import student as student_module
+from pudistill_cli.codec import LibraryCodec
+from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.student import resolve_student
+from pudistill_cli.student_files import StudentFiles
+from pudistill_cli.tokenizer_files import read_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -140,7 +146,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(folder: Path, case: str) -> N
 def test_what_is_no_folder_says_so(folder: Path, tmp_path: Path) -> None:
     for model, message in {
         str(tmp_path / "nowhere"): "no folder",
-        "some/model.gguf": "llama.cpp backend",
+        "some/model.gguf": "There is no file",
         str(folder / "config.json"): "is a file",
         "justaname": "no folder",
         "a/b/c": "no folder",
@@ -274,3 +280,67 @@ def test_gated_missing_and_unknown_revisions_say_what_to_do(server: FakeHub) -> 
         with pytest.raises(DataError, match=message) as error:
             resolve_student(model, revision)
         assert hint in error.value.hint
+
+
+# --- a GGUF file, through a backend that reads some ---
+
+
+class Reader(Fake):
+    """Gives the same files for any path."""
+
+    def __init__(self, files: StudentFiles) -> None:
+        super().__init__("llamacpp")
+        self._files = files
+
+    def read_student(self, path: Path) -> StudentFiles:
+        return replace(self._files, source=path)
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> Path:
+    (tmp_path / "model.gguf").touch()
+    return tmp_path / "model.gguf"
+
+
+@pytest.fixture
+def reader(shared: Path, tmp_path: Path) -> Reader:
+    """Of the stories checkpoint, with its own tokenizer as the file's."""
+    folder = shared / "models/stories260K"
+    codec = LibraryCodec(read_tokenizer(folder))
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    return Reader(StudentFiles(tmp_path, folder, codec, special, None, (2,), "ab" * 16, ("a notice",)))
+
+
+def test_a_gguf_file_is_read_by_its_backend(reader: Reader, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(student_module, "backends", lambda: {"llamacpp": reader})
+    student = resolve_student(str(gguf), context=100)
+    assert (student.gguf, student.context, student.fingerprint) == (gguf.resolve(), 100, "ab" * 16)
+    assert (student.model_type, student.parameters) == ("llama", 260_032)
+    assert student.tokenizer.stop_tokens == (2,)
+    assert student.tokenizer.encode_text("Once upon a time")[0] == 1
+    assert student.notices[0] == "a notice"
+    assert "no chat template" in student.notices[1]
+
+
+@pytest.mark.parametrize("found", [{}, {"llamacpp": Fake("llamacpp", "llama-cpp-python is missing")}])
+def test_a_gguf_file_without_its_backend_says_what_to_install(
+    found: dict[str, object], gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_module, "backends", lambda: found)
+    with pytest.raises(BackendError, match="needs the llamacpp backend") as error:
+        resolve_student(str(gguf))
+    assert 'pip install "pudistill[llamacpp]"' in error.value.hint
+
+
+def test_a_gguf_file_has_no_revision(gguf: Path) -> None:
+    with pytest.raises(DataError, match="revision"):
+        resolve_student(str(gguf), revision="main")
+
+
+def test_a_gguf_file_whose_tokens_end_nothing_is_refused(
+    reader: Reader, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Reader(replace(reader._files, stop_tokens=(), special={}))
+    monkeypatch.setattr(student_module, "backends", lambda: {"llamacpp": endless})
+    with pytest.raises(DataError, match="no end-of-turn"):
+        resolve_student(str(gguf))
