@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -35,6 +35,8 @@ class ContextSettings:
     """Most tokens of one `decode`."""
     n_ubatch: int = 512
     """Most tokens of one pass through the model."""
+    n_outputs: int = 0
+    """Most tokens of one `decode` that want logits, which take room for a whole vocabulary each; 0 is all of them."""
     kv: KvType = "f16"
     unified: bool = False
     """One stream of cells for all sequences (a copied prefix is shared), instead of one each (it is copied)."""
@@ -55,8 +57,8 @@ class Context:
             self._on_tensor = self._lib.ggml_backend_sched_eval_callback(lambda t, ask, _: on_tensor(t or 0, ask))
             params.cb_eval = self._on_tensor
         with captured() as log:
-            self._pointer: Any = self._lib.llama_init_from_model(model.pointer, params)
-        if not self._pointer:
+            self._open: Any = self._lib.llama_init_from_model(model.pointer, params)
+        if not self._open:
             raise BackendError(
                 f"llama.cpp cannot make a context of {settings.n_ctx} tokens for {settings.n_seq_max} sequences: "
                 f"{log.reason}",
@@ -66,10 +68,17 @@ class Context:
         self._allocate(settings.n_batch)
         self._lora: Lora | None = None
 
+    @property
+    def _pointer(self) -> Any:
+        if self._open is None:
+            raise BackendError("The context is closed.", "This is a bug in pudistill: please report it.")
+        return self._open
+
     def _params(self, model: Model, settings: ContextSettings) -> Any:
         params = self._lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max = settings.n_ctx, settings.n_seq_max
         params.n_batch, params.n_ubatch = settings.n_batch, min(settings.n_ubatch, settings.n_batch)
+        params.n_outputs_max = max(settings.n_outputs, settings.n_seq_max) if settings.n_outputs else 0
         params.n_threads = params.n_threads_batch = settings.threads
         params.type_k = params.type_v = _KV_TYPES[settings.kv]
         params.flash_attn_type = int(settings.flash)
@@ -110,11 +119,14 @@ class Context:
             BackendError: no room in the cache, or the computation failed.
         """
         n = np.size(tokens)
-        if n > self.settings.n_batch:
+        if n > self.settings.n_batch:  # llama.cpp would abort the process
             raise ValueError(f"{n} tokens in a batch of at most {self.settings.n_batch}")
         self._token[:n], self._position[:n], self._sequence[:n] = tokens, positions, sequences
         self._wanted[:n] = wants_logits
         self._batch.n_tokens = n
+        rows = int(np.count_nonzero(self._wanted[:n]))
+        if rows > (self.settings.n_outputs or n):
+            raise ValueError(f"{rows} rows of logits, and room for {self.settings.n_outputs}")
         with captured() as log:
             status = self._lib.llama_decode(self._pointer, self._batch)
         if status == 1:
@@ -124,16 +136,17 @@ class Context:
             )
         if status:
             raise BackendError(f"llama.cpp failed to compute a batch ({status}): {log.reason}", "Please report this.")
-        rows = int(np.count_nonzero(self._wanted[:n]))
         if not rows:
             return np.empty((0, self.n_vocab), np.float32)
         return np.ctypeslib.as_array(self._lib.llama_get_logits(self._pointer), shape=(rows, self.n_vocab))
 
     # --- sequences ---
 
-    def copy(self, source: int, targets: Sequence[int]) -> None:
-        """Make sequences begin like `source`; they must be empty."""
+    def copy(self, source: int, targets: Iterable[int]) -> None:
+        """Make other sequences the same as `source`; what they held is forgotten."""
         for target in targets:
+            if self.settings.unified:  # there, a copy adds to what is held
+                self.remove(target)
             self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def remove(self, sequence: int, start: int = -1) -> None:
@@ -153,12 +166,14 @@ class Context:
         if lora is None:
             self._lib.llama_set_adapters_lora(self._pointer, None, 0, None)
         else:
+            if lora.pointer is None:
+                raise BackendError("The adapter was dropped.", "This is a bug in pudistill: please report it.")
             adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(lora.pointer)
             self._lib.llama_set_adapters_lora(self._pointer, adapters, 1, (ctypes.c_float * 1)(1.0))
         self._lora = lora
 
     def close(self) -> None:
         """Give its memory back."""
-        if self._pointer is not None:
-            self._lib.llama_free(self._pointer)
-            self._pointer = None
+        if self._open is not None:
+            self._lib.llama_free(self._open)
+            self._open = None

@@ -107,6 +107,16 @@ class Model:
         return int(self._lib.llama_model_n_ctx_train(self.pointer))
 
     @property
+    def kv_entries(self) -> int:
+        """Numbers that one token takes in the key-value cache: keys and values of all layers."""
+        kv_heads, heads = self._lib.llama_model_n_head_kv(self.pointer), self._lib.llama_model_n_head(self.pointer)
+        metadata = self.metadata
+        arch = metadata["general.architecture"]
+        width = self._lib.llama_model_n_embd(self.pointer) // heads
+        key, value = (int(metadata.get(f"{arch}.attention.{part}_length", str(width))) for part in ("key", "value"))
+        return self._lib.llama_model_n_layer(self.pointer) * kv_heads * (key + value)
+
+    @property
     def nbytes(self) -> int:
         """Size of all tensors."""
         return int(self._lib.llama_model_size(self.pointer))

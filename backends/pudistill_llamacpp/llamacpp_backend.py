@@ -1,0 +1,63 @@
+"""The backend object: what it can do and whether it can run, told without importing llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NoReturn
+
+from pudistill_cli.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.errors import BackendError
+
+if TYPE_CHECKING:
+    from pudistill_llamacpp.engine import LlamaCppEngine
+
+NEEDED = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
+
+
+class LlamaCppBackend:
+    """Sampling and scoring through llama.cpp, on any machine; learning is another backend's."""
+
+    name = "llamacpp"
+    capabilities = Capabilities(sample=True, score=True, exports=frozenset({"gguf"}))
+
+    def problem(self) -> str | None:
+        """The packages that are missing, or None."""
+        missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+        if not missing:
+            return None
+        return (
+            f'{", ".join(missing)} not installed; pip install "pudistill[llamacpp]" (compiles for about five minutes)'
+        )
+
+    def architectures(self) -> frozenset[str] | None:
+        """The `model_type`s that can be converted."""
+        from pudistill_llamacpp.convert.architectures import ARCHITECTURES
+
+        return frozenset(ARCHITECTURES)
+
+    def describe(self, spec: ModelSpec) -> Mapping[str, str]:
+        """Device, threads and options that `spec` resolves to here.
+
+        Raises:
+            UsageError: an option that is unknown.
+            BackendError: the device it names is not there.
+        """
+        from pudistill_llamacpp.placement import place
+
+        return place(spec).describe()
+
+    def open(self, spec: ModelSpec) -> LlamaCppEngine:
+        """Load the model for sampling and scoring, converted first if it is not a GGUF file.
+
+        Raises:
+            BackendError: the machine or the architecture does not fit.
+            DataError: the checkpoint or the file is not whole.
+        """
+        from pudistill_llamacpp.engine import LlamaCppEngine
+
+        return LlamaCppEngine(spec)
+
+    def learn(self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None) -> NoReturn:
+        """Never possible: llama.cpp computes no gradients of adapters."""
+        raise BackendError("llama.cpp cannot train adapters.", "Let another backend learn: --set backend.learner=torch")
