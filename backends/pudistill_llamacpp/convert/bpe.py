@@ -41,9 +41,9 @@ def byte_level(content: Mapping[str, Any], tokens: Tokens) -> ByteLevelPieces:
     model = content["model"]
     if model.get("type") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise CannotBeWrittenError(f"its model is {model.get('type')}, of a kind that llama.cpp does not have")
-    normalizer = content.get("normalizer")
-    if (normalizer and normalizer.get("type")) not in _NORMALIZERS:
-        raise CannotBeWrittenError(f"its normalizer is {normalizer.get('type')}")
+    normalizer = (content.get("normalizer") or {}).get("type")
+    if normalizer not in _NORMALIZERS:
+        raise CannotBeWrittenError(f"its normalizer is {normalizer}")
     pre = pretokenizer_name(content)
     if pre is None:
         raise CannotBeWrittenError(f"llama.cpp has no pre-tokenizer like {content.get('pre_tokenizer')}")

@@ -86,10 +86,10 @@ def plan_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str | Non
             "Export as hf or adapter instead.",
         )
     extra = architecture.extra(hyper)
-    tensors = [Planned(name, name, values.shape, "F32") for name, values in extra.items()]
-    for source, name in _names(architecture, merged):
+    tensors = [Planned(key, key, values.shape, "F32") for key, values in extra.items()]
+    for source, new in _names(architecture, merged):
         shape = merged.shape(source)
-        tensors.append(Planned(name, source, shape, _type(name, shape, dtype.upper())))
+        tensors.append(Planned(new, source, shape, _type(new, shape, dtype.upper())))
     vocabulary = read_vocabulary(checkpoint, merged.shape(_EMBEDDINGS)[0], name or checkpoint.resolve().name)
     entries = [*architecture.entries(hyper), *vocabulary.entries()]
     return Plan(architecture, hyper, vocabulary.name, entries, tensors, merged, extra)
