@@ -1,0 +1,122 @@
+"""A GGUF file's tensors as transformers names and orders them, dequantised a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.errors import DataError
+from pudistill_cli.safetensors_file import Bits, TensorSpec
+from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
+from pudistill_llamacpp.convert.hyperparameters import Hyperparameters
+from pudistill_llamacpp.gguf_student.header import FileTensor, Header
+from pudistill_llamacpp.gguf_student.rope import FACTORS
+
+_FLOATS = {0: "F32", 1: "F16", 30: "BF16"}
+"""ggml's types that safetensors has too."""
+_BLOCK = 1 << 24
+"""Entries that are in memory at once, but for a matrix whose rows change places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One tensor of the checkpoint, and where in the file it is."""
+
+    name: str
+    """transformers'."""
+    tensor: FileTensor
+
+    @property
+    def spec(self) -> TensorSpec:
+        """How it is stored in the checkpoint: floats as they are, what was quantised in float32."""
+        return TensorSpec(self.name, _FLOATS.get(self.tensor.type, "F32"), self.tensor.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All tensors of a file by transformers' names."""
+
+    path: Path
+    architecture: Architecture
+    hyper: Hyperparameters
+    sources: Mapping[str, Source]
+
+    def blocks(self, name: str) -> Iterator[Bits]:
+        """A tensor's entries as the checkpoint stores them, in pieces."""
+        source = self.sources[name]
+        rows = prod(source.tensor.shape[:-1])
+        permuted = self._heads(name) is not None
+        step = rows if permuted else max(1, _BLOCK // source.tensor.shape[-1])
+        for start in range(0, rows, step):
+            yield self._stored(source, start, min(start + step, rows))
+
+    def values(self, name: str) -> NDArray[np.float32]:
+        """A whole tensor in float32, in llama.cpp's order."""
+        tensor = self.sources[name].tensor
+        return dequantised(tensor.read(self.path), tensor).reshape(tensor.shape)
+
+    def _stored(self, source: Source, start: int, stop: int) -> Bits:
+        tensor = source.tensor
+        raw = tensor.read(self.path, start, stop)
+        heads = self._heads(source.name)
+        if tensor.type in _FLOATS and not self._offset(source.name):
+            stored: Bits = raw.view({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[_FLOATS[tensor.type]])
+        else:
+            stored = dequantised(raw, tensor) - np.float32(self._offset(source.name))
+        return stored if heads is None else original_rows(stored.reshape(tensor.shape), heads)
+
+    def _heads(self, name: str) -> int | None:
+        """Of a tensor whose rows llama.cpp has in another order."""
+        module = name.rpartition(".")[0]
+        found = next((heads for suffix, heads in self.architecture.permuted.items() if module.endswith(suffix)), None)
+        return None if found is None else int(getattr(self.hyper, found))
+
+    def _offset(self, name: str) -> float:
+        return self.architecture.norm_offset if name.endswith("norm.weight") else 0.0
+
+
+def weights_of(header: Header, architecture: Architecture, config: Mapping[str, Any]) -> Weights:
+    """Give every tensor of the file its place.
+
+    Raises:
+        DataError: one is missing, or has no place in the architecture.
+    """
+    modules = {new: old for old, new in architecture.modules(config)}
+    sources: dict[str, Source] = {}
+    for name, tensor in header.tensors.items():
+        if name in FACTORS:
+            continue
+        new, _, part = name.rpartition(".")
+        if new not in modules or part not in ("weight", "bias"):
+            raise _damaged(header, f"the tensor {name} has no place in the architecture {architecture.name}")
+        sources[f"{modules[new]}.{part}"] = Source(f"{modules[new]}.{part}", tensor)
+    missing = [new for new, old in modules.items() if f"{old}.weight" not in sources]
+    if missing:
+        raise _damaged(header, f"the tensor {missing[0]}.weight is missing")
+    return Weights(header.path, architecture, architecture.hyperparameters(config), sources)
+
+
+def dequantised(rows: NDArray[np.uint8], tensor: FileTensor) -> NDArray[np.float32]:
+    """(n, row_bytes) as they are stored -> (n, width) float32."""
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType(tensor.type)
+    if kind == GGMLQuantizationType.F32:
+        return rows.view("<f4")
+    try:
+        return quants.dequantize(rows, kind)
+    except NotImplementedError as error:
+        raise DataError(
+            f"{tensor.name} is of type {kind.name}, which the gguf package cannot read.",
+            "Give a file of another quantisation, or the checkpoint that it was made from.",
+        ) from error
+
+
+def _damaged(header: Header, reason: str) -> DataError:
+    return DataError(f"{header.path} cannot be the student: {reason}.", "Give the checkpoint it was made from instead.")
