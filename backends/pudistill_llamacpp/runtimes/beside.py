@@ -42,7 +42,7 @@ class RuntimeFiles:
     family: str | None
     """Of the Modelfile's template; None where it has none."""
     next_steps: tuple[str, ...]
-    """Commands to type in the export's folder, one a line."""
+    """Commands to type, one a line."""
     notices: tuple[str, ...]
 
 
@@ -67,11 +67,14 @@ def write_runtime_files(
         adapter=None if adapter is None else _path(adapter),
     )
     write_atomic(folder / "Modelfile", text)
-    steps = [_llama_server(weights, prompting, adapter), f"ollama create {_ollama_name(name)} -f Modelfile"]
+    steps = [
+        _llama_server(folder / weights, prompting, None if adapter is None else folder / adapter),
+        ["ollama", "create", _ollama_name(name), "-f", str(folder / "Modelfile")],
+    ]
     if adapter is None:
         lay_out(folder / weights, folder / "lmstudio", name)
-        steps.append(f"lms import --copy --user-repo {shlex.quote(f'{PUBLISHER}/{name}')} {shlex.quote(weights)}")
-    return RuntimeFiles(family, tuple(steps), notices)
+        steps.append(["lms", "import", "--copy", "--user-repo", f"{PUBLISHER}/{name}", str(folder / weights)])
+    return RuntimeFiles(family, tuple(map(shlex.join, steps)), notices)
 
 
 def _template(prompting: Prompting) -> tuple[str | None, str | None, tuple[str, ...]]:
@@ -88,19 +91,17 @@ def _template(prompting: Prompting) -> tuple[str | None, str | None, tuple[str, 
     return None, None, (notice,)
 
 
-def _llama_server(weights: str, prompting: Prompting, adapter: str | None) -> str:
+def _llama_server(weights: Path, prompting: Prompting, adapter: Path | None) -> list[str]:
     """With the sampling of the run: the server's own defaults cut the distribution."""
     sampling = prompting.sampling
-    words = ["llama-server", "-m", weights, "-c", str(prompting.context), "--jinja"]
+    words = ["llama-server", "-m", str(weights), "-c", str(prompting.context), "--jinja"]
     if adapter is not None:
-        words += ["--lora", adapter]
+        words += ["--lora", str(adapter)]
     words += ["--temp", f"{sampling.temperature:g}", "--top-k", str(sampling.top_k), "--top-p", f"{sampling.top_p:g}"]
     words += ["--min-p", "0"]
     template = prompting.template
     variables = {k: v for k, v in prompting.variables.items() if template is not None and template.mentions(k)}
-    if variables:
-        words += ["--chat-template-kwargs", json.dumps(variables)]
-    return shlex.join(words)
+    return [*words, "--chat-template-kwargs", json.dumps(variables)] if variables else words
 
 
 def _path(name: str) -> str:
@@ -109,8 +110,8 @@ def _path(name: str) -> str:
 
 
 def _ollama_name(name: str) -> str:
-    """Letters, digits, dot, dash and underscore, in lower case, with a letter or digit first."""
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-") or "student"
+    """Letters, digits, dot, dash and underscore, in lower case, with a letter or digit at both ends."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-") or "student"
 
 
 def stop_texts(tokens: Sequence[str | None]) -> tuple[str, ...]:

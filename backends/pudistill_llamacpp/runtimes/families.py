@@ -83,6 +83,7 @@ FAMILIES = (
         system=("<|system|>\n", "<|end|>\n"),
         opens="<|assistant|>\n",
     ),
+    Family("quickstart", ("<|user|>", ""), ("<|assistant|>", "<|end|>"), ("", "\n\n"), "first", "<|assistant|>"),
     # chat_template.PLAIN: for a student that brings no template.
     Family(
         "plain",

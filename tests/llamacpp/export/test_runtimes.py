@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from chat_templates import REAL, SPECIAL, UNKNOWN, WRITTEN, of_tokenizer, real, written
+from tiny import STUDENT
 
 from pudistill_cli.chat_template import ChatTemplate
 from pudistill_cli.contract import Sampling
@@ -89,8 +90,12 @@ def test_go_renders_what_real_tokenizers_render(name: str, go: Render, shared: P
     same(go, of_tokenizer(shared / "tokenizers" / name), "ChatML", adds_bos=False)
 
 
+def test_go_renders_what_the_quickstart_renders(go: Render) -> None:
+    same(go, of_tokenizer(STUDENT), "quickstart", adds_bos=False)
+
+
 def test_every_family_has_a_template_here() -> None:
-    assert {f.name for f in FAMILIES} == {*WRITTEN, *REAL.values()}
+    assert {f.name for f in FAMILIES} == {*WRITTEN, *REAL.values(), "quickstart"}
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -167,11 +172,13 @@ def test_the_modelfile(tmp_path: Path) -> None:
 
 
 def test_the_lines_to_type(tmp_path: Path) -> None:
-    files = write_runtime_files(tmp_path, weights(tmp_path), "My Student!", PROMPTING)
+    folder = tmp_path / "gguf q8_0"
+    folder.mkdir()
+    files = write_runtime_files(folder, weights(folder), "My Student!", PROMPTING)
     assert files.next_steps == (
-        "llama-server -m student-q8_0.gguf -c 2048 --jinja --temp 0.7 --top-k 0 --top-p 0.95 --min-p 0",
-        "ollama create my-student- -f Modelfile",
-        "lms import --copy --user-repo 'pudistill/My Student!' student-q8_0.gguf",
+        f"llama-server -m '{folder}/student-q8_0.gguf' -c 2048 --jinja --temp 0.7 --top-k 0 --top-p 0.95 --min-p 0",
+        f"ollama create my-student -f '{folder}/Modelfile'",
+        f"lms import --copy --user-repo 'pudistill/My Student!' '{folder}/student-q8_0.gguf'",
     )
 
 
@@ -205,7 +212,7 @@ def test_an_adapter_goes_on_top_of_the_student_as_it_was(tmp_path: Path) -> None
     files = write_runtime_files(tmp_path, "/models/base.gguf", "student", PROMPTING, adapter="student-lora.gguf")
     lines = (tmp_path / "Modelfile").read_text().splitlines()
     assert lines[:2] == ["FROM /models/base.gguf", "ADAPTER ./student-lora.gguf"]
-    assert "--lora student-lora.gguf" in files.next_steps[0]
+    assert f"-m /models/base.gguf -c 2048 --jinja --lora {tmp_path}/student-lora.gguf" in files.next_steps[0]
     assert not any("lms" in line for line in files.next_steps)
     assert not (tmp_path / "lmstudio").exists()
 

@@ -1,0 +1,265 @@
+"""A GGUF file quantised by llama.cpp itself, straight from float32, and what was really written of each tensor."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.atomic import sync_folder
+from pudistill_cli.errors import ExportError
+from pudistill_cli.suggestion import did_you_mean
+from pudistill_llamacpp.native.library import captured, library
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFReader
+
+ImportanceMatrix: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""By tensor name, (columns,): the mean square of what each column is multiplied with (imatrix.py)."""
+_PREFIX = re.compile("LLAMA_FTYPE_(?:MOSTLY|ALL)_")
+_NOT_OFFERED = ("nvfp4", "mxfp4_moe")
+"""The library names these types but quantises no dense model to them."""
+_ROOM = 16 << 20
+"""Bytes for metadata and the file system's own use."""
+
+
+class Width(NamedTuple):
+    """What decides how a tensor can be stored."""
+
+    name: str
+    columns: int
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A quantised file, read back."""
+
+    path: Path
+    quant: str
+    nbytes: int
+    types: Mapping[str, Mapping[str, int]]
+    """How many tensors of each kind (attn_q, ffn_down, ...) have which type."""
+    fallbacks: int
+    """Tensors in another type than meant, because their rows are no multiple of its block."""
+
+    def report(self) -> dict[str, object]:
+        """For the export's card."""
+        return {"quant": self.quant, "bytes": self.nbytes, "types": dict(self.types), "fallbacks": self.fallbacks}
+
+
+# --- names ---
+
+
+def quantisations() -> dict[str, int]:
+    """llama.cpp's quantisations by name (q8_0, q4_k_m, ...), with its numbers of them."""
+    lib = library()
+    found = {_PREFIX.sub("", n).lower(): int(getattr(lib, n)) for n in dir(lib) if _PREFIX.match(n)}
+    return {name: number for name, number in found.items() if name not in _NOT_OFFERED and _type_of(name) is not None}
+
+
+def quant_problem(quant: str) -> str | None:
+    """Why there is no such quantisation, with the names that there are."""
+    known = quantisations()
+    if quant in known:
+        return None
+    return f"llama.cpp has no quantisation {quant!r}{did_you_mean(quant, known)}; it has {', '.join(known)}."
+
+
+def wants_importance(quant: str) -> bool:
+    """Whether it has so few bits (under about five a weight) that an importance matrix pays; some demand one."""
+    return re.match(r"(iq|q[1-4])", quant) is not None
+
+
+# --- size ---
+
+
+def most_bytes(tensors: Iterable[Width], quant: str) -> int:
+    """An upper bound of the file's tensors: mixtures put up to 6.6 bits into some, and 8.5 into embeddings and head."""
+    return sum(int(t.entries * _most_bits(t, quant) / 8) for t in tensors)
+
+
+def _most_bits(tensor: Width, quant: str) -> float:
+    if tensor.columns == tensor.entries or quant == "f32":
+        return 32
+    if quant in ("f16", "bf16") or tensor.columns % 32:
+        return 16
+    whole = quant == "q8_0" or tensor.columns % _block(quant) or re.search("embd|embed|output.weight|head", tensor.name)
+    return 8.5 if whole else 6.5625
+
+
+def _block(quant: str) -> int:
+    """Weights that are quantised together in the type that most tensors of a quantisation get."""
+    from gguf import GGML_QUANT_SIZES
+
+    type_ = _type_of(quant)
+    return GGML_QUANT_SIZES[type_][0] if type_ is not None else 1
+
+
+def _type_of(quant: str) -> GGMLQuantizationType | None:
+    """That type (Q4_K of q4_k_m), or for IQ mixtures one of the same block; None if the `gguf` package lacks it."""
+    from gguf import GGML_QUANT_SIZES
+
+    name = quant.upper()
+    own = [t for t in GGML_QUANT_SIZES if name.startswith(t.name)]
+    related = [t for t in GGML_QUANT_SIZES if quant.startswith("iq") and t.name.startswith(name[:3])]
+    return next(iter((*own, *related)), None)
+
+
+# --- quantising ---
+
+
+@dataclass(slots=True)
+class _Parameters:
+    """llama.cpp's struct, and the arrays that it points to."""
+
+    struct: Any
+    kept: list[object] = field(default_factory=list[object])
+
+
+def quantise(
+    source: Path,
+    out: Path,
+    quant: str,
+    *,
+    threads: int = 1,
+    importance: ImportanceMatrix | None = None,
+    tensor_types: Mapping[str, str] | None = None,
+) -> Quantised:
+    """Quantise `source`, a GGUF file in float32 or 16 bits, to `out`, which appears whole or not at all.
+
+    `tensor_types` names ggml's type (Q4_K) for single tensors, against the quantisation's own choice.
+
+    Raises:
+        ExportError: no such quantisation, too little room, a source that is damaged or quantised already, a
+            quantisation that needs an importance matrix, or a file that cannot be written.
+    """
+    problem = quant_problem(quant)
+    if problem is not None:
+        raise ExportError(problem, "Name one of these with --quant.")
+    needed = most_bytes(_widths(source), quant)
+    parameters = _parameters(quant, threads, importance, tensor_types or {})
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        _check_room(out.parent, needed, quant)
+        with captured() as log:
+            failed = library().llama_model_quantize(str(source).encode(), str(temporary).encode(), parameters.struct)
+        if failed:
+            raise _failure(source, out, quant, log.errors)
+        found = read_types(temporary, quant)
+        _publish(temporary, out)
+    except OSError as error:
+        raise _cannot_write(out, error.strerror or str(error)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return Quantised(out, quant, found.nbytes, found.types, found.fallbacks)
+
+
+def read_types(path: Path, quant: str) -> Quantised:
+    """What a file holds.
+
+    Raises:
+        ExportError: it is no GGUF file, or not whole.
+    """
+    types: dict[str, Counter[str]] = {}
+    fallbacks = 0
+    block = _block(quant)
+    for tensor in _reader(path).tensors:
+        kind = re.sub(r"^blk\.\d+\.|\.weight$", "", tensor.name)
+        types.setdefault(kind, Counter())[tensor.tensor_type.name] += 1
+        matrix = len(tensor.shape) > 1 and tensor.tensor_type.name != "F32"
+        fallbacks += bool(matrix and int(tensor.shape[0]) % block)
+    return Quantised(path, quant, path.stat().st_size, {k: dict(v) for k, v in types.items()}, fallbacks)
+
+
+def _widths(path: Path) -> list[Width]:
+    return [Width(t.name, int(t.shape[0]), int(t.n_elements)) for t in _reader(path).tensors]
+
+
+def _reader(path: Path) -> GGUFReader:
+    """The `gguf` package's reader, which maps every tensor and so finds a file that was cut short."""
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(path)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ExportError(
+            f"{path} is no whole GGUF file: {error}.", "It may be incomplete: write or fetch it again."
+        ) from error
+
+
+def _check_room(folder: Path, needed: int, quant: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + _ROOM:
+        raise ExportError(
+            f"The {quant} file takes up to {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {folder}.",
+            "Make room, or choose a smaller --quant.",
+        )
+
+
+def _parameters(
+    quant: str, threads: int, importance: ImportanceMatrix | None, tensor_types: Mapping[str, str]
+) -> _Parameters:
+    from gguf import GGMLQuantizationType
+
+    lib = library()
+    struct = lib.llama_model_quantize_default_params()
+    struct.ftype, struct.nthread = quantisations()[quant], threads
+    parameters = _Parameters(struct)
+    if importance is not None:
+        arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in importance.items()}
+        entries = (lib.llama_model_imatrix_data * (len(arrays) + 1))()  # ended by one without a name
+        for entry, (name, values) in zip(entries, arrays.items(), strict=False):
+            entry.name, entry.size = name.encode(), values.size
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        struct.imatrix = entries
+        parameters.kept += [entries, arrays]
+    if tensor_types:
+        overrides = (lib.llama_model_tensor_override * (len(tensor_types) + 1))()
+        for override, (name, type_name) in zip(overrides, tensor_types.items(), strict=False):
+            override.pattern = f"^{re.escape(name)}$".encode()
+            override.type = GGMLQuantizationType[type_name.upper()].value
+        struct.tt_overrides = overrides
+        parameters.kept.append(overrides)
+    return parameters
+
+
+def _failure(source: Path, out: Path, quant: str, errors: list[str]) -> ExportError:
+    """What llama.cpp's last words mean for the user."""
+    reason = errors[-1].rpartition("failed to quantize: ")[2].strip() if errors else "no reason given"
+    if "imatrix" in reason or "importance matrix" in reason:
+        return ExportError(
+            f"{quant} needs an importance matrix, and there is no text to measure one on.",
+            "Use a larger --quant: q4_k_m needs none.",
+        )
+    if "requantizing" in reason:
+        return ExportError(
+            f"{source} is quantised already, and quantising again loses more.", "Quantise from the float32 file."
+        )
+    if "iostream" in reason or "ios_base" in reason or "basic_ios" in reason:
+        return _cannot_write(out, "the disk is full, or the folder cannot be written")
+    return ExportError(
+        f"llama.cpp cannot quantise {source} to {quant}: {reason}.", "Choose another --quant, or report this."
+    )
+
+
+def _publish(temporary: Path, out: Path) -> None:
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(out)
+    sync_folder(out.parent)
+
+
+def _cannot_write(out: Path, reason: str) -> ExportError:
+    return ExportError(f"Cannot write {out}: {reason}.", "Check the permissions and the free space there.")
