@@ -7,38 +7,27 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.atomic import sync_folder
 from pudistill_cli.errors import ExportError
-from pudistill_cli.suggestion import did_you_mean
 from pudistill_llamacpp.native.library import captured, library
+from pudistill_llamacpp.quantisations import Width, block_of, most_bytes, quant_problem, quantisations
 
 if TYPE_CHECKING:
-    from gguf import GGMLQuantizationType, GGUFReader
+    from gguf import GGUFReader
 
 ImportanceMatrix: TypeAlias = Mapping[str, NDArray[np.float32]]
 """By tensor name, (columns,): the mean square of what each column is multiplied with (imatrix.py)."""
-_PREFIX = re.compile("LLAMA_FTYPE_(?:MOSTLY|ALL)_")
-_NOT_OFFERED = ("nvfp4", "mxfp4_moe")
-"""The library names these types but quantises no dense model to them."""
 _ROOM = 16 << 20
 """Bytes for metadata and the file system's own use."""
-
-
-class Width(NamedTuple):
-    """What decides how a tensor can be stored."""
-
-    name: str
-    columns: int
-    entries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,67 +45,6 @@ class Quantised:
     def report(self) -> dict[str, object]:
         """For the export's card."""
         return {"quant": self.quant, "bytes": self.nbytes, "types": dict(self.types), "fallbacks": self.fallbacks}
-
-
-# --- names ---
-
-
-def quantisations() -> dict[str, int]:
-    """llama.cpp's quantisations by name (q8_0, q4_k_m, ...), with its numbers of them."""
-    lib = library()
-    found = {_PREFIX.sub("", n).lower(): int(getattr(lib, n)) for n in dir(lib) if _PREFIX.match(n)}
-    return {name: number for name, number in found.items() if name not in _NOT_OFFERED and _type_of(name) is not None}
-
-
-def quant_problem(quant: str) -> str | None:
-    """Why there is no such quantisation, with the names that there are."""
-    known = quantisations()
-    if quant in known:
-        return None
-    return f"llama.cpp has no quantisation {quant!r}{did_you_mean(quant, known)}; it has {', '.join(known)}."
-
-
-def wants_importance(quant: str) -> bool:
-    """Whether it has so few bits (under about five a weight) that an importance matrix pays; some demand one."""
-    return re.match(r"(iq|q[1-4])", quant) is not None
-
-
-# --- size ---
-
-
-def most_bytes(tensors: Iterable[Width], quant: str) -> int:
-    """An upper bound of the file's tensors: mixtures put up to 6.6 bits into some, and 8.5 into embeddings and head."""
-    return sum(int(t.entries * _most_bits(t, quant) / 8) for t in tensors)
-
-
-def _most_bits(tensor: Width, quant: str) -> float:
-    if tensor.columns == tensor.entries or quant == "f32":
-        return 32
-    if quant in ("f16", "bf16") or tensor.columns % 32:
-        return 16
-    whole = quant == "q8_0" or tensor.columns % _block(quant) or re.search("embd|embed|output.weight|head", tensor.name)
-    return 8.5 if whole else 6.5625
-
-
-def _block(quant: str) -> int:
-    """Weights that are quantised together in the type that most tensors of a quantisation get."""
-    from gguf import GGML_QUANT_SIZES
-
-    type_ = _type_of(quant)
-    return GGML_QUANT_SIZES[type_][0] if type_ is not None else 1
-
-
-def _type_of(quant: str) -> GGMLQuantizationType | None:
-    """That type (Q4_K of q4_k_m), or for IQ mixtures one of the same block; None if the `gguf` package lacks it."""
-    from gguf import GGML_QUANT_SIZES
-
-    name = quant.upper()
-    own = [t for t in GGML_QUANT_SIZES if name.startswith(t.name)]
-    related = [t for t in GGML_QUANT_SIZES if quant.startswith("iq") and t.name.startswith(name[:3])]
-    return next(iter((*own, *related)), None)
-
-
-# --- quantising ---
 
 
 @dataclass(slots=True)
@@ -174,7 +102,7 @@ def read_types(path: Path, quant: str) -> Quantised:
     """
     types: dict[str, Counter[str]] = {}
     fallbacks = 0
-    block = _block(quant)
+    block = block_of(quant)
     for tensor in _reader(path).tensors:
         kind = re.sub(r"^blk\.\d+\.|\.weight$", "", tensor.name)
         types.setdefault(kind, Counter())[tensor.tensor_type.name] += 1

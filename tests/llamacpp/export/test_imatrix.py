@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from pudistill_cli.errors import BackendError
 from pudistill_llamacpp import imatrix
 from pudistill_llamacpp.imatrix import importance_matrix
-from pudistill_llamacpp.quantise import quantise, wants_importance
+from pudistill_llamacpp.quantisations import wants_importance
+from pudistill_llamacpp.quantise import quantise
 
 Stories = list[tuple[int, ...]]
 NAMES = {

@@ -16,14 +16,8 @@ from next_tokens import mean_kl, of_gguf, random_tokens
 
 from pudistill_cli.errors import ExportError
 from pudistill_llamacpp.imatrix import importance_matrix
-from pudistill_llamacpp.quantise import (
-    Width,
-    most_bytes,
-    quant_problem,
-    quantisations,
-    quantise,
-    wants_importance,
-)
+from pudistill_llamacpp.quantisations import Width, most_bytes, quant_problem, quantisations, wants_importance
+from pudistill_llamacpp.quantise import quantise
 
 NAMES = list(quantisations())
 
