@@ -20,26 +20,18 @@ _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _TAIL
 _QWEN2 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _TAIL
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _TAIL
-)
-_GPT4O = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _TAIL
-)
-
 NAMES: Mapping[tuple[Steps, bool], str] = {
     ((_GPT2,), False): "gpt-2",
     ((("digits", True), _GPT2), False): "smollm",
     ((("split", _LLAMA3), _BYTES), True): "llama-bpe",
     ((("split", _LLAMA3), _BYTES), False): "dbrx",
     ((("split", _QWEN2), _BYTES), False): "qwen2",
-    ((("split", _TEKKEN), _BYTES), True): "tekken",
-    ((("split", _GPT4O), _BYTES), False): "gpt-4o",
 }
-"""By the steps, and whether a word of the vocabulary is taken whole, before any merge (`ignore_merges`)."""
+"""By the steps, and whether a word of the vocabulary is taken whole, before any merge (`ignore_merges`).
+
+Left out are `tekken` and `gpt-4o`: llama.cpp only approximates their expressions, and cuts letters from their
+combining marks (Devanagari, Thai).
+"""
 
 
 def pretokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:

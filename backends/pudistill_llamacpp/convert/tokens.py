@@ -43,8 +43,8 @@ class Tokens:
         ]
 
 
-def tokens_of(content: Mapping[str, Any], rows: int) -> Tokens:
-    """The tokens of a tokenizer.json, for embeddings of `rows` rows.
+def tokens_of(content: Mapping[str, Any], rows: int | None) -> Tokens:
+    """The tokens of a tokenizer.json, for embeddings of `rows` rows (None: as many as tokens).
 
     An id beyond the embeddings is left out, a row without a token is named [PADn] and unused, as upstream does.
 
@@ -52,12 +52,17 @@ def tokens_of(content: Mapping[str, Any], rows: int) -> Tokens:
         CannotBeWrittenError: two ids have one text, which would end the process that loads the file; an added token
             is only found as a word of its own, or takes the spaces before it away.
     """
+    vocab: dict[str, int] = content["model"].get("vocab", {})
+    listed = content.get("added_tokens") or []
+    if rows is None:
+        ids: list[int] = [*vocab.values(), *(token["id"] for token in listed)]
+        return tokens_of(content, 1 + max(ids))
     texts = [f"[PAD{i}]" for i in range(rows)]
     types = [UNUSED] * rows
-    for text, i in content["model"].get("vocab", {}).items():
+    for text, i in vocab.items():
         if i < rows:
             texts[i], types[i] = text, NORMAL
-    added = [token for token in content.get("added_tokens") or [] if token["id"] < rows]
+    added = [token for token in listed if token["id"] < rows]
     for token in added:
         texts[token["id"]], types[token["id"]] = _added(token)
     _refuse_duplicates(texts)

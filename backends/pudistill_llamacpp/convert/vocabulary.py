@@ -45,8 +45,8 @@ class Vocabulary:
         return found if self.chat_template is None else [*found, string("tokenizer.chat_template", self.chat_template)]
 
 
-def read_vocabulary(checkpoint: Path, rows: int, name: str) -> Vocabulary:
-    """The tokenizer of a checkpoint whose embeddings have `rows` rows, for a file called `name`.
+def read_vocabulary(checkpoint: Path, rows: int | None, name: str) -> Vocabulary:
+    """The tokenizer of a checkpoint whose embeddings have `rows` rows (None: as many as tokens), for a file `name`.
 
     Raises:
         ExportError: llama.cpp has no tokenizer that gives the same ids.

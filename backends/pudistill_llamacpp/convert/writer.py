@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -19,7 +20,8 @@ from pudistill_cli.merged_tensors import merged_tensors
 from pudistill_cli.safetensors_file import from_float32
 from pudistill_llamacpp.convert.general import general
 from pudistill_llamacpp.convert.hyperparameters import Entry, Kind
-from pudistill_llamacpp.convert.plan import Plan, Planned, plan_of
+from pudistill_llamacpp.convert.plan import Planned, plan_of
+from pudistill_llamacpp.convert.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -54,12 +56,35 @@ def write_gguf(
         DataError: the checkpoint cannot be read.
     """
     plan = plan_of(checkpoint, merged_tensors(checkpoint, adapter), dtype, name)
-    entries = [*general(checkpoint, plan, dtype), *plan.entries]
+    with _appearing(out, plan.nbytes) as temporary:
+        entries = [*general(checkpoint, plan, dtype), *plan.entries]
+        data = (_stored(tensor, plan.values(tensor)) for tensor in plan.tensors)
+        _write(temporary, plan.architecture.name, entries, plan.tensors, data)
+    return Written(out, out.stat().st_size, Counter(t.type for t in plan.tensors))
+
+
+def write_vocabulary(checkpoint: Path, out: Path) -> None:
+    """Write a checkpoint's tokenizer alone, for llama.cpp to load without weights.
+
+    Raises:
+        ExportError: llama.cpp has no tokenizer that gives the same ids, or the file cannot be written.
+        DataError: the tokenizer cannot be read.
+    """
+    vocabulary = read_vocabulary(checkpoint, None, "vocabulary")
+    with _appearing(out, 0) as temporary:
+        _write(temporary, "llama", vocabulary.entries())
+
+
+@contextmanager
+def _appearing(out: Path, needed: int) -> Iterator[Path]:
+    """A name to write to; what is there at the end of the block becomes `out`, and nothing is left if it fails."""
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(out.parent, plan.nbytes)
-        _write(temporary, entries, plan)
+        _check_room(out.parent, needed)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(out)
         sync_folder(out.parent)
     except OSError as error:
@@ -68,28 +93,32 @@ def write_gguf(
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return Written(out, out.stat().st_size, Counter(t.type for t in plan.tensors))
 
 
-def _write(path: Path, entries: list[Entry], plan: Plan) -> None:
+def _write(
+    path: Path,
+    arch: str,
+    entries: Sequence[Entry],
+    tensors: Sequence[Planned] = (),
+    data: Iterable[NDArray[Any]] = (),
+) -> None:
+    """`data` gives the bytes of each tensor when it is its turn."""
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    writer = GGUFWriter(path, plan.architecture.name)
+    writer = GGUFWriter(path, arch)
     try:
         for entry in entries:
-            _add(writer, entry, plan.architecture.name)
-        for t in plan.tensors:
+            _add(writer, entry, arch)
+        for t in tensors:
             writer.add_tensor_info(t.name, t.shape, np.dtype(np.float32), t.nbytes, GGMLQuantizationType[t.type])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for t in plan.tensors:
-            writer.write_tensor_data(_stored(t, plan.values(t)))
+        for bits in data:
+            writer.write_tensor_data(bits)
         writer.flush()
     finally:
         writer.close()
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _add(writer: GGUFWriter, entry: Entry, arch: str) -> None:

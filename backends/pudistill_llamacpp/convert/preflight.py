@@ -1,0 +1,44 @@
+"""What would make a conversion fail, and the room it takes, known before a run spends anything."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pudistill_cli.errors import PudistillError
+from pudistill_cli.merged_tensors import merged_tensors
+from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_llamacpp.convert.plan import plan_of
+from pudistill_llamacpp.convert.writer import GgufDtype, write_vocabulary
+from pudistill_llamacpp.verify import check_text, expected_of
+
+_METADATA = 64
+"""Bytes a token of the vocabulary takes at most, with its merge, its type and its score."""
+
+
+def problem(checkpoint: Path) -> str | None:
+    """Why `checkpoint` cannot be written as GGUF; None if it can.
+
+    Everything but the values of the weights is looked at: architecture, settings, tensors, tokenizer. The tokenizer
+    is written alone and tried: llama.cpp must make the same ids of stress texts and conversations.
+    """
+    try:
+        plan_of(checkpoint, merged_tensors(checkpoint), "f16")
+        with tempfile.TemporaryDirectory() as folder:
+            vocabulary = Path(folder) / "vocabulary.gguf"
+            write_vocabulary(checkpoint, vocabulary)
+            check_text(vocabulary, expected_of(StudentTokenizer.load(checkpoint), {}))
+    except PudistillError as error:
+        return f"{error.message} {error.hint}".strip()
+    return None
+
+
+def bytes_needed(checkpoint: Path, dtype: GgufDtype) -> int:
+    """Size of the file that `write_gguf` makes, a little rounded up.
+
+    Raises:
+        ExportError, DataError: `problem` says why it cannot be made.
+    """
+    merged = merged_tensors(checkpoint)
+    plan = plan_of(checkpoint, merged, dtype)
+    return plan.nbytes + _METADATA * merged.shape("model.embed_tokens.weight")[0] + (1 << 20)
