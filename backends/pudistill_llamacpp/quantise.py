@@ -62,11 +62,8 @@ def quantise(
     *,
     threads: int = 1,
     importance: ImportanceMatrix | None = None,
-    tensor_types: Mapping[str, str] | None = None,
 ) -> Quantised:
     """Quantise `source`, a GGUF file in float32 or 16 bits, to `out`, which appears whole or not at all.
-
-    `tensor_types` names ggml's type (Q4_K) for single tensors, against the quantisation's own choice.
 
     Raises:
         ExportError: no such quantisation, too little room, a source that is damaged or quantised already, a
@@ -76,7 +73,7 @@ def quantise(
     if problem is not None:
         raise ExportError(problem, "Name one of these with --quant.")
     needed = most_bytes(_widths(source), quant)
-    parameters = _parameters(quant, threads, importance, tensor_types or {})
+    parameters = _parameters(quant, threads, importance)
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         _check_room(out.parent, needed, quant)
@@ -136,11 +133,7 @@ def _check_room(folder: Path, needed: int, quant: str) -> None:
         )
 
 
-def _parameters(
-    quant: str, threads: int, importance: ImportanceMatrix | None, tensor_types: Mapping[str, str]
-) -> _Parameters:
-    from gguf import GGMLQuantizationType
-
+def _parameters(quant: str, threads: int, importance: ImportanceMatrix | None) -> _Parameters:
     lib = library()
     struct = lib.llama_model_quantize_default_params()
     struct.ftype, struct.nthread = quantisations()[quant], threads
@@ -153,13 +146,6 @@ def _parameters(
             entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         struct.imatrix = entries
         parameters.kept += [entries, arrays]
-    if tensor_types:
-        overrides = (lib.llama_model_tensor_override * (len(tensor_types) + 1))()
-        for override, (name, type_name) in zip(overrides, tensor_types.items(), strict=False):
-            override.pattern = f"^{re.escape(name)}$".encode()
-            override.type = GGMLQuantizationType[type_name.upper()].value
-        struct.tt_overrides = overrides
-        parameters.kept.append(overrides)
     return parameters
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from unicodedata import normalize
 
 from pudistill_cli.chat_template import PLAIN
+from pudistill_cli.codec import Codec, LibraryCodec
 from pudistill_cli.contract import Tokens
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.tokenizer import StudentTokenizer
@@ -31,24 +33,18 @@ STRESS = (
     "\n",
 )
 """Texts that tokenizers split in different ways. In Unicode's composed form: llama.cpp normalises nothing."""
-_SPECIAL_TOKENS = 24
+_SPELLED = 24
 """So many of a tokenizer's special tokens are spelled out: some have hundreds alike."""
-
-
-class Encodes(Protocol):
-    """A tokenizer. llama.cpp's own of a file (Vocabulary) is one."""
-
-    def encode(self, text: str, *, special: bool, add_special: bool = False) -> Tokens:
-        """Ids; `special` parses special tokens in the text, `add_special` adds BOS and EOS where it does so."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What the run's student says of itself."""
 
-    tokenizer: Encodes
+    codec: Codec
     special_tokens: tuple[str, ...]
+    added_tokens: tuple[str, ...]
+    """Those that are not special: llama.cpp makes some of them so (<|fim_prefix|>), whatever the file says."""
     template: str | None
     """None where the checkpoint brings none."""
     bos: str
@@ -57,34 +53,19 @@ class Expected:
     """Rendered conversations, and the ids that the run makes of them."""
 
 
-class _HuggingFace:
-    """A checkpoint's tokenizer."""
-
-    def __init__(self, student: StudentTokenizer) -> None:
-        self._tokenizer = student.tokenizer
-
-    def encode(self, text: str, *, special: bool, add_special: bool = False) -> Tokens:
-        self._tokenizer.encode_special_tokens = not special
-        try:
-            return tuple(self._tokenizer.encode(text, add_special_tokens=add_special).ids)
-        finally:
-            self._tokenizer.encode_special_tokens = False
-
-
 def expected_of(student: StudentTokenizer, variables: Mapping[str, Any]) -> Expected:
     """What a file of this student has to do; `variables` are the recipe's settings for the template."""
-    template = student.chat_template
+    template, codec = student.chat_template, student.codec
     prompts: list[tuple[str, Tokens]] = []
     for messages in (*WITHOUT_SYSTEM, *WITH_SYSTEM):
-        try:
-            text = student.render(messages, **variables)
-        except DataError:  # it takes no system message
-            continue
-        prompts.append((text, student.encode_prompt(messages, **variables)))
-    added = student.tokenizer.get_added_tokens_decoder()
+        with suppress(DataError):  # it takes no system message
+            prompts.append((student.render(messages, **variables), student.encode_prompt(messages, **variables)))
+    # A GGUF student's tokenizer is llama.cpp's own, which needs no list.
+    added = list(codec.tokenizer.get_added_tokens_decoder().values()) if isinstance(codec, LibraryCodec) else []
     return Expected(
-        _HuggingFace(student),
-        tuple(token.content for token in added.values() if token.special),
+        codec,
+        tuple(token.content for token in added if token.special),
+        tuple(token.content for token in added if not token.special),
         None if PLAIN in template.source else template.source,
         template.special.get("bos_token", ""),
         student.stop_tokens,
@@ -117,23 +98,32 @@ def _check_template(model: Model, expected: Expected) -> None:
 
 
 def _check_ids(vocabulary: Vocabulary, expected: Expected, texts: Sequence[str]) -> None:
-    tokens = expected.special_tokens
-    spelled = (
-        f"Say{t} and {t} or\n{t}{t}." for t in (*tokens[: _SPECIAL_TOKENS // 2], *tokens[-_SPECIAL_TOKENS // 2 :])
+    rendered = [text for text, _ in expected.prompts]
+    composed = [normalize("NFC", text) for text in texts]
+    plain = [*STRESS, *_spelled(expected.special_tokens), *rendered, *composed]
+    for text in (*plain, *_spelled(expected.added_tokens)):
+        wanted = expected.codec.encode(text, special=True)
+        _same(text, wanted, vocabulary.encode(text, special=True))
+        _same(text, expected.codec.bos + wanted, vocabulary.encode(text, special=True, add_special=True))
+    for text in plain:
+        _same(text, expected.codec.encode(text, special=False), vocabulary.encode(text, special=False))
+
+
+def _spelled(tokens: Sequence[str]) -> list[str]:
+    """Texts with the first and the last tokens of a list in words, spaces, lines and after each other."""
+    chosen = dict.fromkeys((*tokens[: _SPELLED // 2], *tokens[-_SPELLED // 2 :]))
+    return [f"Say{t} and {t} or\n{t}{t}." for t in chosen]
+
+
+def _same(text: str, wanted: Tokens, found: Tokens) -> None:
+    if found == wanted:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+    raise ExportError(
+        f"llama.cpp makes other token ids of {text!r} than the student's tokenizer: at token {at} "
+        f"{found[at : at + 3]} instead of {wanted[at : at + 3]}.",
+        "Export as hf or adapter instead, and please report this with the student's tokenizer.json.",
     )
-    for text in (*STRESS, *spelled, *(normalize("NFC", t) for t in texts)):
-        for special, add_special in ((True, False), (False, False), (True, True)):
-            wanted = expected.tokenizer.encode(text, special=special, add_special=add_special)
-            found = vocabulary.encode(text, special=special, add_special=add_special)
-            if found != wanted:
-                at = next(
-                    i for i, pair in enumerate(zip((*found, None), (*wanted, None), strict=False)) if pair[0] != pair[1]
-                )
-                raise ExportError(
-                    f"llama.cpp makes other token ids of {text!r} than the student's tokenizer: at token {at} "
-                    f"{found[at : at + 3]} instead of {wanted[at : at + 3]}.",
-                    "Export as hf or adapter instead, and please report this with the student's tokenizer.json.",
-                )
 
 
 def _check_end(vocabulary: Vocabulary, expected: Expected) -> None:
@@ -147,9 +137,9 @@ def _check_end(vocabulary: Vocabulary, expected: Expected) -> None:
 
 
 def _prompt_notices(vocabulary: Vocabulary, expected: Expected) -> tuple[str, ...]:
-    """Whether a runtime feeds a rendered conversation to the model as training did.
+    """Whether a runtime puts a BOS before rendered conversations that training saw without.
 
-    A runtime lets llama.cpp add the BOS, and takes one away that the template wrote already (common/chat.cpp).
+    It lets llama.cpp add one, and takes one away that the template wrote already (common/chat.cpp).
     """
     for text, wanted in expected.prompts:
         rest = text.removeprefix(expected.bos) if vocabulary.adds_bos and expected.bos else text

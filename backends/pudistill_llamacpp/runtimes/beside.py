@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pudistill_llamacpp.runtimes.go_template import TEXT, go_template
 from pudistill_llamacpp.runtimes.lmstudio import PUBLISHER, lay_out
 from pudistill_llamacpp.runtimes.modelfile import modelfile
 from pudistill_llamacpp.runtimes.recognise import recognise
+from pudistill_llamacpp.runtimes.server_line import llama_server, template_variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,10 @@ def write_runtime_files(
         adapter=None if adapter is None else _path(adapter),
     )
     write_atomic(folder / "Modelfile", text)
+    variables = template_variables(prompting.template, prompting.variables) if prompting.template else {}
+    lora = None if adapter is None else folder / adapter
     steps = [
-        _llama_server(folder / weights, prompting, None if adapter is None else folder / adapter),
+        llama_server(folder / weights, variables, prompting.sampling, prompting.context, lora),
         ["ollama", "create", _ollama_name(name), "-f", str(folder / "Modelfile")],
     ]
     if adapter is None:
@@ -89,19 +91,6 @@ def _template(prompting: Prompting) -> tuple[str | None, str | None, tuple[str, 
         "recent versions of Ollama render the template in the GGUF file, older ones guess. llama-server is exact."
     )
     return None, None, (notice,)
-
-
-def _llama_server(weights: Path, prompting: Prompting, adapter: Path | None) -> list[str]:
-    """With the sampling of the run: the server's own defaults cut the distribution."""
-    sampling = prompting.sampling
-    words = ["llama-server", "-m", str(weights), "-c", str(prompting.context), "--jinja"]
-    if adapter is not None:
-        words += ["--lora", str(adapter)]
-    words += ["--temp", f"{sampling.temperature:g}", "--top-k", str(sampling.top_k), "--top-p", f"{sampling.top_p:g}"]
-    words += ["--min-p", "0"]
-    template = prompting.template
-    variables = {k: v for k, v in prompting.variables.items() if template is not None and template.mentions(k)}
-    return [*words, "--chat-template-kwargs", json.dumps(variables)] if variables else words
 
 
 def _path(name: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 
@@ -24,13 +24,9 @@ class Server:
         with urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
-    def applied(self, messages: list[dict[str, str]], **variables: Any) -> str | None:
-        """The prompt that its own Jinja engine renders; None where the template refuses."""
-        try:
-            return self.post("/apply-template", messages=messages, chat_template_kwargs=variables)["prompt"]
-        except HTTPError as error:
-            assert error.code in (400, 500), error
-            return None
+    def applied(self, messages: list[dict[str, str]], **variables: Any) -> str:
+        """The prompt that its own Jinja engine renders."""
+        return self.post("/apply-template", messages=messages, chat_template_kwargs=variables)["prompt"]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pudistill_cli.errors import DataError
 from pudistill_cli.prompts import Message
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.writer import write_gguf
+from pudistill_llamacpp.runtimes.server_line import template_variables
 
 CONVERSATIONS = [
     [Message("user", "Print {{ x }}, please:\n\n\t你好 🙂 <b>&amp;</b>")],
@@ -26,7 +27,10 @@ VARIABLES = {"enable_thinking": False}
 
 
 def rendered_alike(source: str | None, program: Path, folder: Path) -> int:
-    """Write a file with the template, serve it, and compare; the number of conversations that it took."""
+    """Write a file with the template, serve it, and compare; the number of conversations that the template took.
+
+    Where a template refuses a system message, llama.cpp puts it into the first user turn.
+    """
     checkpoint = folder / "student"
     shutil.copytree(STUDENT, checkpoint)
     if source is not None:
@@ -35,16 +39,16 @@ def rendered_alike(source: str | None, program: Path, folder: Path) -> int:
         (checkpoint / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": "<|user|>"}))
     file = write_gguf(checkpoint, folder / "student.gguf", dtype="f32").path
     tokenizer = StudentTokenizer.load(checkpoint)
+    variables = template_variables(tokenizer.chat_template, VARIABLES)
     taken = 0
     with serving(program, file, folder / "log.txt", "-c", "256") as server:
         for conversation in CONVERSATIONS:
-            found = server.applied([{"role": m.role, "content": m.content} for m in conversation], **VARIABLES)
+            found = server.applied([{"role": m.role, "content": m.content} for m in conversation], **variables)
             try:
-                wanted = tokenizer.render(conversation, **VARIABLES)
+                assert found == tokenizer.render(conversation, **VARIABLES)
+                taken += 1
             except DataError:
-                wanted = None
-            assert found == wanted
-            taken += wanted is not None
+                assert conversation[0].role == "system"
     return taken
 
 

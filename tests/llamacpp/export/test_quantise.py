@@ -116,17 +116,6 @@ def test_fewer_bits_lose_more(wide_gguf: Path, tmp_path: Path) -> None:
     assert lost[-1] > 0.05
 
 
-def test_a_tensor_of_a_type_of_its_own(wide_gguf: Path, tmp_path: Path) -> None:
-    """The name is no pattern: a dot stands for itself."""
-    found = quantise(
-        wide_gguf, tmp_path / "q.gguf", "q4_0", tensor_types={"blk.1.attn_q.weight": "q8_0", "blkX": "F16"}
-    )
-    assert found.types["attn_q"] == {"Q4_0": 1, "Q8_0": 1}
-    assert found.types["attn_k"] == {"Q4_0": 2}
-    types = {t.name: t.tensor_type.name for t in GGUFReader(found.path).tensors}
-    assert types["blk.1.attn_q.weight"] == "Q8_0"
-
-
 # --- what goes wrong ---
 
 
