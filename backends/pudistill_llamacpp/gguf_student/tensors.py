@@ -58,8 +58,12 @@ class Weights:
 
     def values(self, name: str) -> NDArray[np.float32]:
         """A whole tensor in float32, in llama.cpp's order."""
+        return self.dequantised(self.sources[name].tensor.read(self.path), name)
+
+    def dequantised(self, rows: NDArray[np.uint8], name: str) -> NDArray[np.float32]:
+        """As `values`, of the bytes of all rows."""
         tensor = self.sources[name].tensor
-        return dequantised(tensor.read(self.path), tensor).reshape(tensor.shape)
+        return dequantised(rows, tensor).reshape(tensor.shape)
 
     def _stored(self, source: Source, start: int, stop: int) -> Bits:
         tensor = source.tensor
