@@ -24,7 +24,8 @@ from pudistill_cli.job import Job
 from pudistill_cli.method.sampling import uniforms
 from pudistill_cli.method.scorers import Item, Judge, Scorer, Scores
 from pudistill_cli.metrics import distinct_n, json_equal
-from pudistill_cli.prepare import open_run, plan
+from pudistill_cli.plan import plan
+from pudistill_cli.prepare import open_run
 from pudistill_cli.recipe_file import load_recipe
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.candidates import sample_candidates

@@ -320,6 +320,10 @@ class Backend(Protocol):
         """The `model_type`s it can load, found without importing the framework; None when that is not known."""
         ...
 
+    def refusal(self, checkpoint: Path) -> str | None:
+        """Why it cannot hold this checkpoint though it knows its architecture, in one line; no weight is read."""
+        ...
+
     def describe(self, spec: ModelSpec) -> Mapping[str, str]:
         """What `auto` settings resolve to here (device, dtype, threads), to be recorded in the run."""
         ...

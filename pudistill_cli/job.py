@@ -13,6 +13,7 @@ from pudistill_cli.contract import Adapter, Backend, Engine, Learner, Metrics, M
 from pudistill_cli.ledger import Ledger
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.metrics import Metric
+from pudistill_cli.models import Models
 from pudistill_cli.prompts import Message, PromptSets
 from pudistill_cli.recipe import Recipe, default_preference_lr
 from pudistill_cli.rundir import RunFolder
@@ -23,7 +24,7 @@ from pudistill_cli.tokenizer import StudentTokenizer
 
 @dataclass
 class Job:
-    """Recipe, student, prompts, run folder, and the engine and learner that hold the student."""
+    """Recipe, student, prompts, run folder, and the models that hold the student."""
 
     recipe: Recipe
     student: Student
@@ -35,16 +36,26 @@ class Job:
     """The engine's."""
     learner_backend: Backend
     spec: ModelSpec
+    """The engine's."""
+    learner_spec: ModelSpec
     resolved: Mapping[str, Any]
     """What `auto` means in this run: device, dtype, threads."""
-    engine: Engine
-    learner: Learner
+    models: Models
     cache: AnswerCache
     metric_function: Metric | None
     offline: bool = False
     _max_new_tokens: int | None = None
     _adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
-    _models_freed: bool = False
+
+    @property
+    def engine(self) -> Engine:
+        """Samples and scores."""
+        return self.models.engine
+
+    @property
+    def learner(self) -> Learner:
+        """Trains."""
+        return self.models.learner
 
     @property
     def tokenizer(self) -> StudentTokenizer:
@@ -53,8 +64,14 @@ class Job:
 
     # --- text and tokens ---
 
+    def render(self, messages: tuple[Message, ...]) -> str:
+        """A prompt as text, generation prompt included."""
+        if self.recipe.prompts.format == "text":
+            return messages[-1].content
+        return self.tokenizer.render(messages, **self.recipe.student.template_kwargs)
+
     def encode_prompt(self, messages: tuple[Message, ...]) -> Tokens:
-        """A prompt as the student sees it, generation prompt included."""
+        """A prompt as the student sees it."""
         if self.recipe.prompts.format == "text":
             return self.tokenizer.encode_text(messages[-1].content)
         return self.tokenizer.encode_prompt(messages, **self.recipe.student.template_kwargs)
@@ -76,7 +93,7 @@ class Job:
     def save_learner(self, name: str) -> None:
         """Freeze the adapter as it is under a name, with the learner's state for resume."""
         self.learner.snapshot(self.folder.adapter(name))
-        self.learner.save(self.folder.state(name))
+        self.models.save(self.folder.state(name))
 
     def drop_older_states(self, name: str) -> None:
         """Only once the ledger says that the stage `name` is done: until then a resume needs the one before it."""
@@ -87,11 +104,11 @@ class Job:
     def restore_learner(self, name: str) -> None:
         """Go on from a finished stage; does nothing when a later one is finished too."""
         if self.folder.state(name).exists():
-            self.learner.restore(self.folder.state(name))
+            self.models.go_on_from(self.folder.state(name))
 
     def restart_optimizer(self, name: str) -> None:
         """The adapter `name`, and an optimizer without a past: a new stage begins."""
-        self.learner.restore(self.folder.adapter(name))
+        self.models.go_on_from(self.folder.adapter(name))
 
     def judge(self) -> Judge:
         """The frozen scorer: the SFT snapshot, or the bare base if the recipe says so."""
@@ -137,11 +154,8 @@ class Job:
 
     def free_models(self) -> None:
         """Give the memory of engine and learner back, for good: only the exports are left to do."""
-        if not self._models_freed:
-            self._models_freed = True
-            self._adapters.clear()
-            self.learner.close()
-            self.engine.close()
+        self._adapters.clear()
+        self.models.free()
 
     def close(self) -> None:
         """Free the model and close the files."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from pudistill_cli.console import Console
 from pudistill_cli.export_formats import formats_of
 from pudistill_cli.job import Job
-from pudistill_cli.prepare import Plan
+from pudistill_cli.plan import Plan
 from pudistill_cli.recipe import default_preference_lr
 from pudistill_cli.student import Student
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pudistill_cli.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
@@ -35,6 +36,12 @@ class LlamaCppBackend:
         from pudistill_llamacpp.convert.architectures import ARCHITECTURES
 
         return frozenset(ARCHITECTURES)
+
+    def refusal(self, checkpoint: Path) -> str | None:
+        """Why this checkpoint cannot be converted."""
+        from pudistill_llamacpp.convert import preflight
+
+        return preflight.problem(checkpoint)
 
     def describe(self, spec: ModelSpec) -> Mapping[str, str]:
         """Device, threads and options that `spec` resolves to here.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pudistill_cli.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
-from pudistill_cli.errors import BackendError
+from pudistill_cli.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from pudistill_torch.engine import TorchEngine
@@ -42,12 +42,19 @@ class TorchBackend:
         """The causal language models of the installed transformers, read from its source without running it."""
         return _causal_model_types()
 
+    def refusal(self, checkpoint: Path) -> str | None:
+        """Nothing beyond its architecture."""
+        return None
+
     def describe(self, spec: ModelSpec) -> Mapping[str, str]:
         """Device, dtype and thread count that `spec` resolves to here.
 
         Raises:
             BackendError: the device it names is not there, or cannot do its dtype.
+            UsageError: options, of which it has none.
         """
+        if spec.options:
+            raise UsageError("The torch backend has no options.", "Leave backend.options out, or name another engine.")
         from pudistill_torch.placement import place
 
         return place(spec).describe()

@@ -30,7 +30,8 @@ def command(
 
     from pudistill_cli.console import Console
     from pudistill_cli.job import cache_path
-    from pudistill_cli.prepare import read_prompt_sets, teacher_of
+    from pudistill_cli.plan import read_prompt_sets
+    from pudistill_cli.prepare import teacher_of
     from pudistill_cli.recipe_file import load_recipe
     from pudistill_cli.rundir import write_atomic
     from pudistill_cli.teacher import Answer, Question, ask_all

@@ -42,8 +42,9 @@ def command(
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import STAGES, distil
+    from pudistill_cli.plan import plan
     from pudistill_cli.preflight import check_exports, check_teacher
-    from pudistill_cli.prepare import open_run, plan
+    from pudistill_cli.prepare import open_run
     from pudistill_cli.recipe_file import load_recipe
     from pudistill_cli.summary import describe_student, next_steps, print_plan
 

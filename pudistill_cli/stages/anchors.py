@@ -69,6 +69,7 @@ def ask_teacher(job: Job) -> Anchors:
             f"Look at what the teacher said: SELECT status, detail FROM anchors, in {job.folder.ledger_path}",
         )
     _record(job, [*train, *(a for rows in anchored.values() for a in rows)])
+    _one_tokenizer(job, [*train, *(a for rows in anchored.values() for a in rows)])
     job.fix_lengths(_max_new_tokens(job, train, [a for rows in anchored.values() for a in rows]))
     share = job.recipe.sft.share
     limit = job.recipe.eval.max_prompts
@@ -158,6 +159,24 @@ def _anchored(job: Job, name: str, prompts: Sequence[Prompt], answers: dict[str,
             f"with their answer and are left out; the first is {first.source}:{first.line}."
         )
     return usable
+
+
+def _one_tokenizer(job: Job, anchored: Sequence[Anchored]) -> None:
+    """The student's tokenizer rules the run: an engine of another backend must give every text the same ids.
+
+    Raises:
+        DataError: it does not; the prompt is named.
+    """
+    if job.backend.name == job.learner_backend.name:
+        return
+    own, engine = job.tokenizer.codec, job.engine
+    for a in anchored:
+        if any(engine.encode(t) != own.encode(t, special=True) for t in (job.render(a.prompt.messages), a.answer)):
+            raise DataError(
+                f"The {job.backend.name} engine reads {a.prompt.source}:{a.prompt.line} as other tokens than the "
+                "student's own tokenizer.",
+                f"Let the learner's backend sample: --set backend={job.learner_backend.name}",
+            )
 
 
 def _rankable(job: Job, train: list[Anchored]) -> list[Anchored]:

@@ -80,7 +80,7 @@ class MergedWeights:
 
     def distributions(self, rows: Sequence[Anchored]) -> Distributions:
         """By the learner's backend, in float32."""
-        spec = replace(self._job.spec, folder=self._out, dtype="float32")
+        spec = replace(self._job.learner_spec, folder=self._out, dtype="float32")
         with _loading(self._target):
             engine = self._job.learner_backend.open(spec)
         try:

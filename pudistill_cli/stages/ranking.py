@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.contract import Tokens
+from pudistill_cli.contract import Floats, Tokens
 from pudistill_cli.evaluate import components, item_of
 from pudistill_cli.job import Job
 from pudistill_cli.method.preferences import (
@@ -33,6 +33,8 @@ class RankedGroup:
 
     anchored: Anchored
     rows: tuple[Tokens, ...]
+    drawn: tuple[Floats, ...]
+    """Per candidate (T,): log-probs by the sampler."""
     targets: Targets
 
 
@@ -58,7 +60,12 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     )
     targets = round_targets(scored, settings)
     ranked = [
-        RankedGroup(g.anchored, (*(c.tokens for c in g.candidates), g.anchored.answer_tokens), t)
+        RankedGroup(
+            g.anchored,
+            (*(c.tokens for c in g.candidates), g.anchored.answer_tokens),
+            tuple(c.logprobs for c in g.candidates),
+            t,
+        )
         for g, t in zip(groups, targets, strict=True)
     ]
     deviation = run_deviation(scored, settings)

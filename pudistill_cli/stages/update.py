@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 from pudistill_cli.contract import Continuations, Floats, GroupBatch, Row, TrainGroup
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.job import Job
+from pudistill_cli.method.off_policy import sampler_gap
 from pudistill_cli.stages.candidates import policy_of
 from pudistill_cli.stages.ranking import Ranked, RankedGroup
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
@@ -48,6 +50,7 @@ def _train_groups(job: Job, groups: list[RankedGroup], number: int) -> list[Trai
     useful = [g for g in groups if g.targets.member.any()]
     objective = job.recipe.train.objective
     behaviour = _logprobs(job, useful, policy_of(number), f"round {number}: policy")
+    _record_gap(job, useful, behaviour, number)
     reference_name = policy_of(number) if objective.reference == "round" else "sft"
     reference = (
         behaviour
@@ -75,6 +78,23 @@ def _logprobs(job: Job, groups: list[RankedGroup], name: str, title: str) -> lis
             bar.advance()
     job.learner.drop_adapter(adapter)
     return [found[i] for i in range(len(requests))]
+
+
+def _record_gap(job: Job, groups: list[RankedGroup], behaviour: list[tuple[Floats, ...]], number: int) -> None:
+    """How far the sampler was from the learner's own policy; only where nothing reshaped the distribution."""
+    prefer = job.recipe.prefer
+    if not groups or (prefer.temperature, prefer.top_p, prefer.top_k) != (1.0, 1.0, 0):
+        return
+    drawn = [logprobs for g in groups for logprobs in g.drawn]
+    scored = [logprobs for g, found in zip(groups, behaviour, strict=True) for logprobs in found[: len(g.drawn)]]
+    gap = sampler_gap(drawn, scored)
+    job.metrics("prefer", number, 0, {f"sampler_gap_{name}": value for name, value in asdict(gap).items()})
+    if gap.large:
+        job.console.warn(
+            f"Round {number}: the sampler is off-policy, {gap.mean:.3f} nats a token from the learner, and its "
+            f"candidates are worth {gap.ess:.0%} of the learner's own. Sample in more bits: "
+            "--set backend.options.quant=f16"
+        )
 
 
 def _stopped(job: Job, error: TrainingError, name: str) -> TrainingError:

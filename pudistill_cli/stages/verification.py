@@ -95,7 +95,7 @@ def float32_engine(job: Job) -> Generator[Engine]:
         yield job.engine
         return
     job.free_models()
-    engine = job.learner_backend.open(replace(job.spec, dtype="float32"))
+    engine = job.learner_backend.open(replace(job.learner_spec, dtype="float32"))
     try:
         yield engine
     finally:
