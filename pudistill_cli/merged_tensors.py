@@ -43,7 +43,10 @@ class MergedTensors:
         """
         tensor = self.tensors[name]
         if tensor.spec.dtype not in FLOATS:
-            raise DataError(f"{tensor.path}: tensor {name} is of type {tensor.spec.dtype}, no float.", "")
+            raise DataError(
+                f"{tensor.path}: tensor {name} is of type {tensor.spec.dtype}, not of floats.",
+                "Use the 16-bit checkpoint that it was made from.",
+            )
         weight = to_float32(tensor.read(), tensor.spec.dtype).reshape(tensor.spec.shape)
         addition = self.additions.get(name)
         return weight if addition is None else weight + addition.rows(0, tensor.spec.shape[0])

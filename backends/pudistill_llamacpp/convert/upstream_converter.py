@@ -45,7 +45,8 @@ def convert_with_upstream(
             merge_lora(checkpoint, adapter, source, dtype="float32")
         command = [sys.executable, str(llama_cpp / SCRIPT), str(source), "--outfile", str(written), "--outtype", dtype]
         # Its own gguf package, which may be newer than the installed one.
-        environment = os.environ | {"PYTHONPATH": str(llama_cpp.resolve() / "gguf-py")}
+        path = [str(llama_cpp.resolve() / "gguf-py"), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path).rstrip(os.pathsep)}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode or not written.is_file():
             raise ExportError(

@@ -19,7 +19,7 @@ from pudistill_cli.errors import ExportError
 from pudistill_cli.merged_tensors import merged_tensors
 from pudistill_cli.safetensors_file import from_float32
 from pudistill_llamacpp.convert.general import general
-from pudistill_llamacpp.convert.hyperparameters import Entry, Kind
+from pudistill_llamacpp.convert.hyperparameters import Entry, Kind, string
 from pudistill_llamacpp.convert.plan import Planned, plan_of
 from pudistill_llamacpp.convert.vocabulary import read_vocabulary
 
@@ -72,7 +72,7 @@ def write_vocabulary(checkpoint: Path, out: Path) -> None:
     """
     vocabulary = read_vocabulary(checkpoint, None, "vocabulary")
     with _appearing(out, 0) as temporary:
-        _write(temporary, "llama", vocabulary.entries())
+        _write(temporary, "llama", [string("general.name", vocabulary.name), *vocabulary.entries()])
 
 
 @contextmanager

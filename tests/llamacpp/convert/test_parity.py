@@ -11,7 +11,7 @@ from random_models import MODELS
 from pudistill_llamacpp.convert.writer import write_gguf
 
 LIMIT, GELU_LIMIT = 1e-9, 1e-6
-"""Nats. float32 sums in another order give 1e-12 to 1e-11; llama.cpp's GELU is a table of float16, which Gemma feels."""
+"""Nats. float32 sums in another order give 1e-12 to 1e-11; llama.cpp's GELU is a float16 table, which Gemma feels."""
 
 
 @pytest.mark.parametrize("name", MODELS)

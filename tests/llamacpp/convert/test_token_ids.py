@@ -59,6 +59,7 @@ def test_the_name_of_the_cuts_of_real_tokenizers(name: str, known: str, shared: 
     assert pretokenizer_name(content) == known
 
 
+@pytest.mark.slow  # a minute, for reading five vocabularies of up to 152,000 tokens with the gguf package
 @pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "gpt-2", "llama-spm", "phi-3"])
 def test_vocabularies_of_llama_cpp(name: str, upstream: Path, tmp_path: Path) -> None:
     """A tokenizer.json with llama.cpp's own vocabulary, written by us, gives the ids that upstream lists."""

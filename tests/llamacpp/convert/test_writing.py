@@ -1,0 +1,297 @@
+"""Greedy stories, merged adapters, types that are really written, the preflight, and input that cannot be converted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from next_tokens import mean_kl, of_checkpoint, of_gguf, random_tokens
+from random_models import QUICKSTART, TOKENIZER
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from upstream_converter import tensors
+
+from pudistill_cli.errors import DataError, ExportError, PudistillError
+from pudistill_cli.weights import merge_lora
+from pudistill_llamacpp.convert import writer as writing
+from pudistill_llamacpp.convert.preflight import bytes_needed, problem
+from pudistill_llamacpp.convert.upstream_converter import convert_with_upstream
+from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
+from pudistill_llamacpp.native.context import Context, ContextSettings
+from pudistill_llamacpp.native.model import Model
+
+
+def test_stories_greedily(shared: Path, tmp_path: Path) -> None:
+    """150 tokens from llama.cpp's ids of a prompt are those of transformers from its own."""
+    folder = shared / "models" / "stories260K"
+    path = write_gguf(folder, tmp_path / "stories.gguf", dtype="f32").path
+    prompt = "Once upon a time, there was a little girl"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    made = reference.generate(ids, max_new_tokens=150, min_new_tokens=150, do_sample=False)[0, ids.shape[1] :].tolist()
+
+    model = Model.open(path)
+    context = Context(model, ContextSettings(n_ctx=512, threads=1))
+    tokens = list(model.vocabulary.encode(prompt, special=True, add_special=True))
+    stops = list(model.vocabulary.ends)
+    found: list[int] = []
+    logits = context.decode(tokens, np.arange(len(tokens)), 0)[-1]
+    for position in range(len(tokens), len(tokens) + 150):
+        allowed = logits.copy()
+        allowed[stops] = -np.inf  # as min_new_tokens does
+        found.append(int(allowed.argmax()))
+        logits = context.decode([found[-1]], [position], 0)[-1]
+    context.close()
+    model.close()
+    assert len(made) == 150
+    assert found == made
+
+
+# --- adapters and types ---
+
+
+@pytest.fixture(scope="module")
+def adapter(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA on every linear layer of the biased Llama."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(models["llama"], dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp("adapter")
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_is_merged_as_merge_lora_does(models: dict[str, Path], adapter: Path, tmp_path: Path) -> None:
+    """Bit for bit the file of the merged checkpoint, and not the one without the adapter."""
+    merge_lora(models["llama"], adapter, tmp_path / "merged")
+    shutil.copy(models["llama"] / "tokenizer.model", tmp_path / "merged")
+    direct = write_gguf(models["llama"], tmp_path / "direct.gguf", dtype="f16", adapter=adapter, name="x")
+    merged = write_gguf(tmp_path / "merged", tmp_path / "merged.gguf", dtype="f16", name="x")
+    bare = write_gguf(models["llama"], tmp_path / "bare.gguf", dtype="f16", name="x")
+    assert direct.path.read_bytes() == merged.path.read_bytes() != bare.path.read_bytes()
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("f16", 1e-4), ("bf16", 1e-2), ("q8_0", 1e-2)])
+def test_what_a_type_loses(dtype: GgufDtype, limit: float, models: dict[str, Path], tmp_path: Path) -> None:
+    """More than float32, and no more than its bits: 11, 8 and about 8 of them in each weight."""
+    tokens = random_tokens(768)
+    path = write_gguf(models["qwen3"], tmp_path / "m.gguf", dtype=dtype).path
+    assert 1e-9 < mean_kl(of_checkpoint(models["qwen3"], tokens), of_gguf(path, tokens)) < limit
+
+
+def test_rows_that_q8_0_cannot_hold(tmp_path: Path) -> None:
+    """The quickstart's rows of 80 are no multiple of 32; those of 192 (down_proj, two layers) are."""
+    written = write_gguf(QUICKSTART, tmp_path / "m.gguf", dtype="q8_0")
+    assert written.types == {"Q8_0": 2, "F16": 13, "F32": 5}
+    kinds = [kind for kind, _, _ in tensors(written.path).values()]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == written.types
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
+def test_the_size_is_known_before(dtype: GgufDtype, models: dict[str, Path], tmp_path: Path) -> None:
+    nbytes = write_gguf(models["qwen3"], tmp_path / "m.gguf", dtype=dtype).nbytes
+    needed = bytes_needed(models["qwen3"], dtype)
+    assert nbytes <= needed <= nbytes + (2 << 20)
+    assert nbytes == (tmp_path / "m.gguf").stat().st_size
+
+
+def test_the_preflight_finds_nothing(models: dict[str, Path]) -> None:
+    assert {name: problem(folder) for name, folder in models.items()} == dict.fromkeys(models)
+    assert problem(QUICKSTART) is None
+
+
+# --- the name that llama.cpp reads too much into ---
+
+
+def test_a_plain_model_called_phi_3_loads(models: dict[str, Path], tmp_path: Path) -> None:
+    """llama.cpp looks for Phi-3's special tokens in any file of that name, and fails without them."""
+    path = write_gguf(models["llama"], tmp_path / "m.gguf", dtype="f16", name="my-phi-3-killer").path
+    model = Model.open(path, vocab_only=True)
+    assert model.metadata["general.name"] == "my-Phi 3-killer"
+    model.close()
+
+
+def with_tokenizer(checkpoint: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a checkpoint with another tokenizer.json."""
+    shutil.copytree(checkpoint, folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def as_phi3(content: dict[str, Any]) -> None:
+    """Special tokens that swallow the spaces behind them, but for three."""
+    plain = {"single_word": False, "lstrip": False, "normalized": False, "special": True}
+    content["added_tokens"] = [
+        {"id": 0, "content": "<unk>", "rstrip": False} | plain,
+        {"id": 1, "content": "<s>", "rstrip": False} | plain,
+        {"id": 2, "content": "</s>", "rstrip": True} | plain,
+        {"id": 510, "content": "<|endoftext|>", "rstrip": False} | plain,
+        {"id": 511, "content": "<|user|>", "rstrip": True} | plain,
+    ]
+    vocab = content["model"]["vocab"]
+    gone = {text for text, i in vocab.items() if i >= 510}
+    content["model"]["vocab"] = {text: i for text, i in vocab.items() if text not in gone}
+    content["model"]["merges"] = [m for m in content["model"]["merges"] if not {*m, "".join(m)} & gone]
+
+
+def test_tokens_that_swallow_spaces_as_phi_3s(models: dict[str, Path], tmp_path: Path) -> None:
+    """The file is called so that llama.cpp lets them; then ids are equal, behind special tokens too."""
+    folder = with_tokenizer(models["phi3"], tmp_path / "student", as_phi3)
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "<|endoftext|>"}), encoding="utf-8")
+    with_config(eos_token_id=510)(folder)
+    (folder / "generation_config.json").unlink()
+    assert problem(folder) is None
+    path = write_gguf(folder, tmp_path / "m.gguf", dtype="f16").path
+    model = Model.open(path, vocab_only=True)
+    assert model.metadata["general.name"] == "student (Phi-3)"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    text = "<|user|>  hello there</s> \n and<s> so"
+    assert list(model.vocabulary.encode(text, special=True)) == tokenizer(text, add_special_tokens=False).input_ids
+    model.close()
+
+
+# --- what is refused ---
+
+
+def with_config(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+
+    return change
+
+
+def with_json(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        change(content)
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    return apply
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+SLIDING = ["full_attention", *["sliding_attention"] * 6]
+REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
+    ("llama", with_config(model_type="mamba", architectures=["MambaForCausalLM"]), "mamba"),
+    ("llama", with_config(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
+    ("llama", with_config(rope_parameters={"rope_type": "dynamic", "factor": 2.0}), "dynamic"),
+    ("llama", with_config(rope_parameters={"rope_type": "longrope"}), "longrope"),
+    ("llama", with_config(rope_parameters={"rope_type": "yarn", "factor": 2.0}), "YaRN"),
+    ("llama", with_config(hidden_act="gelu"), "gelu"),
+    ("llama", with_config(quantization_config={"bits": 4}), "quantised"),
+    ("llama", with_config(num_hidden_layers=3), "no tensor model.layers.2"),
+    ("llama", with_config(num_hidden_layers=1), "no place"),
+    ("llama", with_config(rms_norm_eps=None, hidden_size=None), "hidden_size"),
+    ("llama", truncate, "not a whole safetensors file"),
+    ("qwen2", with_config(use_sliding_window=True), "sliding window"),
+    ("gemma2", with_config(query_pre_attn_scalar=100), "query_pre_attn_scalar"),
+    ("gemma2", with_config(layer_types=["full_attention", "full_attention"]), "full attention"),
+    ("gemma3", with_config(layer_types=SLIDING), "full attention"),
+    ("phi3-long", with_config(num_key_value_heads=2, head_dim=8), "hidden_size"),
+    ("smollm3", with_config(no_rope_layers=[1, 0, 1, 0, 1]), "without RoPE"),
+    ("qwen2", with_json(lambda c: c.update(pre_tokenizer={"type": "Whitespace"})), "pre-tokenizer"),
+    ("qwen2", with_json(lambda c: c.update(normalizer={"type": "Lowercase"})), "Lowercase"),
+    ("qwen2", with_json(lambda c: c["added_tokens"][3].update(lstrip=True)), "before it"),
+    ("qwen2", with_json(lambda c: c["added_tokens"][3].update(rstrip=True)), "behind it"),
+    ("llama", with_json(lambda c: c["model"].update(byte_fallback=False)), "fall-back"),
+    ("llama", with_json(lambda c: c["model"]["vocab"].pop("<0x0A>")), "<0x0A>"),
+    ("llama", with_json(lambda c: c["normalizer"]["normalizers"].append({"type": "NFKC"})), "NFKC"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "reason"), REFUSED, ids=[f"{n}-{r}" for n, _, r in REFUSED])
+def test_refused_before_anything_is_written(
+    name: str, change: Callable[[Path], None], reason: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(models[name], folder)
+    change(folder)
+    assert reason in (problem(folder) or "")
+    with pytest.raises(PudistillError, match=reason) as caught:
+        write_gguf(folder, tmp_path / "out" / "m.gguf", dtype="f16")
+    assert isinstance(caught.value, ExportError | DataError)
+    assert caught.value.hint
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_weight_too_large_for_float16(models: dict[str, Path], tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(models["llama"], dtype=torch.float32)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = 1e5
+    model.save_pretrained(tmp_path / "student")
+    for name in TOKENIZER[:2]:
+        shutil.copy(models["llama"] / name, tmp_path / "student")
+    with pytest.raises(ExportError, match=r"up_proj.*float16"):
+        write_gguf(tmp_path / "student", tmp_path / "m.gguf", dtype="f16")
+    assert not list(tmp_path.glob("*.gguf")) + list(tmp_path.glob(".*"))
+    assert write_gguf(tmp_path / "student", tmp_path / "m.gguf", dtype="bf16").path.is_file()
+
+
+def test_a_disk_that_fills_up(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older file stays as it was, and nothing else is left."""
+    (tmp_path / "m.gguf").write_bytes(b"older")
+
+    def full(tensor: object, values: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing, "_stored", full)
+    with pytest.raises(ExportError, match="No space left") as caught:
+        write_gguf(models["llama"], tmp_path / "m.gguf", dtype="f16")
+    assert caught.value.hint
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+    assert (tmp_path / "m.gguf").read_bytes() == b"older"
+
+
+def test_a_disk_that_is_full(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with pytest.raises(ExportError, match="are free"):
+        write_gguf(models["llama"], tmp_path / "m.gguf", dtype="f16")
+    assert not list(tmp_path.iterdir())
+
+
+# --- upstream's converter, at the user's wish ---
+
+
+def test_upstreams_converter(models: dict[str, Path], adapter: Path, upstream: Path, tmp_path: Path) -> None:
+    """It writes the merged tensors that ours writes, and leaves nothing beside them."""
+    pytest.importorskip("sentencepiece", reason="upstream's converter reads tokenizer.model with sentencepiece")
+    convert_with_upstream(upstream, models["llama"], tmp_path / "out" / "m.gguf", dtype="f16", adapter=adapter)
+    ours = write_gguf(models["llama"], tmp_path / "ours.gguf", dtype="f16", adapter=adapter)
+    assert tensors(tmp_path / "out" / "m.gguf") == tensors(ours.path)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["m.gguf"]
+
+
+def test_upstreams_converter_fails(models: dict[str, Path], upstream: Path, tmp_path: Path) -> None:
+    """It knows a byte-level vocabulary by its ids, and a test's vocabulary is not among them."""
+    with pytest.raises(ExportError, match="converter failed") as caught:
+        convert_with_upstream(upstream, models["qwen3"], tmp_path / "out" / "m.gguf", dtype="f16")
+    assert "convert_hf_to_gguf.py" in caught.value.hint
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_no_checkout(models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"convert_hf_to_gguf\.py"):
+        convert_with_upstream(tmp_path, models["qwen3"], tmp_path / "m.gguf", dtype="f16")
