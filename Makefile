@@ -8,7 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: quickstart check lint types test wheel installed benchmark clean
+# llama.cpp's own sources (in llama-cpp-python's sdist) are the referee of what we write: kept between checkouts.
+LLAMA_CPP := llama_cpp_python-0.3.36
+UPSTREAM ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pudistill-tests
+
+.PHONY: quickstart check lint types test wheel installed benchmark go clean
 
 quickstart: $(VENV)/.runtime
 	$(BIN)/pudistill run quickstart
@@ -22,8 +26,31 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev .upstream/.built go
 	$(BIN)/python -m pytest
+
+.upstream/.unpacked: $(VENV)/.dev
+	mkdir -p $(UPSTREAM)
+	test -e .upstream || ln -s $(UPSTREAM) .upstream
+	test -d .upstream/$(LLAMA_CPP) || ( \
+	  $(BIN)/python -m pip --disable-pip-version-check download -q --no-deps --no-binary llama-cpp-python \
+	    -d .upstream llama-cpp-python==0.3.36 && tar -xzf .upstream/$(LLAMA_CPP).tar.gz -C .upstream )
+	touch $@
+
+# llama-server renders chat templates with its own Jinja engine; llama-batched-bench is the engine's limit. Six minutes.
+.upstream/.built: .upstream/.unpacked
+	test -x .upstream/build/bin/llama-batched-bench || ( \
+	  $(BIN)/cmake -S .upstream/$(LLAMA_CPP)/vendor/llama.cpp -B .upstream/build -DCMAKE_BUILD_TYPE=Release \
+	    -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF \
+	    -DLLAMA_BUILD_EXAMPLES=OFF > .upstream/build.log && \
+	  $(BIN)/cmake --build .upstream/build -j 2 --target llama-server llama-batched-bench >> .upstream/build.log )
+	touch $@
+
+# Go's own text/template is the referee of Ollama's templates; on a desk without Go those tests say so and are skipped.
+go:
+ifdef CI
+	command -v go > /dev/null || (apt-get update -qq && apt-get install -y -qq golang-go > /dev/null)
+endif
 
 wheel: $(VENV)/.dev
 	rm -rf dist
@@ -48,7 +75,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,llamacpp]'
 	touch $@
 
 clean:
