@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 from pudistill_cli import hub
 from pudistill_cli.checkpoint import count_parameters, read_json, weight_files
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.model_file import ReadsModelFiles
 from pudistill_cli.registry import backends
-from pudistill_cli.student_files import ReadsStudents
 from pudistill_cli.tokenizer import StudentTokenizer
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -82,31 +82,41 @@ def resolve_student(
     )
 
 
-def _from_gguf(path: Path, revision: str | None, context: int | None, format: Literal["chat", "text"]) -> Student:
+def reader_of(path: Path, revision: str | None) -> ReadsModelFiles:
+    """The backend that reads a GGUF file.
+
+    Raises:
+        DataError: there is no such file, or it should have a revision.
+        BackendError: the backend is missing, or cannot run here.
+    """
     if revision is not None:
-        raise DataError(f"student.revision is given, but {path} is a local file.", "Leave student.revision out.")
+        raise DataError(f"A revision is given, but {path} is a local file.", "Leave revision out.")
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Name a GGUF file that is there.")
     backend = backends().get("llamacpp")
-    problem = backend.problem() if isinstance(backend, ReadsStudents) else "it is not part of this installation"
-    if problem is not None or not isinstance(backend, ReadsStudents):
+    problem = "it is not part of this installation" if backend is None else backend.problem()
+    if problem is not None or not isinstance(backend, ReadsModelFiles):
         raise BackendError(
-            f"{path} is a GGUF file, which needs the llamacpp backend: {problem}.",
+            f"{path} is a GGUF file, which needs the llamacpp backend: {problem or 'it is too old'}.",
             'Install it with: pip install "pudistill[llamacpp]"',
         )
-    files = backend.read_student(path.resolve())
-    config = read_json(files.folder / "config.json")
-    tokenizer = StudentTokenizer.of_files(files, format)
-    length, notices = _context(config, files.folder, context)
+    return backend
+
+
+def _from_gguf(path: Path, revision: str | None, context: int | None, format: Literal["chat", "text"]) -> Student:
+    file = reader_of(path, revision).read_student(path.resolve())
+    config = read_json(file.folder / "config.json")
+    tokenizer = StudentTokenizer.of_files(file, format)
+    length, notices = _context(config, file.folder, context)
     return Student(
-        folder=files.folder,
+        folder=file.folder,
         tokenizer=tokenizer,
         model_type=str(config["model_type"]),
-        parameters=count_parameters(weight_files(files.folder)),
+        parameters=file.parameters,
         context=length,
-        fingerprint=files.fingerprint,
-        notices=(*files.notices, *tokenizer.notices, *notices),
-        gguf=files.source,
+        fingerprint=file.fingerprint,
+        notices=(*file.notices, *tokenizer.notices, *notices),
+        gguf=file.source,
     )
 
 

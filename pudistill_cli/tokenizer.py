@@ -14,8 +14,8 @@ from pudistill_cli.chat_template import ChatTemplate
 from pudistill_cli.codec import Codec, LibraryCodec
 from pudistill_cli.contract import Tokens
 from pudistill_cli.errors import DataError
+from pudistill_cli.model_file import ModelFile
 from pudistill_cli.prompts import Message
-from pudistill_cli.student_files import StudentFiles
 from pudistill_cli.tokenizer_files import (
     chat_template_of,
     mark_special,
@@ -70,18 +70,18 @@ class StudentTokenizer:
         return cls(codec, template, stops, notices)
 
     @classmethod
-    def of_files(cls, files: StudentFiles, format: Format = "chat") -> StudentTokenizer:
-        """The tokenizer of a student that a backend read.
+    def of_files(cls, file: ModelFile, format: Format = "chat") -> StudentTokenizer:
+        """The tokenizer of a model that a backend read.
 
         Raises:
             DataError: none of its tokens can end an answer.
         """
-        codec = files.codec
-        template, notices = template_or_plain(files.chat_template, files.special, bool(codec.bos), datetime.now())
-        stops = stops_in_order(codec, template, files.stop_tokens, format)
+        codec = file.codec
+        template, notices = template_or_plain(file.chat_template, file.special, bool(codec.bos), datetime.now())
+        stops = stops_in_order(codec, template, file.stop_tokens, format)
         if not stops:
             raise DataError(
-                f"{files.source} names no end-of-turn token, so an answer could never end.",
+                f"{file.source} names no end-of-turn token, so an answer could never end.",
                 "Use a GGUF file of a whole language model.",
             )
         return cls(codec, template, stops, notices)

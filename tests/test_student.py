@@ -21,8 +21,8 @@ from pudistill_cli import hub
 from pudistill_cli import student as student_module
 from pudistill_cli.codec import LibraryCodec
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.model_file import ModelFile, StudentFiles
 from pudistill_cli.student import resolve_student
-from pudistill_cli.student_files import StudentFiles
 from pudistill_cli.tokenizer_files import read_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -295,6 +295,9 @@ class Reader(Fake):
     def read_student(self, path: Path) -> StudentFiles:
         return replace(self._files, source=path)
 
+    def read_model(self, path: Path) -> ModelFile:
+        return self.read_student(path)
+
 
 @pytest.fixture
 def gguf(tmp_path: Path) -> Path:
@@ -308,7 +311,20 @@ def reader(shared: Path, tmp_path: Path) -> Reader:
     folder = shared / "models/stories260K"
     codec = LibraryCodec(read_tokenizer(folder))
     special = {"bos_token": "<s>", "eos_token": "</s>"}
-    return Reader(StudentFiles(tmp_path, folder, codec, special, None, (2,), "ab" * 16, ("a notice",)))
+    return Reader(
+        StudentFiles(
+            source=tmp_path,
+            folder=folder,
+            codec=codec,
+            special=special,
+            chat_template=None,
+            stop_tokens=(2,),
+            context=512,
+            parameters=260_032,
+            fingerprint="ab" * 16,
+            notices=("a notice",),
+        )
+    )
 
 
 def test_a_gguf_file_is_read_by_its_backend(reader: Reader, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

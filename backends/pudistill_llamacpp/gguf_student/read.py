@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 from hashlib import blake2b, file_digest
+from math import prod
 from pathlib import Path
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.job import cache_path
-from pudistill_cli.student_files import StudentFiles
+from pudistill_cli.model_file import ModelFile, StudentFiles
 from pudistill_llamacpp.gguf_student.checkpoint import checkpoint_of
 from pudistill_llamacpp.gguf_student.codec import GgufCodec
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
-from pudistill_llamacpp.gguf_student.header import read_header
+from pudistill_llamacpp.gguf_student.header import Header, read_header
+from pudistill_llamacpp.gguf_student.rope import FACTORS
 from pudistill_llamacpp.gguf_student.tensors import Source, weights_of
 
 _NAMED = {
@@ -24,16 +27,32 @@ _NAMED = {
 }
 
 
-def read_student(path: Path) -> StudentFiles:
-    """See `pudistill_cli.student_files.ReadsStudents`.
+def read_model(path: Path) -> ModelFile:
+    """See `pudistill_cli.model_file.ReadsModelFiles`: any language model that llama.cpp can run.
 
     Raises:
-        DataError: no whole GGUF file of one part, an architecture, setting, quantisation or tokenizer that is not
-            read, or no room for the checkpoint.
+        DataError: no whole GGUF file of one part, or no tokenizer that llama.cpp has.
+    """
+    return _model_file(read_header(path), path)
+
+
+def read_student(path: Path) -> StudentFiles:
+    """See `pudistill_cli.model_file.ReadsModelFiles`.
+
+    Raises:
+        DataError: as `read_model`, an architecture, setting or quantisation that is not read, or no room for the
+            checkpoint.
     """
     header = read_header(path)
     config = config_of(header)
     weights = weights_of(header, architecture_of(header), config)
+    model = _model_file(header, path)
+    folder = checkpoint_of(weights, config, model.stop_tokens, cache_path() / "gguf-student" / model.fingerprint)
+    known = {field.name: getattr(model, field.name) for field in fields(model)}
+    return StudentFiles(folder=folder, notices=_notices(weights.sources.values()), **known)
+
+
+def _model_file(header: Header, path: Path) -> ModelFile:
     if str(header.metadata.get("tokenizer.ggml.model", "none")) in ("none", "no_vocab"):
         raise DataError(
             f"{path} has no tokenizer.", "Give a GGUF file of a whole language model, or a checkpoint folder."
@@ -41,17 +60,16 @@ def read_student(path: Path) -> StudentFiles:
     codec = GgufCodec(path)
     with path.open("rb") as file:
         fingerprint = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
-    folder = checkpoint_of(weights, config, codec.ends, cache_path() / "gguf-student" / fingerprint)
     special = {name: header.metadata[key] for name, key in _NAMED.items() if key in header.metadata}
-    return StudentFiles(
+    return ModelFile(
         source=path,
-        folder=folder,
         codec=codec,
         special={name: token for name, i in special.items() if (token := codec.token_of(int(i))) is not None},
         chat_template=codec.chat_template,
         stop_tokens=codec.ends,
+        context=codec.context,
+        parameters=sum(prod(tensor.shape) for tensor in header.tensors.values() if tensor.name not in FACTORS),
         fingerprint=fingerprint,
-        notices=_notices(weights.sources.values()),
     )
 
 
