@@ -1,0 +1,199 @@
+"""The two formats of this backend: `gguf`, the merged weights in one quantisation, and `gguf-adapter`, LoRA alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+from pudistill_cli import probes
+from pudistill_cli.checkpoint import read_json
+from pudistill_cli.contract import Adapter, ExportRequest, ModelSpec, Sampling, WrittenExport
+from pudistill_cli.merged_tensors import merged_tensors
+from pudistill_cli.tokenizer import Format, StudentTokenizer
+from pudistill_llamacpp.convert import preflight, upstream_converter
+from pudistill_llamacpp.convert.plan import plan_of
+from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
+from pudistill_llamacpp.engine import LlamaCppEngine
+from pudistill_llamacpp.gguf_student.read import read_model
+from pudistill_llamacpp.gguf_student.requantise import export_like, requantising_problem
+from pudistill_llamacpp.imatrix import importance_matrix
+from pudistill_llamacpp.lora_gguf import config_of, write_lora, write_lora_gguf
+from pudistill_llamacpp.native.model import Model
+from pudistill_llamacpp.quantisations import Width, most_bytes, quant_problem, wants_importance
+from pudistill_llamacpp.quantise import Quantised, quantise, read_types
+from pudistill_llamacpp.runtimes.beside import Prompting, RuntimeFiles, stop_texts, write_runtime_files
+from pudistill_llamacpp.student_file import student_file
+from pudistill_llamacpp.verify import check_text, expected_of
+
+ADAPTER = "gguf-adapter"
+KL_LIMIT = 1e-4
+"""Mean next-token KL in nats of f32 and f16, which llama.cpp's own arithmetic stays far below (6e-6)."""
+_DIRECT = ("f32", "f16", "bf16", "q8_0")
+"""Written from the float32 sum at once, without a float32 file in between."""
+_BASE = "f16"
+"""How the student is held that an adapter goes on top of."""
+_ADAPTER_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How the run spoke to the student, and how it was sampled when it was evaluated."""
+
+    format: Format = "chat"
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The recipe's settings for the chat template."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=0))
+
+
+# --- before ---
+
+
+def export_problem(student: Path, format: str, variant: str, converter: Path | None) -> str | None:
+    """Why this student cannot be written so, in one line with what to do."""
+    if format != ADAPTER and (problem := quant_problem(variant)) is not None:
+        return problem
+    if student.is_file():
+        return None if format == ADAPTER else requantising_problem(student)
+    problem = preflight.problem(student)
+    if problem is None:
+        return None
+    if format == ADAPTER or converter is None:
+        return f"{problem} For other architectures set export.llama_cpp to a checkout of llama.cpp (format gguf)."
+    return upstream_converter.problem(converter)
+
+
+def export_bytes(student: Path, format: str, variant: str) -> int:
+    """Most bytes on disk at once: for a quantisation, the float32 file that it is made from as well."""
+    if format == ADAPTER:
+        return _ADAPTER_BYTES
+    if student.is_file():
+        return student.stat().st_size
+    if variant in _DIRECT:
+        return preflight.bytes_needed(student, cast("GgufDtype", variant))
+    plan = plan_of(student, merged_tensors(student), "f32")
+    widths = [Width(t.name, t.shape[-1], prod(t.shape)) for t in plan.tensors]
+    return preflight.bytes_needed(student, "f32") + most_bytes(widths, variant)
+
+
+# --- writing ---
+
+
+def write_export(request: ExportRequest, speech: Speech) -> WrittenExport:
+    """Write the GGUF file, and beside it what local runtimes need.
+
+    Raises:
+        ExportError: it cannot be converted, quantised or written.
+    """
+    if request.format == ADAPTER:
+        return _write_adapter(request, speech)
+    if request.student.is_file():
+        file = request.out / f"{request.name}.gguf"
+        export_like(request.student, request.adapter, file)
+        found = replace(read_types(file, "f32"), quant="the student's own")
+    else:
+        file = request.out / f"{request.name}-{request.variant}.gguf"
+        found = _write_quantised(request, file)
+    runtimes = _beside(request, speech, file, file.name, None)
+    exact = request.variant in ("f32", "f16") and not request.student.is_file()
+    return WrittenExport(file, _report(found.report(), runtimes), runtimes.next_steps, KL_LIMIT if exact else None)
+
+
+def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
+    if request.variant in _DIRECT:
+        _convert(request, file, cast("GgufDtype", request.variant))
+        return read_types(file, request.variant)
+    whole = request.out / ".f32.gguf"
+    try:
+        _convert(request, whole, "f32")
+        threads = probes.cores()
+        needed = request.calibration if wants_importance(request.variant) else ()
+        importance = importance_matrix(whole, needed, threads=threads) if needed else None
+        return quantise(whole, file, request.variant, threads=threads, importance=importance)
+    finally:
+        with suppress(FileNotFoundError):
+            whole.unlink()
+
+
+def _convert(request: ExportRequest, file: Path, dtype: GgufDtype) -> None:
+    if request.converter is not None and preflight.problem(request.checkpoint) is not None:
+        upstream_converter.convert_with_upstream(
+            request.converter, request.checkpoint, file, dtype=dtype, adapter=request.adapter
+        )
+    else:
+        write_gguf(request.checkpoint, file, dtype=dtype, adapter=request.adapter, name=request.name)
+
+
+def _write_adapter(request: ExportRequest, speech: Speech) -> WrittenExport:
+    file = request.out / f"{request.name}-lora.gguf"
+    if request.student.is_file():
+        model = Model.open(request.student, vocab_only=True)
+        try:
+            architecture, config = config_of(model.metadata)
+        finally:
+            model.close()
+        write_lora(request.adapter, architecture, config, file, request.name)
+    else:
+        write_lora_gguf(request.adapter, read_json(request.checkpoint / "config.json"), file, request.name)
+    base = student_file(request.student, _BASE)
+    runtimes = _beside(request, speech, base, str(base.resolve()), file.name)
+    report = {"bytes": file.stat().st_size}
+    return WrittenExport(file, _report(report, runtimes), runtimes.next_steps, KL_LIMIT)
+
+
+def _beside(request: ExportRequest, speech: Speech, file: Path, weights: str, adapter: str | None) -> RuntimeFiles:
+    """Modelfile, LM Studio's folder and the lines to type; `file` has the vocabulary."""
+    tokenizer = _tokenizer(request.student, speech.format)
+    model = Model.open(file, vocab_only=True)
+    try:
+        adds_bos = model.vocabulary.adds_bos
+    finally:
+        model.close()
+    prompting = Prompting(
+        template=tokenizer.chat_template if speech.format == "chat" else None,
+        stops=stop_texts([tokenizer.codec.token_of(i) for i in request.stop_tokens]),
+        adds_bos=adds_bos,
+        sampling=speech.sampling,
+        context=request.context,
+        variables=speech.variables,
+    )
+    return write_runtime_files(request.out, weights, request.name, prompting, adapter)
+
+
+def _report(report: Mapping[str, object], runtimes: RuntimeFiles) -> dict[str, object]:
+    return {**report, "modelfile_template": runtimes.family, "notices": list(runtimes.notices)}
+
+
+def _tokenizer(student: Path, format: Format) -> StudentTokenizer:
+    if student.is_file():
+        return StudentTokenizer.of_files(read_model(student), format)
+    return StudentTokenizer.load(student, format=format)
+
+
+# --- checking ---
+
+
+def open_export(
+    request: ExportRequest, written: WrittenExport, spec: ModelSpec
+) -> tuple[LlamaCppEngine, Adapter | None]:
+    """The file in llama.cpp, with a float32 cache: what differs then is the file."""
+    exact = {"kv": "f32", "flash": "off"}
+    if request.format != ADAPTER:
+        return LlamaCppEngine(replace(spec, folder=written.model, options=exact)), None
+    engine = LlamaCppEngine(replace(spec, folder=request.student, options={"quant": _BASE, **exact}))
+    return engine, engine.load_adapter(written.model)
+
+
+def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str], speech: Speech) -> None:
+    """Ids, template and end of turn; an adapter has none of them.
+
+    Raises:
+        ExportError: llama.cpp reads or ends something differently.
+    """
+    if request.format != ADAPTER:
+        tokenizer = _tokenizer(request.student, speech.format)
+        expected = replace(expected_of(tokenizer, speech.variables), stop_tokens=request.stop_tokens)
+        check_text(written.model, expected, texts)

@@ -1,0 +1,183 @@
+"""Both formats, from a trained adapter to a verified file with all that runtimes need beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+from next_tokens import mean_kl, normalised
+from peft import LoraConfig, PeftModel, get_peft_model
+from tiny import QUICKSTART, STUDENT, lines_of
+from transformers import AutoModelForCausalLM
+
+from pudistill_cli.contract import Engine, ExportRequest, ModelSpec, Sampling, Tokens
+from pudistill_cli.errors import ExportError
+from pudistill_cli.prompts import Message
+from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_llamacpp.convert.writer import write_gguf
+from pudistill_llamacpp.exporting import (
+    KL_LIMIT,
+    Speech,
+    check_export,
+    export_bytes,
+    export_problem,
+    open_export,
+    write_export,
+)
+from pudistill_llamacpp.quantise import quantise
+
+SPEECH = Speech(sampling=Sampling(max_new_tokens=8, temperature=0.5))
+SPEC = ModelSpec(folder=STUDENT, stop_tokens=(1,), context=256, device="cpu", threads=1, options={"quant": "q8_0"})
+"""The run's own options are not the verification's."""
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[Tokens]:
+    """Prompts with their anchors."""
+    tokenizer = StudentTokenizer.load(STUDENT)
+    rows = lines_of(QUICKSTART / "anchors.jsonl", 24)
+    prompts = [tokenizer.encode_prompt([Message("user", row["prompt"])]) for row in rows]
+    return [p + tokenizer.encode_answer(p, row["answer"]) for p, row in zip(prompts, rows, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random, and large enough to be seen."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32)
+    tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.06)
+    folder = tmp_path_factory.mktemp("adapter") / "trained"
+    tuned.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(adapter: Path, answers: Sequence[Tokens]) -> np.ndarray:
+    found = of_transformers(adapter, answers)
+    assert mean_kl(found, of_transformers(None, answers)) > 0.05  # a file without the adapter would be noticed
+    return found
+
+
+def of_transformers(adapter: Path | None, answers: Sequence[Tokens]) -> np.ndarray:
+    """(rows, V) log-probs of the token after each of the last four, by transformers and peft."""
+    model = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32).eval()
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    with torch.no_grad():
+        return normalised(np.concatenate([model(torch.tensor([t])).logits[0, -4:].numpy() for t in answers]))
+
+
+def of_engine(engine: Engine, adapter: str | None, answers: Sequence[Tokens]) -> np.ndarray:
+    try:
+        return normalised(np.concatenate([engine.distributions(t, 4, adapter) for t in answers]))
+    finally:
+        engine.close()
+
+
+def request(
+    out: Path, adapter: Path, answers: Sequence[Tokens], format: str = "gguf", variant: str = ""
+) -> ExportRequest:
+    out.mkdir()
+    return ExportRequest(STUDENT, STUDENT, adapter, format, variant, out, "student", 256, (1,), tuple(answers))
+
+
+@pytest.mark.parametrize(
+    ("quant", "most"),
+    [("f32", 1e-9), ("f16", 1e-5), ("bf16", 1e-3), ("q8_0", 1e-3), ("q4_k_m", 1e-2), ("iq4_nl", 2e-2)],
+)
+def test_merged_weights(
+    quant: str, most: float, adapter: Path, answers: list[Tokens], trained: np.ndarray, tmp_path: Path
+) -> None:
+    asked = request(tmp_path / "out", adapter, answers, variant=quant)
+    written = write_export(asked, SPEECH)
+    name = f"student-{quant}.gguf"
+    files = {p.relative_to(asked.out).as_posix() for p in asked.out.rglob("*") if p.is_file()}
+    assert files == {name, "Modelfile", f"lmstudio/pudistill/student/{name}"}
+    assert written.model == asked.out / name
+    assert written.kl_limit == (KL_LIMIT if quant in ("f32", "f16") else None)
+    assert written.report["bytes"] == written.model.stat().st_size
+    assert written.report["modelfile_template"] == "quickstart"
+    assert written.model.stat().st_size <= export_bytes(STUDENT, "gguf", quant)
+    check_export(asked, written, ["add call to my calendar today"], SPEECH)
+    found = of_engine(*open_export(asked, written, SPEC), answers)
+    assert mean_kl(trained, found) < most
+
+
+def test_q8_0_written_at_once_is_what_llama_cpp_quantises(adapter: Path, tmp_path: Path) -> None:
+    write_export(request(tmp_path / "out", adapter, (), variant="q8_0"), SPEECH)
+    whole = write_gguf(STUDENT, tmp_path / "whole.gguf", dtype="f32", adapter=adapter, name="student").path
+    quantise(whole, tmp_path / "q8_0.gguf", "q8_0")
+    ours, theirs = (GGUFReader(p) for p in (tmp_path / "out" / "student-q8_0.gguf", tmp_path / "q8_0.gguf"))
+    assert {t.name: t.tensor_type for t in ours.tensors} == {t.name: t.tensor_type for t in theirs.tensors}
+    by_name = {t.name: t.data for t in theirs.tensors}
+    for tensor in ours.tensors:
+        np.testing.assert_array_equal(tensor.data, by_name[tensor.name])
+    assert {k: f.contents() for k, f in ours.fields.items() if not k.startswith("GGUF.")} == {
+        k: f.contents() for k, f in theirs.fields.items() if not k.startswith("GGUF.")
+    }
+
+
+def test_the_adapter_alone(adapter: Path, answers: list[Tokens], trained: np.ndarray, tmp_path: Path) -> None:
+    asked = request(tmp_path / "out", adapter, answers, format="gguf-adapter")
+    written = write_export(asked, SPEECH)
+    assert {p.name for p in asked.out.iterdir()} == {"student-lora.gguf", "Modelfile"}
+    lines = (asked.out / "Modelfile").read_text().splitlines()
+    assert Path(lines[0].removeprefix("FROM ")).is_file()
+    assert lines[1] == "ADAPTER ./student-lora.gguf"
+    check_export(asked, written, [], SPEECH)
+    assert written.kl_limit is not None
+    assert mean_kl(trained, of_engine(*open_export(asked, written, SPEC), answers)) < written.kl_limit
+
+
+def test_a_student_that_is_a_gguf_file(
+    adapter: Path, answers: list[Tokens], trained: np.ndarray, tmp_path: Path
+) -> None:
+    """It goes back into its own file's types, and its adapter on top of itself."""
+    student = write_gguf(STUDENT, tmp_path / "student.gguf", dtype="f16").path
+    merged = replace(request(tmp_path / "merged", adapter, answers, variant="q8_0"), student=student)
+    alone = replace(request(tmp_path / "alone", adapter, answers, format="gguf-adapter"), student=student)
+    for asked in (merged, alone):
+        written = write_export(asked, SPEECH)
+        check_export(asked, written, ["add call to my calendar today"], SPEECH)
+        spec = replace(SPEC, folder=student)
+        assert mean_kl(trained, of_engine(*open_export(asked, written, spec), answers)) < 1e-4
+    assert f"FROM {student}" in (alone.out / "Modelfile").read_text()
+
+
+def test_another_stop_token_is_noticed(adapter: Path, tmp_path: Path) -> None:
+    asked = request(tmp_path / "out", adapter, (), variant="f32")
+    written = write_export(asked, SPEECH)
+    with pytest.raises(ExportError, match="would not stop"):
+        check_export(replace(asked, stop_tokens=(5,)), written, [], SPEECH)
+
+
+def test_a_failed_quantisation_leaves_nothing(adapter: Path, tmp_path: Path) -> None:
+    asked = request(tmp_path / "out", adapter, (), variant="q9_0")
+    with pytest.raises(ExportError, match="has no quantisation"):
+        write_export(asked, SPEECH)
+    assert list(asked.out.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_told_before(tmp_path: Path) -> None:
+    assert export_problem(STUDENT, "gguf", "q4_k_m", None) is None
+    assert export_problem(STUDENT, "gguf-adapter", "", None) is None
+    assert "did you mean 'q4_k_m'" in str(export_problem(STUDENT, "gguf", "q4_km", None))
+    other = tmp_path / "other"
+    shutil.copytree(STUDENT, other)
+    config = json.loads((other / "config.json").read_text()) | {"model_type": "mamba"}
+    (other / "config.json").write_text(json.dumps(config))
+    assert "export.llama_cpp" in str(export_problem(other, "gguf", "q8_0", None))
+    assert "holds no convert_hf_to_gguf.py" in str(export_problem(other, "gguf", "q8_0", tmp_path))
+    (tmp_path / "convert_hf_to_gguf.py").touch()
+    assert export_problem(other, "gguf", "q8_0", tmp_path) is None
