@@ -76,6 +76,9 @@ def write_runtime_files(
     if adapter is None:
         lay_out(folder / weights, folder / "lmstudio", name)
         steps.append(["lms", "import", "--copy", "--user-repo", f"{PUBLISHER}/{name}", str(folder / weights)])
+        if variables:
+            told = ", ".join(f"{name} = {value!r}" for name, value in variables.items())
+            notices = (*notices, f"Training told the chat template {told}; LM Studio has to be told so too.")
     return RuntimeFiles(family, tuple(map(shlex.join, steps)), notices)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from pudistill_llamacpp.runtimes.beside import Prompting, write_runtime_files
 from pudistill_llamacpp.runtimes.families import FAMILIES, Family
 from pudistill_llamacpp.runtimes.go_template import go_template
 from pudistill_llamacpp.runtimes.recognise import Dialect, recognise
+from pudistill_llamacpp.runtimes.server_line import template_variables
 
 Render = Callable[[str, Sequence[Sequence[Message]]], list[str]]
 
@@ -43,9 +45,10 @@ def go(tmp_path_factory: pytest.TempPathFactory) -> Render:
     """Go's own text/template, called as Ollama calls it."""
     if shutil.which("go") is None:
         pytest.skip("needs Go (Debian: golang-go)")
-    program = tmp_path_factory.mktemp("go") / "render"
-    source = Path(__file__).parent / "go" / "render.go"
-    subprocess.run(["go", "build", "-o", str(program), str(source)], check=True, timeout=300)
+    folder = tmp_path_factory.mktemp("go")
+    program, source = folder / "render", Path(__file__).parent / "go" / "render.go"
+    environment = os.environ | {"GOCACHE": str(folder / "cache")}  # Go refuses to build without a home or a cache
+    subprocess.run(["go", "build", "-o", str(program), str(source)], check=True, timeout=300, env=environment)
 
     def render(template: str, conversations: Sequence[Sequence[Message]]) -> list[str]:
         messages = [[{"Role": m.role, "Content": m.content} for m in c] for c in conversations]
@@ -186,8 +189,20 @@ def test_llama_server_is_told_what_the_recipe_told_the_template(tmp_path: Path, 
     """Only what the template has a word for."""
     template = real(upstream, "Qwen-Qwen3-0.6B")
     prompting = replace(PROMPTING, template=template, variables={"enable_thinking": False, "other": 1})
-    line = shlex.split(write_runtime_files(tmp_path, weights(tmp_path), "s", prompting).next_steps[0])
+    files = write_runtime_files(tmp_path, weights(tmp_path), "s", prompting)
+    line = shlex.split(files.next_steps[0])
     assert json.loads(line[line.index("--chat-template-kwargs") + 1]) == {"enable_thinking": False}
+    assert files.notices == (
+        "Training told the chat template enable_thinking = False; LM Studio has to be told so too.",
+    )
+
+
+@pytest.mark.parametrize(("version", "date"), [("3.1-8B", "26 Jul 2024"), ("3.2-3B", "21 Aug 2026")])
+def test_the_server_writes_the_date_that_training_wrote(version: str, date: str, upstream: Path) -> None:
+    """Llama 3.1's template has one of its own, 3.2's asks the clock of the run."""
+    template = real(upstream, f"meta-llama-Llama-{version}-Instruct")
+    assert template_variables(template, VARIABLES) == {"date_string": date}
+    assert template_variables(template, {"date_string": "today"}) == {"date_string": "today"}
 
 
 def test_lm_studio_finds_the_file_three_folders_deep(tmp_path: Path) -> None:
