@@ -112,6 +112,20 @@ def choose(
     return choice if demand is None else _fitted(choice, hardware, card, demand)
 
 
+def runner(engine: str, installed: Mapping[str, Backend], hardware: Hardware, demand: Demand) -> Backend:
+    """The backend that runs a model which is not trained; `engine` names it, or is auto.
+
+    Raises:
+        BackendError: the named backend is missing or cannot run, or `auto` finds none.
+    """
+    if engine != "auto":
+        return usable(engine, dict(installed))
+    card = hardware.card
+    if card is not None and demand.engine_gib(2) > card.free_gib:
+        card = None
+    return _engine(installed, card, demand, _learner(installed, card, demand))[0]
+
+
 def improvements(
     hardware: Hardware, installed: Mapping[str, Backend], demand: Demand | None = None
 ) -> Iterator[Improvement]:

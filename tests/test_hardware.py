@@ -9,7 +9,7 @@ import pytest
 
 from pudistill_cli.contract import Backend, Capabilities
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware import Choice, Hardware, choose, detect, improvements
+from pudistill_cli.hardware import Choice, Hardware, choose, detect, improvements, runner
 from pudistill_cli.memory import Demand
 from pudistill_cli.probes import Card
 from pudistill_cli.registry import usable
@@ -41,6 +41,9 @@ class Fake:
 
     def architectures(self) -> frozenset[str] | None:
         return self._known
+
+    def refusal(self, checkpoint: object) -> None:
+        return None
 
     def describe(self, spec: object) -> dict[str, str]:
         return {}
@@ -147,6 +150,15 @@ def test_a_missing_backend_says_what_it_would_bring_and_what_is_there() -> None:
 def test_a_backend_that_cannot_run_says_why() -> None:
     with pytest.raises(BackendError, match="no such device"):
         usable("torch", installed(Fake("torch", "no such device")))
+
+
+def test_a_model_that_is_only_run_needs_no_room_to_train() -> None:
+    low = replace(CPU, memory_gib=8.0, free_gib=8.0)
+    assert runner("auto", EVERYTHING, low, LLAMA_3B).name == "llamacpp"
+    assert runner("auto", EVERYTHING, CPU, TINY).name == "torch"
+    assert runner("auto", EVERYTHING, GTX, LLAMA_3B).name == "llamacpp"
+    assert runner("auto", EVERYTHING, H100, LLAMA_3B).name == "torch"
+    assert runner("torch", EVERYTHING, CPU, SMOL).name == "torch"
 
 
 # --- does it fit ---

@@ -4,15 +4,69 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pudistill_cli.contract import Candidate, Engine, PromptTokens, Sampling, Tokens
+from pudistill_cli.checkpoint import read_json
+from pudistill_cli.contract import Backend, Candidate, Engine, ModelSpec, PromptTokens, Sampling, Tokens
+from pudistill_cli.hardware import detect, runner
+from pudistill_cli.memory import demand_of
+from pudistill_cli.registry import backends, usable
+from pudistill_cli.student import reader_of, resolve_student
 from pudistill_cli.teacher import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
+from pudistill_cli.tokenizer import StudentTokenizer
 
 if TYPE_CHECKING:
     from pudistill_cli.prompts import Message
     from pudistill_cli.teacher.settings import LocalTeacher
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A teacher's weights on disk, and the backend that runs them."""
+
+    path: Path
+    backend: Backend
+    tokenizer: StudentTokenizer
+    context: int
+    parameters: int
+    fingerprint: str
+
+
+def open_local(settings: LocalTeacher, engine: str, context: int, *, offline: bool = False) -> LocalModel:
+    """Find and load a local teacher: a folder, a hub id, or a GGUF file, which llama.cpp runs whatever `engine` says.
+
+    `engine` is the recipe's; `context` caps the model's own, in tokens.
+
+    Raises:
+        DataError: the model is not there, not whole, or in a format that is not read.
+        BackendError: no backend here can run it.
+    """
+    found = _gguf(settings) if settings.model.lower().endswith(".gguf") else _checkpoint(settings, engine, offline)
+    context = min(found.context, context)
+    opened = found.backend.open(ModelSpec(found.path, found.tokenizer.stop_tokens, context))
+    about = f"{settings.model}, {found.parameters:,} parameters, through {found.backend.name} on this machine"
+    return LocalModel(settings, opened, found.tokenizer.encode_prompt, found.fingerprint, context, about)
+
+
+def _gguf(settings: LocalTeacher) -> _Found:
+    path = Path(settings.model).expanduser()
+    file = reader_of(path, settings.revision).read_model(path.resolve())
+    tokenizer = StudentTokenizer.of_files(file)
+    return _Found(file.source, usable("llamacpp"), tokenizer, file.context, file.parameters, file.fingerprint)
+
+
+def _checkpoint(settings: LocalTeacher, engine: str, offline: bool) -> _Found:
+    model = resolve_student(settings.model, settings.revision, offline=offline)
+    demand = demand_of(read_json(model.folder / "config.json"), model.parameters)
+    backend = runner(engine, backends(), detect(), demand)
+    if engine == "auto" and backend.refusal(model.folder) is not None:
+        # llama.cpp knows the architecture, but not this checkpoint's settings or tokenizer.
+        others = {name: other for name, other in backends().items() if name != backend.name}
+        backend = runner("auto", others, detect(), demand)
+    return _Found(model.folder, backend, model.tokenizer, model.context, model.parameters, model.fingerprint)
 
 
 class LocalModel:
@@ -29,9 +83,12 @@ class LocalModel:
         encode: Callable[[Sequence[Message]], Tokens],
         fingerprint: str,
         context: int,
+        about: str = "",
     ) -> None:
         self.name = settings.model
         self.notices: list[str] = []
+        self.about = about or settings.model
+        """For a line of progress."""
         self._settings = settings
         self._engine = engine
         self._encode = encode
@@ -58,6 +115,10 @@ class LocalModel:
             for i, (candidate,) in self._engine.sample([tokens for _, tokens in asked], 1, sampling, None):
                 question, prompt = asked[i]
                 yield question, self._read(prompt, candidate)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._engine.close()
 
     def _read(self, prompt: PromptTokens, candidate: Candidate) -> Answer:
         return clean(

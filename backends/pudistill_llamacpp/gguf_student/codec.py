@@ -24,11 +24,6 @@ class GgufCodec:
         return self._model.chat_template
 
     @property
-    def context(self) -> int:
-        """Tokens of the longest sequence."""
-        return self._model.context_length
-
-    @property
     def ends(self) -> Tokens:
         """Where llama.cpp stops generating, the end of sequence first."""
         vocabulary = self._vocabulary

@@ -57,6 +57,9 @@ def _model_file(header: Header, path: Path) -> ModelFile:
         raise DataError(
             f"{path} has no tokenizer.", "Give a GGUF file of a whole language model, or a checkpoint folder."
         )
+    context = header.metadata.get(f"{header.architecture}.context_length")
+    if not isinstance(context, int):
+        raise DataError(f"{path} does not say its context_length.", "Give a GGUF file of a whole language model.")
     codec = GgufCodec(path)
     with path.open("rb") as file:
         fingerprint = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
@@ -67,7 +70,7 @@ def _model_file(header: Header, path: Path) -> ModelFile:
         special={name: token for name, i in special.items() if (token := codec.token_of(int(i))) is not None},
         chat_template=codec.chat_template,
         stop_tokens=codec.ends,
-        context=codec.context,
+        context=context,
         parameters=sum(prod(tensor.shape) for tensor in header.tensors.values() if tensor.name not in FACTORS),
         fingerprint=fingerprint,
     )

@@ -21,7 +21,7 @@ from pudistill_llamacpp.gguf_student import config as config_module
 from pudistill_llamacpp.gguf_student import tensors as tensors_module
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
 from pudistill_llamacpp.gguf_student.header import read_header
-from pudistill_llamacpp.gguf_student.read import read_student
+from pudistill_llamacpp.gguf_student.read import read_model, read_student
 from pudistill_llamacpp.gguf_student.tensors import weights_of
 
 ADDED = {"head_dim", "attention_bias", "mlp_bias", "architectures", "model_type"}
@@ -219,6 +219,16 @@ def test_a_file_that_cannot_be_the_student_says_why(
     with pytest.raises(DataError, match=reason) as error:
         read_student(path)
     assert "checkpoint" in error.value.hint
+
+
+def test_a_model_that_is_only_run_need_not_be_understood(models: dict[str, Path], tmp_path: Path) -> None:
+    """A teacher may have what a student may not; it must say how long its texts can be."""
+    source = as_gguf(models["llama"], tmp_path / "llama.gguf")
+    teacher = read_model(edited(source, tmp_path / "odd.gguf", {"llama.some_future_setting": 1}))
+    assert (teacher.context, teacher.stop_tokens[0]) == (256, 2)
+    assert teacher.parameters == sum(values.size for values in weights(models["llama"]).values())
+    with pytest.raises(DataError, match="context_length"):
+        read_model(edited(source, tmp_path / "none.gguf", {"llama.context_length": None}))
 
 
 def test_the_refusal_of_an_architecture_names_those_that_are_read(models: dict[str, Path], tmp_path: Path) -> None:

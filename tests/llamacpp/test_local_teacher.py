@@ -1,0 +1,189 @@
+"""A GGUF file as the teacher: through our engine, and behind llama-cpp-python's own OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from random_models import QUICKSTART
+
+from pudistill_cli import registry
+from pudistill_cli import student as student_module
+from pudistill_cli.contract import ModelSpec
+from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.prompts import Message
+from pudistill_cli.teacher import Question, Teacher, local
+from pudistill_cli.teacher.endpoint import Endpoint
+from pudistill_cli.teacher.local import LocalModel, open_local
+from pudistill_cli.teacher.settings import EndpointTeacher, LocalTeacher
+from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_llamacpp.convert.writer import write_gguf
+from pudistill_llamacpp.gguf_student.read import read_model, read_student
+from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
+
+PROMPTS = (
+    "Put lunch with Sam on Friday at 12:30.",
+    "Cancel the dentist on Monday.",
+    "Move the standup to 9:15.",
+)
+CONTEXT = 256
+
+
+class Reading(LlamaCppBackend):
+    """The backend with its reader of files."""
+
+    read_model = staticmethod(read_model)
+    read_student = staticmethod(read_student)
+
+
+@pytest.fixture(autouse=True)
+def reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {**registry.backends(), "llamacpp": Reading()}
+    for module in (student_module, local):
+        monkeypatch.setattr(module, "backends", lambda: found)
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's student, which writes JSON when it is asked in its words."""
+    return write_gguf(QUICKSTART, tmp_path_factory.mktemp("teacher") / "teacher.gguf", dtype="f32").path
+
+
+def answers(teacher: Teacher) -> dict[str, tuple[str, str]]:
+    """(text, status) by prompt."""
+    asked = [Question(f"key {i}", (Message("user", prompt),)) for i, prompt in enumerate(PROMPTS)]
+    return {q.messages[0].content: (a.text, a.status) for q, a in teacher.ask(asked)}
+
+
+def from_checkpoint() -> dict[str, tuple[str, str]]:
+    """The other implementation: the same weights through torch."""
+    torch_backend = registry.backends()["torch"]
+    tokenizer = StudentTokenizer.load(QUICKSTART)
+    spec = ModelSpec(QUICKSTART, tokenizer.stop_tokens, CONTEXT, device="cpu", dtype="float32", threads=1)
+    engine = torch_backend.open(spec)
+    settings = LocalTeacher(model=str(QUICKSTART), max_new_tokens=60)
+    teacher = LocalModel(settings, engine, tokenizer.encode_prompt, "f", CONTEXT)
+    try:
+        return answers(teacher)
+    finally:
+        teacher.close()
+
+
+def test_a_gguf_teacher_answers_as_its_checkpoint_does(gguf: Path) -> None:
+    teacher = open_local(LocalTeacher(model=str(gguf), max_new_tokens=60), "torch", CONTEXT)
+    try:
+        found = answers(teacher)
+    finally:
+        teacher.close()
+    assert found == from_checkpoint()
+    assert {status for _, status in found.values()} == {"ok"}
+    assert len({text for text, _ in found.values()}) == len(PROMPTS)
+    assert "205,200 parameters, through llamacpp" in teacher.about
+
+
+def test_its_identity_is_the_files_content(gguf: Path, tmp_path: Path) -> None:
+    other = write_gguf(QUICKSTART, tmp_path / "teacher.gguf", dtype="q8_0").path
+    identities: list[str] = []
+    for path in (gguf, other):
+        teacher = open_local(LocalTeacher(model=str(path)), "auto", CONTEXT)
+        identities.append(teacher.identity().replace(str(path), ""))
+        teacher.close()
+    assert identities[0] != identities[1]
+    assert read_model(gguf).fingerprint in identities[0]
+
+
+def test_no_checkpoint_is_made_of_a_teacher(gguf: Path, tmp_path: Path) -> None:
+    open_local(LocalTeacher(model=str(gguf)), "auto", CONTEXT).close()
+    assert not (tmp_path / "cache" / "gguf-student").exists()
+
+
+def test_a_checkpoint_teacher_falls_back_from_what_llamacpp_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pudistill_cli.hardware.LLAMACPP_PAYS_FROM", 1)
+    monkeypatch.setattr(Reading, "refusal", lambda self, checkpoint: None)
+    teacher = open_local(LocalTeacher(model=str(QUICKSTART)), "auto", CONTEXT)
+    assert "through llamacpp" in teacher.about
+    teacher.close()
+    monkeypatch.setattr(Reading, "refusal", lambda self, checkpoint: "its tokenizer is unknown")
+    teacher = open_local(LocalTeacher(model=str(QUICKSTART)), "auto", CONTEXT)
+    assert "through torch" in teacher.about
+    teacher.close()
+
+
+def test_a_gguf_teacher_that_is_not_there_or_damaged_is_a_data_error(gguf: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no file"):
+        open_local(LocalTeacher(model="missing.gguf"), "auto", CONTEXT)
+    (tmp_path / "cut.gguf").write_bytes(gguf.read_bytes()[:-100])
+    with pytest.raises(DataError, match="cut off"):
+        open_local(LocalTeacher(model=str(tmp_path / "cut.gguf")), "auto", CONTEXT)
+
+
+def test_without_the_backend_it_says_what_to_install(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(student_module, "backends", dict)
+    with pytest.raises(BackendError, match="needs the llamacpp backend"):
+        open_local(LocalTeacher(model=str(gguf)), "auto", CONTEXT)
+
+
+# --- behind a server ---
+
+
+@pytest.fixture(scope="module")
+def server(gguf: Path) -> Iterator[str]:
+    """llama-cpp-python's server on a free port of loopback; its base URL."""
+    for module in ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings"):
+        pytest.importorskip(module, reason="needs llama-cpp-python's server: pip install 'llama-cpp-python[server]'")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", str(CONTEXT), "--n_threads", "1"]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(gguf), "--model_alias", "teacher", *options]
+    log = gguf.with_suffix(".log")
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            url = f"http://127.0.0.1:{port}/v1"
+            wait_for(url, process, log)
+            yield url
+        finally:
+            process.terminate()
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            httpx.get(f"{url}/models").raise_for_status()
+        except httpx.HTTPError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError(f"the server did not start: {log.read_text()[-2000:]}")
+
+
+def test_llama_cpp_pythons_server_is_a_teacher(server: str, gguf: Path) -> None:
+    """Its greedy answers are those of the same weights in torch, chat template included."""
+    settings = EndpointTeacher(
+        model="teacher",
+        base_url=server,
+        temperature=0.0,
+        max_tokens=60,
+        concurrency=2,
+        extra_body={"repeat_penalty": 1.0},  # the server's own default changes greedy answers
+    )
+    found = answers(Endpoint(settings))
+    assert found == from_checkpoint()
+
+
+def test_a_prompt_that_fills_the_servers_context_is_an_error_of_its_own(server: str) -> None:
+    settings = EndpointTeacher(model="teacher", base_url=server, temperature=0.0, max_tokens=60, retries=0)
+    asked = [
+        Question("long", (Message("user", "word " * 2 * CONTEXT),)),
+        Question("short", (Message("user", PROMPTS[0]),)),
+    ]
+    found = {question.key: answer for question, answer in Endpoint(settings).ask(asked)}
+    assert found["short"].status == "ok"
+    assert found["long"].status == "error"
