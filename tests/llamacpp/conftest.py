@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("gguf", reason="needs the llama.cpp backend: pip install 'pudistill[llamacpp]'")
 pytest.importorskip("llama_cpp", reason="needs the llama.cpp backend: pip install 'pudistill[llamacpp]'")
-pytest.importorskip("transformers", reason="needs transformers, the other implementation")
+pytest.importorskip("torch", reason="needs torch and transformers, the other implementation")
+pytest.importorskip("transformers", reason="needs torch and transformers, the other implementation")
 
 from random_models import MODELS, save_model
 

@@ -68,8 +68,6 @@ YARN = {
     "rope_theta": 500.0,
     "factor": 4.0,
     "original_max_position_embeddings": 64,
-    "beta_fast": 4.0,
-    "beta_slow": 0.5,
     "attention_factor": 1.3,
 }
 LONG = {

@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 from pudistill_llamacpp.convert.hyperparameters import Entry, Hyperparameters, float32, string, uint32
 
 _THETA = 10000.0
-_YARN = {
-    "beta_fast": "{arch}.rope.scaling.yarn_beta_fast",
-    "beta_slow": "{arch}.rope.scaling.yarn_beta_slow",
-}
-_YARN_UNKNOWN = ("mscale", "mscale_all_dim", "extrapolation_factor")
+_YARN = {"beta_fast": 32, "beta_slow": 1, "extrapolation_factor": 1, "mscale": None, "mscale_all_dim": None}
+"""What llama.cpp computes YaRN with. It reads other values for few architectures, and for none of those here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +31,9 @@ class Rope:
         if self.kind not in kinds:
             return f"its RoPE scaling is {self.kind!r}"
         if self.kind == "yarn":
-            if unknown := [key for key in _YARN_UNKNOWN if self.settings.get(key) is not None]:
-                return f"its YaRN scaling sets {unknown[0]}"
+            other = [key for key, value in _YARN.items() if self.settings.get(key) not in (None, value)]
+            if other:
+                return f"its YaRN scaling has a {other[0]} of {self.settings[other[0]]}"
             if self.settings.get("truncate") is False or not self.settings.get("original_max_position_embeddings"):
                 return "its YaRN scaling does not truncate, or names no original context"
         if self.settings.get("partial_rotary_factor", 1.0) != 1.0 and "longrope" not in kinds:
@@ -53,7 +51,6 @@ class Rope:
         if self.kind == "yarn":
             original = self.settings["original_max_position_embeddings"]
             found.append(uint32("{arch}.rope.scaling.original_context_length", original))
-            found += [float32(key, self.settings[k]) for k, key in _YARN.items() if self.settings.get(k)]
             if (given := self.settings.get("attention_factor")) is not None:
                 # llama.cpp multiplies it with the factor that it computes itself (Peng et al. 2023, section 3.4).
                 own = 0.1 * math.log(self.settings["factor"]) + 1.0

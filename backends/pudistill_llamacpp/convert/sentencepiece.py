@@ -73,14 +73,14 @@ def _score(text: str, kind: int, ranks: Mapping[str, int]) -> float:
 def _space_first(content: Mapping[str, Any]) -> bool:
     """Whether a text begins with a space of the tokenizer's own: at its start, and behind each special token.
 
-    A tokenizer that puts one only at the very start is refused a match by llama.cpp. What matters then is a chat,
-    which begins with a special token: no space.
+    llama.cpp knows always and never. A tokenizer that puts one only at the very start is written as never: right for
+    a chat, which begins with a special token, and not for bare text. One that puts a space where none is yet
+    (Metaspace, "always") is neither.
     """
     steps = [*_flat(content.get("normalizer"), "normalizers"), *_flat(content.get("pre_tokenizer"), "pretokenizers")]
     known = {
         ("Replace", " ", SPACE): None,
         ("Prepend", SPACE, None): True,
-        ("Metaspace", "always", False): True,
         ("Metaspace", "first", False): False,
         ("Metaspace", "never", False): False,
         ("Split", " ", "MergedWithPrevious"): None,  # Gemma's, behind the Replace that leaves no space

@@ -84,7 +84,7 @@ MUTATIONS: list[tuple[str, Mutation]] = [
     ("phi3-long", without_factors),
     ("phi3-long", without_entry("{arch}.rope.scaling.attn_factor")),
     ("llama-yarn", without_entry("{arch}.rope.scaling.attn_factor")),
-    ("llama-yarn", without_entry("{arch}.rope.scaling.yarn_beta_fast", "{arch}.rope.scaling.yarn_beta_slow")),
+    ("llama-yarn", other_entry("{arch}.rope.scaling.original_context_length", lambda value: value * 4)),
     ("llama-linear", without_entry("{arch}.rope.scaling.type", "{arch}.rope.scaling.factor")),
     ("gemma2", without_norm_offset),
     ("gemma3", without_norm_offset),

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from random_models import save_spm
 from tokenizers import Tokenizer
-from vocabularies import rebuilt, trained
+from vocabularies import SPACE, rebuilt, trained
 
 from pudistill_cli.errors import ExportError
 from pudistill_cli.tokenizer import StudentTokenizer
@@ -105,3 +106,42 @@ def test_every_stop_token_ends_an_answer(shared: Path, tmp_path: Path) -> None:
     write_vocabulary(folder, tmp_path / "v.gguf")
     with vocabulary(tmp_path / "v.gguf") as found:
         assert set(StudentTokenizer.load(folder).stop_tokens) == {1, 2} == set(found.ends)
+
+
+def save_metaspace(folder: Path, scheme: str) -> None:
+    save_spm(folder, prefix=False)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    step = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
+    content |= {"normalizer": None, "pre_tokenizer": step}
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_space_where_none_is_yet(tmp_path: Path) -> None:
+    save_metaspace(tmp_path, "always")
+    with pytest.raises(ExportError, match="Metaspace"):
+        write_vocabulary(tmp_path, tmp_path / "v.gguf")
+
+
+@pytest.mark.parametrize("scheme", ["never", "first"])
+def test_where_a_space_is_put_first(scheme: str, tmp_path: Path) -> None:
+    """SentencePiece-like tokenizers of newer checkpoints; "first" is right behind a special token, as in every chat."""
+    save_metaspace(tmp_path, scheme)
+    write_vocabulary(tmp_path, tmp_path / "v.gguf")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    with vocabulary(tmp_path / "v.gguf") as found:
+        for text in STRESS:
+            chat = f"<s>{text}</s>{text}"
+            assert found.encode(chat, special=True) == tuple(tokenizer.encode(chat, add_special_tokens=False).ids)
+            if scheme != "first":
+                assert found.encode(text, special=True) == tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_pieces_that_no_merge_makes(tmp_path: Path) -> None:
+    """llama.cpp merges by score alone: a piece whose merges are missing must not win over those that are there."""
+    save_spm(tmp_path, prefix=True)
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["merges"] = [m for m in content["model"]["merges"] if "".join(m) != "th"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    write_vocabulary(tmp_path, tmp_path / "v.gguf")
+    with vocabulary(tmp_path / "v.gguf") as found:
+        assert found.score(content["model"]["vocab"]["th"]) < -len(content["model"]["merges"])
