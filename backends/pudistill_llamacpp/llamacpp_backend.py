@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pudistill_cli.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.contract import (
+    Adapter,
+    Capabilities,
+    Engine,
+    ExportRequest,
+    LoraSpec,
+    ModelSpec,
+    OptimizerSpec,
+    WrittenExport,
+)
 from pudistill_cli.errors import BackendError
 
 if TYPE_CHECKING:
@@ -20,7 +29,7 @@ class LlamaCppBackend:
     """Sampling and scoring through llama.cpp, on any machine; learning is another backend's."""
 
     name = "llamacpp"
-    capabilities = Capabilities(sample=True, score=True, exports=frozenset({"gguf"}))
+    capabilities = Capabilities(sample=True, score=True, exports=frozenset({"gguf", "gguf-adapter"}))
 
     def problem(self) -> str | None:
         """The packages that are missing, or None."""
@@ -68,3 +77,37 @@ class LlamaCppBackend:
     def learn(self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None) -> NoReturn:
         """Never possible: llama.cpp computes no gradients of adapters."""
         raise BackendError("llama.cpp cannot train adapters.", "Let another backend learn: --set backend.learner=torch")
+
+    # --- exports ---
+
+    def export_problem(self, student: Path, format: str, variant: str, converter: Path | None) -> str | None:
+        """Why this student cannot be written so, in one line with what to do."""
+        from pudistill_llamacpp import exporting
+
+        return exporting.export_problem(student, format, variant, converter)
+
+    def export_bytes(self, student: Path, format: str, variant: str) -> int:
+        """Most bytes that are on disk at once while it is written."""
+        from pudistill_llamacpp import exporting
+
+        return exporting.export_bytes(student, format, variant)
+
+    def write_export(self, request: ExportRequest) -> WrittenExport:
+        """Write GGUF files; ExportError if one cannot be written."""
+        from pudistill_llamacpp import exporting
+
+        return exporting.write_export(request)
+
+    def open_export(
+        self, request: ExportRequest, written: WrittenExport, spec: ModelSpec
+    ) -> tuple[LlamaCppEngine, Adapter | None]:
+        """The export in llama.cpp, and the adapter to name in each call."""
+        from pudistill_llamacpp import exporting
+
+        return exporting.open_export(request, written, spec)
+
+    def check_export(self, request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:
+        """Notices; ExportError if llama.cpp reads or ends something differently."""
+        from pudistill_llamacpp import exporting
+
+        return exporting.check_export(request, written, texts)

@@ -59,7 +59,7 @@ def _open(
     cells = student.cells(min(longest, student.spec.context))
     fit = student.placement.cache_bytes // (cells * student.cache_bytes_per_token)
     needed = k + -k % ALIGNMENT
-    most = min(max(student.spec.sample_rows, needed), MAX_SEQUENCES, fit)
+    most = min(max(student.placement.rows, needed), MAX_SEQUENCES, fit)
     if needed > most:
         raise BackendError(
             f"{k} candidates of up to {longest} tokens take a cache of {needed} sequences; there is room for {most}.",

@@ -15,10 +15,9 @@ from pudistill_llamacpp.native.model import Lora
 from pudistill_llamacpp.student_model import StudentModel
 
 BATCH = 2048
-"""Most tokens that are handed over at once, and enough of them to fill a pass of llama.cpp."""
-PASS = 512
-ROWS = 64
-"""Sequences that are read together: more only take memory."""
+"""Most tokens that are handed over at once."""
+PASS = 1024
+"""Most tokens in one pass of llama.cpp: with 512, eight answers of 96 tokens took 9 % longer in bf16."""
 LOGITS = 1 << 26
 """Logits held at once: 256 MiB."""
 CHUNK_ELEMENTS = 1 << 18
@@ -110,7 +109,7 @@ def _read(
     if not branches:
         return
     cells = student.cells(max(len(b.prefix) + len(b.tokens) for b in branches.values()))
-    context = _open(student, cells, min(ROWS, len(branches)), BATCH, lora)
+    context = _open(student, cells, min(student.placement.rows, len(branches)), BATCH, lora)
     try:
         reader = Branches(context)
         for names, finished in _units(requests, branches, context.settings.n_seq_max):
