@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,6 +151,17 @@ Metrics: TypeAlias = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Speech:
+    """How the run spoke to the student, and how it was sampled: what a runtime has to do alike."""
+
+    format: Literal["chat", "text"] = "chat"
+    """By its chat template, or as bare text."""
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The recipe's settings for the template."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=0))
+
+
+@dataclass(frozen=True, slots=True)
 class ExportRequest:
     """The trained student, to be written in one of a backend's formats.
 
@@ -174,6 +185,7 @@ class ExportRequest:
     stop_tokens: Tokens
     calibration: tuple[Tokens, ...]
     """Training prompts with their anchors: what an importance matrix is measured on."""
+    speech: Speech = field(default_factory=Speech)
     converter: Path | None = None
     """A checkout of llama.cpp, whose converter is used for what our own writer does not know."""
 
@@ -186,6 +198,8 @@ class WrittenExport:
     """What the format's own runtime opens; `Backend.open` takes it as `ModelSpec.folder`, an adapter as a path."""
     report: Mapping[str, object] = field(default_factory=dict[str, object])
     """What was really written (tensor types, bytes), for the export's card."""
+    notices: tuple[str, ...] = ()
+    """What the user should know of it."""
     next_steps: tuple[str, ...] = ()
     """Commands to type, one a line."""
     kl_limit: float | None = None
@@ -363,8 +377,10 @@ class Exporter(Protocol):
         """The export in its own runtime, and the adapter to name in each call; `spec` is the run's."""
         ...
 
-    def check_export(self, request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> None:
+    def check_export(self, request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:
         """Compare what is not a distribution: token ids of `texts`, chat template, stop tokens, end of turn.
+
+        Returns notices: what the format itself cannot do alike.
 
         Raises:
             ExportError: the runtime would read or end something differently.

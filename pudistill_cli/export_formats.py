@@ -27,7 +27,13 @@ class Target:
         return f"{self.format}-{self.variant}" if self.variant and self.format not in CORE else self.format
 
 
-def formats_of(export: ExportSettings) -> list[Target]:
-    """The recipe's exports, one for each quantisation."""
-    variants = {"hf": (export.dtype,), "gguf": export.quants}
-    return [Target(f, v) for f in export.formats for v in variants.get(f, ("",))]
+def formats_of(export: ExportSettings, gguf_student: bool) -> list[Target]:
+    """The recipe's exports, one for each quantisation.
+
+    A student that is a GGUF file goes back into its own tensor types, and its adapter is always written beside it:
+    quantising anew may lose what training changed.
+    """
+    variants = {"hf": (export.dtype,), "gguf": ("",) if gguf_student else export.quants}
+    found = [Target(f, v) for f in export.formats for v in variants.get(f, ("",))]
+    beside = [Target("gguf-adapter")] if gguf_student and "gguf" in export.formats else []
+    return list(dict.fromkeys([*found, *beside]))

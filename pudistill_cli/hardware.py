@@ -13,8 +13,8 @@ from pudistill_cli.memory import FRAMEWORK_GIB, Demand
 from pudistill_cli.probes import Card
 from pudistill_cli.registry import GAINS, usable
 
-LLAMACPP_PAYS_FROM = 20_000_000
-"""Parameters from which sampling through llama.cpp on a CPU is worth a second copy of the model."""
+LLAMACPP_PAYS_FROM = 10_000_000
+"""Parameters from which llama.cpp samples faster on a CPU than torch does (benchmarks/results/engine_choice.json)."""
 APPLE_SHARE = 0.75
 """Of unified memory, what the system lends to the graphics processor."""
 

@@ -14,6 +14,7 @@ from pudistill_cli.ledger import Ledger
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.recipe import ExportSettings
 from pudistill_cli.registry import exporter_of
+from pudistill_cli.student import Student
 from pudistill_cli.teacher import Teacher, open_teacher
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.settings import EndpointTeacher, LocalTeacher, TeacherSettings
@@ -39,21 +40,22 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
         read_key(settings.api_key_env)
 
 
-def check_exports(export: ExportSettings, student: Path, runs: Path) -> None:
+def check_exports(export: ExportSettings, student: Student, runs: Path) -> None:
     """Ask the backends whether they can write what is wanted of this student, and whether it fits the disk.
 
     Raises:
         BackendError: no backend writes a format.
         ExportError: this student cannot be written so, or the disk is too full.
     """
+    source = student.gguf or student.folder
     converter = Path(export.llama_cpp) if export.llama_cpp else None
-    for target in formats_of(export):
+    for target in formats_of(export, student.gguf is not None):
         if target.format in CORE:
             continue
         exporter = exporter_of(target.format)
-        if problem := exporter.export_problem(student, target.format, target.variant, converter):
+        if problem := exporter.export_problem(source, target.format, target.variant, converter):
             raise ExportError(f"This student cannot be exported as {target}: {problem}", "Or leave that format out.")
-        needed = exporter.export_bytes(student, target.format, target.variant)
+        needed = exporter.export_bytes(source, target.format, target.variant)
         free = shutil.disk_usage(_existing(runs)).free
         if needed > free:
             raise ExportError(

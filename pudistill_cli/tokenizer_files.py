@@ -77,7 +77,9 @@ def named_special_tokens(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
 
 def mark_special(tokenizer: Tokenizer, tokens: list[str]) -> None:
     """Make tokens of the vocabulary special: parsed in text, left out of decoded text."""
-    tokenizer.add_special_tokens(tokens)  # pyright: ignore[reportUnknownMemberType]
+    # One that is special already keeps its settings (Phi-3's swallow the space behind them): a name alone resets them.
+    already = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    tokenizer.add_special_tokens([t for t in tokens if t not in already])  # pyright: ignore[reportUnknownMemberType]
 
 
 def chat_template_of(

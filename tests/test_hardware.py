@@ -126,7 +126,7 @@ def test_auto_passes_over_what_cannot_run() -> None:
 def test_without_a_student_it_says_where_the_line_is() -> None:
     choice = auto(CPU)
     assert names(choice) == ("llamacpp", "torch")
-    assert "20 million" in choice.reason
+    assert "10 million" in choice.reason
 
 
 def test_named_backends_are_taken() -> None:

@@ -242,6 +242,22 @@ def test_special_tokens_may_be_objects_and_need_no_mark_in_tokenizer_json(shared
     assert tokenizer.decode([403, 2]) == tokenizer.decode([403])
 
 
+def test_a_stop_token_keeps_what_it_does_to_the_spaces_around_it(shared: Path, tmp_path: Path) -> None:
+    """Phi-3's turn ends swallow the space behind them; SmolLM2's is made to."""
+    folder = tmp_path / "student"
+    shutil.copytree(shared / "tokenizers" / "smollm2-135m-instruct", folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    for token in content["added_tokens"]:
+        token["rstrip"] = token["content"] == "<|im_end|>"
+    path.write_text(json.dumps(content))
+    text = "a<|im_end|> b"
+    expected = Tokenizer.from_file(str(path)).encode(text, add_special_tokens=False).ids
+    assert StudentTokenizer.load(folder).codec.encode(text, special=True) == tuple(expected)
+    plain = StudentTokenizer.load(shared / "tokenizers" / "smollm2-135m-instruct").codec.encode(text, special=True)
+    assert plain != tuple(expected)
+
+
 def test_an_end_of_turn_that_is_not_marked_special_is_one_all_the_same(shared: Path, tmp_path: Path) -> None:
     folder = copy(shared, "smollm2", tmp_path / "student")
     edit(folder / "tokenizer_config.json", lambda c: c.update(eos_token="<|endoftext|>", pad_token=None))

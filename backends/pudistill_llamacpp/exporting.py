@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from pudistill_cli import probes
 from pudistill_cli.checkpoint import read_json
-from pudistill_cli.contract import Adapter, ExportRequest, ModelSpec, Sampling, WrittenExport
+from pudistill_cli.contract import Adapter, ExportRequest, ModelSpec, WrittenExport
 from pudistill_cli.merged_tensors import merged_tensors
 from pudistill_cli.tokenizer import Format, StudentTokenizer
 from pudistill_llamacpp.convert import preflight, upstream_converter
@@ -37,16 +37,6 @@ _DIRECT = ("f32", "f16", "bf16", "q8_0")
 _BASE = "f16"
 """How the student is held that an adapter goes on top of."""
 _ADAPTER_BYTES = 1 << 28
-
-
-@dataclass(frozen=True, slots=True)
-class Speech:
-    """How the run spoke to the student, and how it was sampled when it was evaluated."""
-
-    format: Format = "chat"
-    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The recipe's settings for the chat template."""
-    sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=0))
 
 
 # --- before ---
@@ -82,14 +72,14 @@ def export_bytes(student: Path, format: str, variant: str) -> int:
 # --- writing ---
 
 
-def write_export(request: ExportRequest, speech: Speech) -> WrittenExport:
+def write_export(request: ExportRequest) -> WrittenExport:
     """Write the GGUF file, and beside it what local runtimes need.
 
     Raises:
         ExportError: it cannot be converted, quantised or written.
     """
     if request.format == ADAPTER:
-        return _write_adapter(request, speech)
+        return _write_adapter(request)
     if request.student.is_file():
         file = request.out / f"{request.name}.gguf"
         export_like(request.student, request.adapter, file)
@@ -97,9 +87,9 @@ def write_export(request: ExportRequest, speech: Speech) -> WrittenExport:
     else:
         file = request.out / f"{request.name}-{request.variant}.gguf"
         found = _write_quantised(request, file)
-    runtimes = _beside(request, speech, file, file.name, None)
+    runtimes = _beside(request, file, file.name, None)
     exact = request.variant in ("f32", "f16") and not request.student.is_file()
-    return WrittenExport(file, _report(found.report(), runtimes), runtimes.next_steps, KL_LIMIT if exact else None)
+    return _written(file, found.report(), runtimes, KL_LIMIT if exact else None)
 
 
 def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
@@ -127,7 +117,7 @@ def _convert(request: ExportRequest, file: Path, dtype: GgufDtype) -> None:
         write_gguf(request.checkpoint, file, dtype=dtype, adapter=request.adapter, name=request.name)
 
 
-def _write_adapter(request: ExportRequest, speech: Speech) -> WrittenExport:
+def _write_adapter(request: ExportRequest) -> WrittenExport:
     file = request.out / f"{request.name}-lora.gguf"
     if request.student.is_file():
         model = Model.open(request.student, vocab_only=True)
@@ -139,32 +129,32 @@ def _write_adapter(request: ExportRequest, speech: Speech) -> WrittenExport:
     else:
         write_lora_gguf(request.adapter, read_json(request.checkpoint / "config.json"), file, request.name)
     base = student_file(request.student, _BASE)
-    runtimes = _beside(request, speech, base, str(base.resolve()), file.name)
-    report = {"bytes": file.stat().st_size}
-    return WrittenExport(file, _report(report, runtimes), runtimes.next_steps, KL_LIMIT)
+    runtimes = _beside(request, base, str(base.resolve()), file.name)
+    return _written(file, {"bytes": file.stat().st_size}, runtimes, KL_LIMIT)
 
 
-def _beside(request: ExportRequest, speech: Speech, file: Path, weights: str, adapter: str | None) -> RuntimeFiles:
+def _beside(request: ExportRequest, file: Path, weights: str, adapter: str | None) -> RuntimeFiles:
     """Modelfile, LM Studio's folder and the lines to type; `file` has the vocabulary."""
-    tokenizer = _tokenizer(request.student, speech.format)
+    tokenizer = _tokenizer(request.student, request.speech.format)
     model = Model.open(file, vocab_only=True)
     try:
         adds_bos = model.vocabulary.adds_bos
     finally:
         model.close()
     prompting = Prompting(
-        template=tokenizer.chat_template if speech.format == "chat" else None,
+        template=tokenizer.chat_template if request.speech.format == "chat" else None,
         stops=stop_texts([tokenizer.codec.token_of(i) for i in request.stop_tokens]),
         adds_bos=adds_bos,
-        sampling=speech.sampling,
+        sampling=request.speech.sampling,
         context=request.context,
-        variables=speech.variables,
+        variables=request.speech.variables,
     )
     return write_runtime_files(request.out, weights, request.name, prompting, adapter)
 
 
-def _report(report: Mapping[str, object], runtimes: RuntimeFiles) -> dict[str, object]:
-    return {**report, "modelfile_template": runtimes.family, "notices": list(runtimes.notices)}
+def _written(file: Path, report: Mapping[str, object], runtimes: RuntimeFiles, kl_limit: float | None) -> WrittenExport:
+    report = {**report, "modelfile_template": runtimes.family}
+    return WrittenExport(file, report, tuple(runtimes.notices), runtimes.next_steps, kl_limit)
 
 
 def _tokenizer(student: Path, format: Format) -> StudentTokenizer:
@@ -187,13 +177,14 @@ def open_export(
     return engine, engine.load_adapter(written.model)
 
 
-def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str], speech: Speech) -> None:
-    """Ids, template and end of turn; an adapter has none of them.
+def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:
+    """Ids, template and end of turn, with notices; an adapter has none of them.
 
     Raises:
         ExportError: llama.cpp reads or ends something differently.
     """
-    if request.format != ADAPTER:
-        tokenizer = _tokenizer(request.student, speech.format)
-        expected = replace(expected_of(tokenizer, speech.variables), stop_tokens=request.stop_tokens)
-        check_text(written.model, expected, texts)
+    if request.format == ADAPTER:
+        return ()
+    tokenizer = _tokenizer(request.student, request.speech.format)
+    expected = replace(expected_of(tokenizer, request.speech.variables), stop_tokens=request.stop_tokens)
+    return check_text(written.model, expected, texts)

@@ -55,7 +55,7 @@ def command(
     name = name or loaded.recipe.name
     checked = plan(loaded.recipe, console, offline=offline)
     check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
-    check_exports(loaded.recipe.export, checked.student.folder, runs)
+    check_exports(loaded.recipe.export, checked.student, runs)
     if dry_run:
         print_plan(console, checked, runs / name)
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pudistill_cli import weights
-from pudistill_cli.contract import ExportRequest, WrittenExport
+from pudistill_cli.contract import ExportRequest, Sampling, Speech, WrittenExport
 from pudistill_cli.errors import ExportError, PudistillError
 from pudistill_cli.export_formats import Target
 from pudistill_cli.job import Job
@@ -34,8 +34,8 @@ class Writer(Protocol):
         """Write the files."""
         ...
 
-    def check(self, rows: Sequence[Anchored]) -> None:
-        """Everything but the distributions; ExportError where it differs."""
+    def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
+        """Everything but the distributions: notices; ExportError where it differs."""
         ...
 
     def distributions(self, rows: Sequence[Anchored]) -> Distributions:
@@ -67,7 +67,7 @@ class MergedWeights:
         weights.merge_lora(self._job.student.folder, self._adapter, self._out, dtype=dtype)
         return WrittenExport(self._out, kl_limit=ROUNDING if dtype == "float32" else None)
 
-    def check(self, rows: Sequence[Anchored]) -> None:
+    def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
         """Token ids, chat template and stop tokens equal the student's."""
         ours = self._job.tokenizer
         theirs = StudentTokenizer.load(self._out, format=self._job.recipe.prompts.format)
@@ -77,6 +77,7 @@ class MergedWeights:
             )
         if any(theirs.encode_text(text) != ours.encode_text(text) for text in map(_text, rows)):
             raise ExportError("The export's tokenizer gives other ids than the student's.", "Please report this.")
+        return ()
 
     def distributions(self, rows: Sequence[Anchored]) -> Distributions:
         """By the learner's backend, in float32."""
@@ -102,8 +103,9 @@ class AdapterAlone:
         shutil.copytree(self._adapter, self._out)
         return WrittenExport(self._out, kl_limit=ROUNDING)
 
-    def check(self, rows: Sequence[Anchored]) -> None:
+    def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
         """It has no tokenizer."""
+        return ()
 
     def distributions(self, rows: Sequence[Anchored]) -> Distributions:
         """On the base, in float32."""
@@ -124,7 +126,7 @@ class OfBackend:
         self._exporter = exporter_of(target.format)
         self._written = WrittenExport(out)
         self._request = ExportRequest(
-            student=job.spec.folder,
+            student=job.student.gguf or job.student.folder,
             checkpoint=job.student.folder,
             adapter=job.folder.adapter(name),
             format=target.format,
@@ -133,6 +135,7 @@ class OfBackend:
             name=job.folder.name,
             context=job.spec.context,
             stop_tokens=job.spec.stop_tokens,
+            speech=_speech(job, name),
             calibration=tuple(a.prompt_tokens + a.answer_tokens for a in anchors.for_sft[:CALIBRATION_ROWS]),
             converter=Path(path) if (path := job.recipe.export.llama_cpp) else None,
         )
@@ -143,9 +146,9 @@ class OfBackend:
         self._written = self._exporter.write_export(self._request)
         return self._written
 
-    def check(self, rows: Sequence[Anchored]) -> None:
+    def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
         """Let the backend compare."""
-        self._exporter.check_export(self._request, self._written, [_text(row) for row in rows])
+        return self._exporter.check_export(self._request, self._written, [_text(row) for row in rows])
 
     def distributions(self, rows: Sequence[Anchored]) -> Distributions:
         """In the format's own runtime."""
@@ -155,6 +158,16 @@ class OfBackend:
             return distributions(engine, adapter, rows)
         finally:
             engine.close()
+
+
+def _speech(job: Job, name: str) -> Speech:
+    """As the run evaluated the adapter, at the temperature where dev found it best."""
+    chosen = f"dev/{name}"
+    found = job.ledger.stage_detail(chosen) if job.ledger.stage_done(chosen) else {}
+    temperature = float(found.get("temperature", job.recipe.prefer.temperature))
+    return Speech(
+        job.recipe.prompts.format, job.recipe.student.template_kwargs, Sampling(job.max_new_tokens, temperature)
+    )
 
 
 @contextmanager

@@ -39,7 +39,11 @@ class Exported:
 
 def export_best(job: Job, anchors: Anchors, name: str) -> list[Exported]:
     """Write the formats of the recipe for the adapter `name`, unless the ledger says they are there."""
-    targets = [t for t in formats_of(job.recipe.export) if not job.ledger.stage_done(f"export/{t}")]
+    targets = [
+        t
+        for t in formats_of(job.recipe.export, job.student.gguf is not None)
+        if not job.ledger.stage_done(f"export/{t}")
+    ]
     return export_targets(job, anchors, name, targets)
 
 
@@ -67,7 +71,7 @@ def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, targe
         with job.console.bar(f"export {target}", 2) as bar:
             written = writer.write()
             bar.advance()
-            writer.check(reference.rows)
+            notices = (*written.notices, *writer.check(reference.rows))
             comparison = compare(reference, writer.distributions(reference.rows))
             _refuse_another_model(target, comparison, written.kl_limit)
             bar.advance()
@@ -80,6 +84,8 @@ def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, targe
     exported = Exported(target, final, comparison, steps)
     job.ledger.finish_stage(stage, {"path": str(final), **asdict(comparison)})
     _report(job, exported, writer.keeps_more)
+    for notice in notices:
+        job.console.warn(notice)
     return exported
 
 

@@ -17,14 +17,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import QUICKSTART, STUDENT, lines_of
 from transformers import AutoModelForCausalLM
 
-from pudistill_cli.contract import Engine, ExportRequest, ModelSpec, Sampling, Tokens
+from pudistill_cli.contract import Engine, ExportRequest, ModelSpec, Sampling, Speech, Tokens
 from pudistill_cli.errors import ExportError
 from pudistill_cli.prompts import Message
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.exporting import (
     KL_LIMIT,
-    Speech,
     check_export,
     export_bytes,
     export_problem,
@@ -89,7 +88,7 @@ def request(
     out: Path, adapter: Path, answers: Sequence[Tokens], format: str = "gguf", variant: str = ""
 ) -> ExportRequest:
     out.mkdir()
-    return ExportRequest(STUDENT, STUDENT, adapter, format, variant, out, "student", 256, (1,), tuple(answers))
+    return ExportRequest(STUDENT, STUDENT, adapter, format, variant, out, "student", 256, (1,), tuple(answers), SPEECH)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_merged_weights(
     quant: str, most: float, adapter: Path, answers: list[Tokens], trained: np.ndarray, tmp_path: Path
 ) -> None:
     asked = request(tmp_path / "out", adapter, answers, variant=quant)
-    written = write_export(asked, SPEECH)
+    written = write_export(asked)
     name = f"student-{quant}.gguf"
     files = {p.relative_to(asked.out).as_posix() for p in asked.out.rglob("*") if p.is_file()}
     assert files == {name, "Modelfile", f"lmstudio/pudistill/student/{name}"}
@@ -109,13 +108,13 @@ def test_merged_weights(
     assert written.report["bytes"] == written.model.stat().st_size
     assert written.report["modelfile_template"] == "quickstart"
     assert written.model.stat().st_size <= export_bytes(STUDENT, "gguf", quant)
-    check_export(asked, written, ["add call to my calendar today"], SPEECH)
+    check_export(asked, written, ["add call to my calendar today"])
     found = of_engine(*open_export(asked, written, SPEC), answers)
     assert mean_kl(trained, found) < most
 
 
 def test_q8_0_written_at_once_is_what_llama_cpp_quantises(adapter: Path, tmp_path: Path) -> None:
-    write_export(request(tmp_path / "out", adapter, (), variant="q8_0"), SPEECH)
+    write_export(request(tmp_path / "out", adapter, (), variant="q8_0"))
     whole = write_gguf(STUDENT, tmp_path / "whole.gguf", dtype="f32", adapter=adapter, name="student").path
     quantise(whole, tmp_path / "q8_0.gguf", "q8_0")
     ours, theirs = (GGUFReader(p) for p in (tmp_path / "out" / "student-q8_0.gguf", tmp_path / "q8_0.gguf"))
@@ -130,12 +129,12 @@ def test_q8_0_written_at_once_is_what_llama_cpp_quantises(adapter: Path, tmp_pat
 
 def test_the_adapter_alone(adapter: Path, answers: list[Tokens], trained: np.ndarray, tmp_path: Path) -> None:
     asked = request(tmp_path / "out", adapter, answers, format="gguf-adapter")
-    written = write_export(asked, SPEECH)
+    written = write_export(asked)
     assert {p.name for p in asked.out.iterdir()} == {"student-lora.gguf", "Modelfile"}
     lines = (asked.out / "Modelfile").read_text().splitlines()
     assert Path(lines[0].removeprefix("FROM ")).is_file()
     assert lines[1] == "ADAPTER ./student-lora.gguf"
-    check_export(asked, written, [], SPEECH)
+    check_export(asked, written, [])
     assert written.kl_limit is not None
     assert mean_kl(trained, of_engine(*open_export(asked, written, SPEC), answers)) < written.kl_limit
 
@@ -148,8 +147,8 @@ def test_a_student_that_is_a_gguf_file(
     merged = replace(request(tmp_path / "merged", adapter, answers, variant="q8_0"), student=student)
     alone = replace(request(tmp_path / "alone", adapter, answers, format="gguf-adapter"), student=student)
     for asked in (merged, alone):
-        written = write_export(asked, SPEECH)
-        check_export(asked, written, ["add call to my calendar today"], SPEECH)
+        written = write_export(asked)
+        check_export(asked, written, ["add call to my calendar today"])
         spec = replace(SPEC, folder=student)
         assert mean_kl(trained, of_engine(*open_export(asked, written, spec), answers)) < 1e-4
     assert f"FROM {student}" in (alone.out / "Modelfile").read_text()
@@ -157,15 +156,15 @@ def test_a_student_that_is_a_gguf_file(
 
 def test_another_stop_token_is_noticed(adapter: Path, tmp_path: Path) -> None:
     asked = request(tmp_path / "out", adapter, (), variant="f32")
-    written = write_export(asked, SPEECH)
+    written = write_export(asked)
     with pytest.raises(ExportError, match="would not stop"):
-        check_export(replace(asked, stop_tokens=(5,)), written, [], SPEECH)
+        check_export(replace(asked, stop_tokens=(5,)), written, [])
 
 
 def test_a_failed_quantisation_leaves_nothing(adapter: Path, tmp_path: Path) -> None:
     asked = request(tmp_path / "out", adapter, (), variant="q9_0")
     with pytest.raises(ExportError, match="has no quantisation"):
-        write_export(asked, SPEECH)
+        write_export(asked)
     assert list(asked.out.iterdir()) == []
 
 
