@@ -35,6 +35,17 @@ class _Found:
     fingerprint: str
 
 
+def check_local(settings: LocalTeacher) -> None:
+    """See, before anything is loaded, that a GGUF teacher is there and that a backend here reads it.
+
+    Raises:
+        DataError: there is no such file.
+        BackendError: the backend is missing.
+    """
+    if _is_gguf(settings):
+        reader_of(Path(settings.model).expanduser(), settings.revision)
+
+
 def open_local(settings: LocalTeacher, engine: str, context: int, *, offline: bool = False) -> LocalModel:
     """Find and load a local teacher: a folder, a hub id, or a GGUF file, which llama.cpp runs whatever `engine` says.
 
@@ -44,11 +55,15 @@ def open_local(settings: LocalTeacher, engine: str, context: int, *, offline: bo
         DataError: the model is not there, not whole, or in a format that is not read.
         BackendError: no backend here can run it.
     """
-    found = _gguf(settings) if settings.model.lower().endswith(".gguf") else _checkpoint(settings, engine, offline)
+    found = _gguf(settings) if _is_gguf(settings) else _checkpoint(settings, engine, offline)
     context = min(found.context, context)
     opened = found.backend.open(ModelSpec(found.path, found.tokenizer.stop_tokens, context))
     about = f"{settings.model}, {found.parameters:,} parameters, through {found.backend.name} on this machine"
     return LocalModel(settings, opened, found.tokenizer.encode_prompt, found.fingerprint, context, about)
+
+
+def _is_gguf(settings: LocalTeacher) -> bool:
+    return settings.model.lower().endswith(".gguf")
 
 
 def _gguf(settings: LocalTeacher) -> _Found:

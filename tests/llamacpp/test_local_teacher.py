@@ -20,7 +20,7 @@ from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.prompts import Message
 from pudistill_cli.teacher import Question, Teacher, local
 from pudistill_cli.teacher.endpoint import Endpoint
-from pudistill_cli.teacher.local import LocalModel, open_local
+from pudistill_cli.teacher.local import LocalModel, check_local, open_local
 from pudistill_cli.teacher.settings import EndpointTeacher, LocalTeacher
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.writer import write_gguf
@@ -123,10 +123,15 @@ def test_a_gguf_teacher_that_is_not_there_or_damaged_is_a_data_error(gguf: Path,
         open_local(LocalTeacher(model=str(tmp_path / "cut.gguf")), "auto", CONTEXT)
 
 
-def test_without_the_backend_it_says_what_to_install(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_found_before_anything_is_loaded(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_local(LocalTeacher(model=str(gguf)))
+    check_local(LocalTeacher(model="somebody/a-model"))  # the hub is not asked
+    with pytest.raises(DataError, match="There is no file"):
+        check_local(LocalTeacher(model="missing.gguf"))
     monkeypatch.setattr(student_module, "backends", dict)
-    with pytest.raises(BackendError, match="needs the llamacpp backend"):
-        open_local(LocalTeacher(model=str(gguf)), "auto", CONTEXT)
+    for load in (check_local, lambda settings: open_local(settings, "auto", CONTEXT)):
+        with pytest.raises(BackendError, match="needs the llamacpp backend"):
+            load(LocalTeacher(model=str(gguf)))
 
 
 # --- behind a server ---
