@@ -1,0 +1,84 @@
+"""One engine of every backend on the quickstart's student, and an adapter that is read without any framework."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny import STUDENT
+
+from pudistill_cli.contract import Backend, Engine, ModelSpec
+from pudistill_cli.registry import backends
+
+NAMES = ("torch", "llamacpp")
+CONTEXT = 128
+R, ALPHA = 4, 8.0
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend that can run here; under CI all of them must."""
+    found = backends().get(request.param)
+    problem = f"{request.param} is not installed" if found is None else found.problem()
+    if found is None or problem is not None:
+        if os.environ.get("CI"):
+            pytest.fail(f"every backend has to keep the contract: {problem}")
+        pytest.skip(f"needs the backend: {problem}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def kept_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Conversions of engines that live longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUDISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return ModelSpec(STUDENT, stop_tokens=(1,), context=CONTEXT, device="cpu", dtype="float32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def engine(backend: Backend, spec: ModelSpec, kept_cache: None) -> Iterator[Engine]:
+    opened = backend.open(spec)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA on every linear layer that changes every distribution."""
+    return save_adapter(tmp_path_factory.mktemp("adapter") / "sft", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_adapter(tmp_path_factory.mktemp("other") / "round-1", seed=1)
+
+
+def save_adapter(folder: Path, seed: int) -> Path:
+    """PEFT's format, written by hand."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, weight in load_file(STUDENT / "model.safetensors").items():
+        if name.split(".")[-2] in LINEAR:
+            key = f"base_model.model.{name.removesuffix('.weight')}"
+            rows, columns = weight.shape
+            weights[f"{key}.lora_A.weight"] = rng.normal(scale=0.1, size=(R, columns)).astype(np.float32)
+            weights[f"{key}.lora_B.weight"] = rng.normal(scale=0.1, size=(rows, R)).astype(np.float32)
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": R, "lora_alpha": ALPHA, "target_modules": list(LINEAR),
+        "bias": "none", "inference_mode": True,
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
