@@ -28,6 +28,8 @@ FLOOR_TOKENS = 512
 FRAMEWORK_GIB = 1.0
 """What a framework's own code and buffers take of the RAM."""
 
+_STEP = 64
+"""A suggested number of tokens is a multiple of it."""
 _GIB = 2**30
 
 
@@ -98,7 +100,8 @@ class Demand:
             )
         budget = None
         if most > room:
-            budget = max(self.tokens_in(room, weight_bytes), self.floor_tokens)
+            fits = self.tokens_in(room, weight_bytes)
+            budget = max(fits - fits % _STEP, self.floor_tokens)
             notices.append(
                 f"At student.token_budget={self.token_budget} training may take {most:.1f} of {room:.1f} GiB; "
                 f"if it runs out of memory: --set student.token_budget={budget}"

@@ -33,7 +33,7 @@ def command(
     for table in (_machine(diagnosis), _backends(diagnosis), _students(diagnosis)):
         console.table(table)
         console.result("")
-    console.result(f"Picked for: {diagnosis.reason}. GiB: estimate of what training takes at most.")
+    console.result(f"Picked for: {diagnosis.reason}.\nGiB: what training takes at most, estimated.")
     if not diagnosis.improvements:
         console.result("Nothing is missing for this machine.")
     for improvement in diagnosis.improvements:
@@ -96,7 +96,7 @@ def _students(diagnosis: Diagnosis) -> Table:
 def _remark(student: Verdict) -> str:
     if student.problem is not None:
         return f"[yellow]{_plain(student.problem)}[/]"
-    remarks = ["on the CPU"] * (student.device == "cpu") + ["in turns"] * student.suspend
+    remarks = ["on the CPU"] * (student.device == "cpu") + ["engine and learner in turns"] * student.suspend
     if student.token_budget is not None:
         return f"[yellow]{', '.join([*remarks, f'with student.token_budget={student.token_budget}'])}[/]"
     return ", ".join(remarks) or "[green]fits[/]"
