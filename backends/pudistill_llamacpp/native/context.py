@@ -64,7 +64,6 @@ class Context:
                 f"{log.reason}",
                 "Lower student.context or student.sample_rows, or choose another KV type.",
             )
-        self._memory = self._lib.llama_get_memory(self._pointer)
         self._allocate(settings.n_batch)
         self._lora: Lora | None = None
 
@@ -73,6 +72,10 @@ class Context:
         if self._open is None:
             raise BackendError("The context is closed.", "This is a bug in pudistill: please report it.")
         return self._open
+
+    @property
+    def _memory(self) -> Any:
+        return self._lib.llama_get_memory(self._pointer)
 
     def _params(self, model: Model, settings: ContextSettings) -> Any:
         params = self._lib.llama_context_default_params()
