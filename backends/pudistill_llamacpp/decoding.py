@@ -93,7 +93,7 @@ class Decoding:
         tokens, logprobs = draw(logits, self._uniform[where, at], self._sampling)
         self._tokens[where, at], self._logprobs[where, at] = tokens, logprobs
         self._written[where] = at + 1
-        self._done[where] = np.isin(tokens, self._stop) | (at + 1 >= self._limit[where])
+        self._done[where] = (tokens[:, None] == self._stop).any(-1) | (at + 1 >= self._limit[where])
 
     def _candidate(self, row: np.int64) -> Candidate:
         length = int(self._written[row])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 from pudistill_cli import probes
@@ -18,6 +19,8 @@ QUANTS = ("f32", "f16", "bf16", "q8_0")
 OPTIONS = ("quant", "kv", "flash", "cache_mib")
 NATIVE_BF16 = frozenset({"AVX-512 bf16", "AMX bf16", "bf16"})
 """CPU features (probes.cpu) with which a matrix product of bfloat16 is not made of float32 ones."""
+SMALL = 32 << 20
+"""Bytes of weights below which threads wait for each other longer than they work."""
 CPU_ROWS = 64
 """Sequences that a CPU decodes together: 128 were 3 % faster, and take twice the cache."""
 CACHE_SHARE = 4
@@ -74,7 +77,7 @@ def place(spec: ModelSpec) -> Placement:
         quant=options.get("quant", "f32" if exact else _fast_quant()),
         kv=_kv(kv),
         flash=flash,
-        threads=spec.threads or probes.cores(),
+        threads=spec.threads or _threads(spec.folder),
         gpu=(gpu := _gpu(spec.device)),
         rows=min(spec.sample_rows, MAX_SEQUENCES if gpu else CPU_ROWS),
         cache_bytes=_cache_mib(options.get("cache_mib")) << 20,
@@ -101,6 +104,11 @@ def _checked(options: Mapping[str, str]) -> dict[str, str]:
 def _fast_quant() -> str:
     _, features = probes.cpu()
     return "bf16" if NATIVE_BF16 & set(features) else "q8_0"
+
+
+def _threads(student: Path) -> int:
+    files = [student] if student.is_file() else student.glob("*.safetensors")
+    return 1 if sum(file.stat().st_size for file in files) < SMALL else probes.cores()
 
 
 def _kv(name: str) -> KvType:

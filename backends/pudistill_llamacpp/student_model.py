@@ -8,6 +8,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from pudistill_cli.contract import ModelSpec
+from pudistill_cli.errors import BackendError
 from pudistill_llamacpp.native.context import Context, ContextSettings, KvType
 from pudistill_llamacpp.native.model import Lora, Model
 from pudistill_llamacpp.placement import Placement
@@ -24,6 +25,7 @@ class StudentModel:
         self.spec, self.placement = spec, placement
         self.model = Model.open(file, gpu=placement.gpu)
         self._contexts: WeakSet[Context] = WeakSet()
+        _refuse_two_rope_factors(self.model, spec.context)
 
     @cached_property
     def cache_bytes_per_token(self) -> int:
@@ -62,3 +64,21 @@ class StudentModel:
         for context in self._contexts:
             context.close()
         self.model.close()
+
+
+def _refuse_two_rope_factors(model: Model, context: int) -> None:
+    """LongRoPE: beyond the original context llama.cpp rotates every sequence of a context otherwise, short ones too.
+
+    transformers, with which the student is trained, goes by the length of each sequence.
+    """
+    metadata = model.metadata
+    arch = metadata["general.architecture"]
+    original = int(metadata.get(f"{arch}.rope.scaling.original_context_length", 0))
+    stretched = f"{arch}.rope.scaling.attn_factor" in metadata and metadata.get(f"{arch}.rope.scaling.type") != "yarn"
+    if stretched and context > original:
+        model.close()
+        raise BackendError(
+            f"This student rotates positions otherwise in contexts beyond the {original} tokens it was first trained "
+            "on, and llama.cpp then does so in short sequences too.",
+            f"Stay within them: --set student.context={original}, or sample with torch.",
+        )
