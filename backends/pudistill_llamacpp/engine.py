@@ -81,9 +81,10 @@ class LlamaCppEngine:
 
     def suspend(self) -> None:
         """Free the weights."""
-        self._adapters.unload()
         if self._student is not None:
-            self._student.close()
+            self._student.close_contexts()
+            self._adapters.unload()
+            self._student.model.close()
             self._student = None
 
     def resume(self) -> None:

@@ -61,7 +61,7 @@ def config_of(metadata: Mapping[str, str]) -> tuple[Architecture, Config]:
 
 def write_lora(adapter: Path, architecture: Architecture, config: Config, out: Path, name: str | None = None) -> None:
     """As `write_lora_gguf`, for an architecture that is known."""
-    from gguf import GGUFType, GGUFWriter, LlamaFileType
+    from gguf import GGUFType, GGUFWriter
 
     try:
         parts = read_adapter(adapter)
@@ -74,7 +74,6 @@ def write_lora(adapter: Path, architecture: Architecture, config: Config, out: P
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", alpha)
         writer.add_name(name or adapter.resolve().name)
-        writer.add_file_type(LlamaFileType.ALL_F32)
         writer.add_quantization_version(_QUANTISATION_VERSION)
         for tensor, values in _tensors(adapter, parts, architecture, config, alpha):
             writer.add_tensor(tensor, values)

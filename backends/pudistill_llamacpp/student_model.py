@@ -59,11 +59,10 @@ class StudentModel:
         self._contexts.add(context)
         return context
 
-    def close(self) -> None:
-        """Free the model, and first the contexts that are still open: they must not outlive it."""
+    def close_contexts(self) -> None:
+        """Close those that are still open: they must outlive neither the adapters that they use nor the model."""
         for context in self._contexts:
             context.close()
-        self.model.close()
 
 
 def _refuse_two_rope_factors(model: Model, context: int) -> None:

@@ -169,14 +169,16 @@ class Context:
         if lora is None:
             self._lib.llama_set_adapters_lora(self._pointer, None, 0, None)
         else:
-            if lora.pointer is None:
-                raise BackendError("The adapter was dropped.", "This is a bug in pudistill: please report it.")
             adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(lora.pointer)
             self._lib.llama_set_adapters_lora(self._pointer, adapters, 1, (ctypes.c_float * 1)(1.0))
+            lora.acquire()
+        if self._lora is not None:
+            self._lora.release()
         self._lora = lora
 
     def close(self) -> None:
         """Give its memory back."""
         if self._open is not None:
+            self.use(None)
             self._lib.llama_free(self._open)
             self._open = None

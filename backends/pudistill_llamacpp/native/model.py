@@ -12,16 +12,36 @@ from pudistill_llamacpp.native.vocabulary import Vocabulary
 
 
 class Lora:
-    """A LoRA adapter in a model's memory. Free it before its model, and never while a context uses it."""
+    """A LoRA adapter in a model's memory. Free it before its model; while a context uses it, that waits."""
 
     def __init__(self, pointer: Any) -> None:
-        self.pointer = pointer
+        self._pointer = pointer
+        self._users = 0
+        self._dropped = False
+
+    @property
+    def pointer(self) -> Any:
+        """What llama.cpp's functions take."""
+        if self._pointer is None:
+            raise BackendError("The adapter was dropped.", "This is a bug in pudistill: please report it.")
+        return self._pointer
+
+    def acquire(self) -> None:
+        """A context begins to use it."""
+        self._users += 1
+
+    def release(self) -> None:
+        """A context no longer uses it."""
+        self._users -= 1
+        if self._dropped:
+            self.close()
 
     def close(self) -> None:
-        """Give its memory back."""
-        if self.pointer is not None:
-            library().llama_adapter_lora_free(self.pointer)
-            self.pointer = None
+        """Give its memory back, as soon as nobody uses it."""
+        self._dropped = True
+        if self._users == 0 and self._pointer is not None:
+            library().llama_adapter_lora_free(self._pointer)
+            self._pointer = None
 
 
 class Model:
