@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from pudistill_cli import probes
-from pudistill_cli.checkpoint import read_json
+from pudistill_cli.checkpoint import count_parameters, read_json, weight_files
 from pudistill_cli.contract import Adapter, ExportRequest, ModelSpec, WrittenExport
 from pudistill_cli.merged_tensors import merged_tensors
 from pudistill_cli.tokenizer import Format, StudentTokenizer
@@ -62,8 +62,10 @@ def export_bytes(student: Path, format: str, variant: str) -> int:
         return _ADAPTER_BYTES
     if student.is_file():
         return student.stat().st_size
-    if variant in _DIRECT:
+    if variant in _DIRECT and preflight.problem(student) is None:
         return preflight.bytes_needed(student, cast("GgufDtype", variant))
+    if preflight.problem(student) is not None:  # upstream's converter will write it
+        return 8 * count_parameters(weight_files(student))
     plan = plan_of(student, merged_tensors(student), "f32")
     widths = [Width(t.name, t.shape[-1], prod(t.shape)) for t in plan.tensors]
     return preflight.bytes_needed(student, "f32") + most_bytes(widths, variant)

@@ -171,7 +171,8 @@ def _one_tokenizer(job: Job, anchored: Sequence[Anchored]) -> None:
         return
     own, engine = job.tokenizer.codec, job.engine
     for a in anchored:
-        if any(engine.encode(t) != own.encode(t, special=True) for t in (job.render(a.prompt.messages), a.answer)):
+        text = job.render(a.prompt.messages) + a.answer
+        if engine.encode(text) != own.encode(text, special=True):
             raise DataError(
                 f"The {job.backend.name} engine reads {a.prompt.source}:{a.prompt.line} as other tokens than the "
                 "student's own tokenizer.",

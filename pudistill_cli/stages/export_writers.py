@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 from pudistill_cli import weights
-from pudistill_cli.contract import ExportRequest, Sampling, Speech, WrittenExport
+from pudistill_cli.contract import Engine, ExportRequest, Sampling, Speech, WrittenExport
 from pudistill_cli.errors import ExportError, PudistillError
 from pudistill_cli.export_formats import Target
 from pudistill_cli.job import Job
 from pudistill_cli.registry import exporter_of
 from pudistill_cli.stages.anchors import Anchored, Anchors
-from pudistill_cli.stages.verification import Distributions, distributions, float32_engine
+from pudistill_cli.stages.verification import Distributions, answers_that_end, distributions, float32_engine
 from pudistill_cli.tokenizer import StudentTokenizer
 
 ROUNDING = 1e-6
@@ -38,8 +38,8 @@ class Writer(Protocol):
         """Everything but the distributions: notices; ExportError where it differs."""
         ...
 
-    def distributions(self, rows: Sequence[Anchored]) -> Distributions:
-        """What the export predicts, loaded back in its own runtime."""
+    def read_back(self, rows: Sequence[Anchored]) -> tuple[Distributions, int]:
+        """What the export predicts in its own runtime, and how many of its greedy answers come to an end."""
         ...
 
 
@@ -79,13 +79,13 @@ class MergedWeights:
             raise ExportError("The export's tokenizer gives other ids than the student's.", "Please report this.")
         return ()
 
-    def distributions(self, rows: Sequence[Anchored]) -> Distributions:
+    def read_back(self, rows: Sequence[Anchored]) -> tuple[Distributions, int]:
         """By the learner's backend, in float32."""
         spec = replace(self._job.learner_spec, folder=self._out, dtype="float32")
         with _loading(self._target):
             engine = self._job.learner_backend.open(spec)
         try:
-            return distributions(engine, None, rows)
+            return _read(engine, None, rows, self._job.max_new_tokens)
         finally:
             engine.close()
 
@@ -107,11 +107,11 @@ class AdapterAlone:
         """It has no tokenizer."""
         return ()
 
-    def distributions(self, rows: Sequence[Anchored]) -> Distributions:
+    def read_back(self, rows: Sequence[Anchored]) -> tuple[Distributions, int]:
         """On the base, in float32."""
         with float32_engine(self._job) as engine:
             handle = engine.load_adapter(self._out)
-            found = distributions(engine, handle, rows)
+            found = _read(engine, handle, rows, self._job.max_new_tokens)
             engine.drop_adapter(handle)
         return found
 
@@ -150,12 +150,12 @@ class OfBackend:
         """Let the backend compare."""
         return self._exporter.check_export(self._request, self._written, [_text(row) for row in rows])
 
-    def distributions(self, rows: Sequence[Anchored]) -> Distributions:
+    def read_back(self, rows: Sequence[Anchored]) -> tuple[Distributions, int]:
         """In the format's own runtime."""
         with _loading(self._target):
             engine, adapter = self._exporter.open_export(self._request, self._written, self._job.spec)
         try:
-            return distributions(engine, adapter, rows)
+            return _read(engine, adapter, rows, self._job.max_new_tokens)
         finally:
             engine.close()
 
@@ -176,6 +176,12 @@ def _loading(target: Target) -> Generator[None]:
         yield
     except PudistillError as error:
         raise ExportError(f"The {target} export cannot be loaded: {error.message}", "Please report this.") from error
+
+
+def _read(
+    engine: Engine, adapter: str | None, rows: Sequence[Anchored], max_new_tokens: int
+) -> tuple[Distributions, int]:
+    return distributions(engine, adapter, rows), answers_that_end(engine, adapter, rows, max_new_tokens)
 
 
 def _text(row: Anchored) -> str:

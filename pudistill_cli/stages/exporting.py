@@ -72,7 +72,7 @@ def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, targe
             written = writer.write()
             bar.advance()
             notices = (*written.notices, *writer.check(reference.rows))
-            comparison = compare(reference, writer.distributions(reference.rows))
+            comparison = compare(reference, *writer.read_back(reference.rows))
             _refuse_another_model(target, comparison, written.kl_limit)
             bar.advance()
         card = json.dumps(_card(job, name, comparison, written), indent=2)
@@ -94,6 +94,11 @@ def _refuse_another_model(target: Target, found: Comparison, limit: float | None
         raise ExportError(
             f"The {target} export is not the trained model: mean next-token KL {found.kl:.2e} nats.",
             "Nothing was kept of it. Please report this with the student's config.json.",
+        )
+    if found.trained_ended and not found.ended:
+        raise ExportError(
+            f"The {target} export does not come to an end where the trained model does.",
+            "Nothing was kept of it. Export in more bits, or report this with the student's tokenizer_config.json.",
         )
 
 

@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.contract import Engine, Floats
+from pudistill_cli.contract import Engine, Floats, PromptTokens, Sampling
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import Anchored, Anchors
 
 VERIFIED_ROWS = 16
 VERIFIED_POSITIONS = 32
 """Of each answer, its last ones: a whole vocabulary is compared at each."""
+ANSWERED = 4
+"""Prompts that are answered to see whether the answers end."""
+
 Distributions = list[Floats]
 """Per row (T, V) float32: log-probs of the token after each of the answer's last T positions."""
 
@@ -27,6 +30,8 @@ class Trained:
     rows: list[Anchored]
     trained: Distributions
     sft: Distributions
+    ended: int
+    """Of the first ANSWERED prompts, how many greedy answers came to an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,9 @@ class Comparison:
     """Mean next-token KL(trained || SFT)."""
     max_difference: float
     """Largest difference of a log-probability."""
+    ended: int
+    """Of ANSWERED greedy answers, how many came to an end by themselves."""
+    trained_ended: int
 
     @property
     def ratio(self) -> float:
@@ -63,7 +71,10 @@ def trained_distributions(job: Job, name: str, rows: list[Anchored]) -> Trained:
             engine.drop_adapter(handle)
             return found
 
-        return Trained(rows, of(name), of("sft"))
+        handle = engine.load_adapter(job.folder.adapter(name))
+        ended = answers_that_end(engine, handle, rows, job.max_new_tokens)
+        engine.drop_adapter(handle)
+        return Trained(rows, of(name), of("sft"), ended)
 
 
 def distributions(engine: Engine, adapter: str | None, rows: Sequence[Anchored]) -> Distributions:
@@ -74,15 +85,18 @@ def distributions(engine: Engine, adapter: str | None, rows: Sequence[Anchored])
     ]
 
 
-def compare(reference: Trained, exported: Distributions) -> Comparison:
+def answers_that_end(engine: Engine, adapter: str | None, rows: Sequence[Anchored], max_new_tokens: int) -> int:
+    """Greedy answers to the first prompts that reach an end of turn."""
+    prompts = [PromptTokens(r.prompt.key, r.prompt_tokens) for r in rows[:ANSWERED]]
+    drawn = engine.sample(prompts, 1, Sampling(max_new_tokens, temperature=0.0), adapter)
+    return sum(candidate.finish == "stop" for _, (candidate,) in drawn)
+
+
+def compare(reference: Trained, exported: Distributions, ended: int) -> Comparison:
     """KL and differences over all rows and positions."""
     difference = max(float(np.abs(a - b).max()) for a, b in zip(reference.trained, exported, strict=True))
-    return Comparison(
-        len(reference.rows),
-        _mean_kl(reference.trained, exported),
-        _mean_kl(reference.trained, reference.sft),
-        difference,
-    )
+    kl, kl_to_sft = (_mean_kl(reference.trained, other) for other in (exported, reference.sft))
+    return Comparison(len(reference.rows), kl, kl_to_sft, difference, ended, reference.ended)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pudistill_cli.chat_template import PLAIN
 from pudistill_cli.errors import ExportError
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.bpe import byte_level
@@ -32,17 +31,18 @@ class Vocabulary:
     """Ids by llama.cpp's names of them (`bos`, `eos`, `eot`, ...)."""
     adds_bos: bool
     adds_eos: bool
-    chat_template: str | None
+    chat_template: str
+    """The checkpoint's own; the plain one where it has none, or a runtime would take one that training never saw."""
 
     def entries(self) -> list[Entry]:
         """The metadata."""
-        found = [
+        return [
             *self.pieces.entries(),
             *(uint32(f"tokenizer.ggml.{name}_token_id", i) for name, i in self.special.items()),
             boolean("tokenizer.ggml.add_bos_token", self.adds_bos),
             boolean("tokenizer.ggml.add_eos_token", self.adds_eos),
+            string("tokenizer.chat_template", self.chat_template),
         ]
-        return found if self.chat_template is None else [*found, string("tokenizer.chat_template", self.chat_template)]
 
 
 def read_vocabulary(checkpoint: Path, rows: int | None, name: str) -> Vocabulary:
@@ -63,11 +63,9 @@ def read_vocabulary(checkpoint: Path, rows: int | None, name: str) -> Vocabulary
             f"The student's tokenizer cannot be written as GGUF: {error}.",
             "Export as hf or adapter instead, or use a student whose tokenizer llama.cpp knows.",
         ) from error
-    source = student.chat_template.source
     before, after = _added_around(student.tokenizer)
-    return Vocabulary(
-        name, pieces, special_ids(checkpoint, student), bool(before), bool(after), None if PLAIN in source else source
-    )
+    template = student.chat_template.source
+    return Vocabulary(name, pieces, special_ids(checkpoint, student), bool(before), bool(after), template)
 
 
 def _added_around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

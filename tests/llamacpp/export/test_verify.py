@@ -20,6 +20,7 @@ from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.prompts import Message
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.writer import write_gguf
+from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.verify import STRESS, check_text, expected_of
 
 CONFIG = {
@@ -101,6 +102,27 @@ def test_a_sentencepiece_tokenizer(prefix: bool, tmp_path: Path) -> None:
     checkpoint.mkdir()
     save_spm(checkpoint, prefix=prefix)
     assert checked(written(small_model(checkpoint), tmp_path), checkpoint) == ()
+
+
+def test_a_tokenizer_that_puts_a_space_at_the_very_start_alone(tmp_path: Path) -> None:
+    """As Mistral's: exact behind its BOS, with which conversations begin, and told of bare text."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    save_spm(checkpoint, prefix=False)
+    step = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+    edit(checkpoint / "tokenizer.json", lambda t: t.update(normalizer=None, pre_tokenizer=step))
+    small_model(checkpoint)
+    (notice,) = checked(written(checkpoint, tmp_path), checkpoint)
+    assert "Bare text begins with another token" in notice
+
+
+def test_a_student_without_a_template_brings_the_plain_one(stories: Path, stories_gguf: Path) -> None:
+    """A runtime would take one of its own otherwise, which training never saw."""
+    model = Model.open(stories_gguf, vocab_only=True)
+    try:
+        assert model.chat_template == StudentTokenizer.load(stories).chat_template.source
+    finally:
+        model.close()
 
 
 # --- what is wrong does not ---
