@@ -59,9 +59,9 @@ def place(spec: ModelSpec) -> Placement:
     """Resolve a spec on this machine.
 
     `dtype: float32` means exact: float32 weights and cache, and no flash attention, which rounds keys and values to 16
-    bit. The other defaults were measured (benchmarks/results/llamacpp_speed.json): weights in bf16 where the CPU
-    multiplies it (1.2 times the speed of q8_0, and a third of its error), in q8_0 elsewhere; a cache in f16 with flash
-    attention (1.1 times the speed of one without, the same error).
+    bit. The other defaults were measured (benchmarks/llamacpp_options.py): weights in bf16 where the CPU multiplies it
+    (1.2 times the speed of q8_0, and a third of its error), in q8_0 elsewhere; a cache in f16 with flash attention (1.1
+    times the speed of one without, the same error).
 
     Raises:
         UsageError: an option that is unknown, or does not fit the others.
