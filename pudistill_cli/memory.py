@@ -2,11 +2,11 @@
 
 The learner, in bytes, for P weights of b bytes, L layers of width d and feed-forward width f, and T tokens in a pass:
 
-    P b  +  16 r L (8 d + 3 f)  +  4 T L (20 d + 5 f)
+    P b  +  16 r L (8 d + 3 f)  +  (b + 2) T L (21 d + 6 f)
 
-the weights; LoRA of rank r with its gradient and Adam's two moments, float32; and what the backward pass needs.
-The last term was fitted to pudistill_torch's peak on a CPU: three shapes, d from 256 to 576 and f from 512 to 2,048,
-took 46 to 80 KB a token and layer in bfloat16 and float32, the formula gives 51 to 77.
+the weights; LoRA of rank r with its gradient and Adam's two moments, float32; and what the backward pass needs. The
+last term is fitted to pudistill_torch's peak on three shapes in both dtypes (benchmarks/results/learner_memory.json):
+measured 52 to 108 KB a token and layer, it is 7 to 24 % above.
 
 The engine, for R sequences of C tokens, keys and values of width k in 16 bit, and a vocabulary of V:
 
@@ -66,7 +66,7 @@ class Demand:
     def learner_gib(self, weight_bytes: int, tokens: int) -> float:
         """Of a learner whose passes hold `tokens` tokens."""
         lora = 16 * self.rank * self.layers * (8 * self.width + 3 * self.feed_forward)
-        return (self.parameters * weight_bytes + lora + tokens * self._token_bytes) / _GIB
+        return (self.parameters * weight_bytes + lora + tokens * self._token_bytes(weight_bytes)) / _GIB
 
     def engine_gib(self, weight_bytes: int) -> float:
         """Of an engine with its caches."""
@@ -76,7 +76,8 @@ class Demand:
     def tokens_in(self, room_gib: float, weight_bytes: int) -> int:
         """The largest pass, in tokens, with which a learner stays within `room_gib`; 0 if none does."""
         spare = room_gib - self.learner_gib(weight_bytes, 0)
-        return max(0, int(spare * _GIB / self._token_bytes)) if self._token_bytes else self.token_budget
+        token = self._token_bytes(weight_bytes)
+        return max(0, int(spare * _GIB / token)) if token else self.token_budget
 
     def fit(self, room: float, ram: float, *, weight_bytes: int, second_copy: bool, one_memory: bool) -> Fit:
         """Whether the learner fits `room` GiB and, if the engine holds a `second_copy`, that fits `ram` GiB.
@@ -113,9 +114,8 @@ class Demand:
         """The smallest pass that must be possible."""
         return min(FLOOR_TOKENS, self.context, self.token_budget)
 
-    @property
-    def _token_bytes(self) -> int:
-        return 4 * self.layers * (20 * self.width + 5 * self.feed_forward)
+    def _token_bytes(self, weight_bytes: int) -> int:
+        return (weight_bytes + 2) * self.layers * (21 * self.width + 6 * self.feed_forward)
 
 
 def demand_of(config: Mapping[str, Any], parameters: int, **settings: Any) -> Demand:

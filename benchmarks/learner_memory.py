@@ -1,0 +1,99 @@
+"""Peak memory of a training step a token and layer, against the formula in pudistill_cli/memory.py.
+
+    python -m benchmarks.learner_memory
+
+Each figure is the difference of two peaks, with 1,024 and 4,096 tokens in one pass, so that weights, adapter and the
+framework itself cancel out; a peak is the largest of three processes, since what the kernel takes back in between only
+lowers it. Random weights, rank 16, CPU, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pudistill_cli.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
+from pudistill_cli.memory import Demand
+from pudistill_cli.registry import usable
+
+RESULTS = Path(__file__).resolve().parent / "results" / "learner_memory.json"
+LAYERS, VOCABULARY, ROW = 6, 4096, 256
+SHAPES = ((256, 2048, 4), (512, 512, 4), (576, 1536, 9))
+"""Width, feed-forward width, heads."""
+TOKENS = (1024, 4096)
+REPEATS = 3
+
+
+def build(width: int, feed_forward: int, heads: int, out: Path) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=feed_forward,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=heads,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(out)
+    return out
+
+
+def peak_bytes(folder: str, dtype: Any, tokens: int) -> int:
+    """Of this process, after one step whose rows all go through the model together."""
+    spec = ModelSpec(Path(folder), (2,), 2 * ROW, "cpu", dtype, 1, token_budget=2 * tokens)
+    learner = usable("torch").learn(spec, LoraSpec(r=16, alpha=32), OptimizerSpec(), None)
+    half = tuple(range(3, 3 + ROW // 2))
+    learner.step(SftBatch(tuple(Row(half, half) for _ in range(tokens // ROW))), 1e-4)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(folder: Path, dtype: str) -> float:
+    """Bytes a token and layer."""
+    few, many = (max(_cell(folder, dtype, tokens) for _ in range(REPEATS)) for tokens in TOKENS)
+    return (many - few) / (TOKENS[1] - TOKENS[0]) / LAYERS
+
+
+def _cell(folder: Path, dtype: str, tokens: int) -> int:
+    command = [sys.executable, "-m", "benchmarks.learner_memory", "--cell", str(folder), dtype, str(tokens)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
+    return int(done.stdout.split()[-1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.cell:
+        folder, dtype, tokens = options.cell
+        print(peak_bytes(folder, dtype, int(tokens)))
+        return
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for width, feed_forward, heads in SHAPES:
+            checkpoint = build(width, feed_forward, heads, Path(folder) / f"{width}-{feed_forward}")
+            demand = Demand("llama", 0, 1, width, feed_forward)
+            for dtype, size in (("float32", 4), ("bfloat16", 2)):
+                formula = (demand.learner_gib(size, 1) - demand.learner_gib(size, 0)) * 2**30
+                found = measure(checkpoint, dtype)
+                rows.append(
+                    {"width": width, "feed_forward": feed_forward, "dtype": dtype, "bytes": found, "formula": formula}
+                )
+                print(
+                    f"{width:>4} x {feed_forward:>5} {dtype:>8}: {found:8,.0f} B, formula {formula:8,.0f}", flush=True
+                )
+    options.out.write_text(json.dumps({"tokens": TOKENS, "layers": LAYERS, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
