@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pudistill_cli import __version__
-from pudistill_cli.commands import anchors, export, recipes, run
+from pudistill_cli.commands import anchors, doctor, export, recipes, run
 from pudistill_cli.commands import eval as eval_
 from pudistill_cli.console import Console
 from pudistill_cli.errors import PudistillError
@@ -34,6 +34,7 @@ app.command("anchors")(anchors.command)
 app.command("eval")(eval_.command)
 app.command("export")(export.command)
 app.command("recipes")(recipes.command)
+app.command("doctor")(doctor.command)
 
 
 def _version(value: bool) -> None:
