@@ -90,7 +90,7 @@ def test_template_special_tokens_and_end_of_turn_are_the_checkpoints(both: tuple
     assert ours.chat_template == theirs.chat_template
     assert ours.stop_tokens[0] == theirs.stop_tokens[0]
     assert set(theirs.stop_tokens) <= set(ours.stop_tokens)
-    assert ours.notices == theirs.notices
+    assert ours.notices == ()  # where the checkpoint has no template, the plain one is in the file
     assert ours.render(CHAT) == theirs.render(CHAT)
 
 
