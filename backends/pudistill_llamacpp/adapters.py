@@ -65,4 +65,4 @@ def _load(model: Model, path: Path) -> Lora:
     with tempfile.TemporaryDirectory(prefix="pudistill-") as folder:
         file = Path(folder) / f"{path.name}.gguf"
         write_lora(path, architecture, config, file)
-        return model.load_lora(file)
+        return model.load_lora(file, path)

@@ -172,16 +172,18 @@ def test_no_more_logits_at_once_than_said(engine: LlamaCppEngine, monkeypatch: p
     assert max(seen) <= 24
 
 
-def test_the_flash_kernels_stay_within_16_bit_rounding(student: Path, kept_cache: None) -> None:
+@pytest.mark.parametrize("name", ["llama3", "gemma2", "gemma3", "phi3"])
+def test_the_flash_kernels_stay_within_16_bit_rounding(tmp_path: Path, name: str) -> None:
     """Prefixes go through another kernel than single tokens, and a long answer through both: one that is wrong is off
     by nats."""
-    exact, flash = open_engine(student), open_engine(student, dtype="auto", options={"quant": "f32"})
+    folder = save_model(name, tmp_path / name)
+    exact, flash = open_engine(folder), open_engine(folder, dtype="auto", options={"quant": "f32"})
     rng = np.random.default_rng(0)
     asked = [Continuations(random_tokens(rng, 100), tuple(random_tokens(rng, n) for n in (90, 70, 20, 1)))]
     ((_, one),), ((_, other),) = exact.logprobs(asked, None), flash.logprobs(asked, None)
     exact.close(), flash.close()
     for a, b in zip(one, other, strict=True):
-        np.testing.assert_allclose(a, b, atol=0.05)
+        np.testing.assert_allclose(a, b, atol=0.1)
 
 
 def test_what_does_not_fit_is_refused(engine: LlamaCppEngine, student: Path, kept_cache: None) -> None:

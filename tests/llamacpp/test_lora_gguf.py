@@ -231,6 +231,7 @@ def test_an_adapter_of_another_model(pairs: Mapping[str, tuple[Path, Path]], tmp
     for other, message in (("smollm3", "model.layers.2"), ("phi3", "gate_up_proj"), ("qwen2", "incorrect shape")):
         with pytest.raises(DataError, match=message) as caught:
             engine.load_adapter(pairs[other][1])
+        assert str(pairs[other][1]) in caught.value.message
         assert "trained on" in caught.value.hint
     engine.close()
 

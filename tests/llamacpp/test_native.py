@@ -88,7 +88,6 @@ def test_what_the_file_says(model: Model) -> None:
     assert model.context_length == 256
     # Keys and values, 2 layers, 2 heads of width 24.
     assert model.kv_entries == 2 * 2 * 2 * 24
-    assert model.nbytes == 4 * model.parameters
 
 
 # --- vocabulary ---
@@ -104,7 +103,6 @@ def test_special_tokens_are_parsed_only_when_asked(model: Model) -> None:
     tokens = vocabulary.encode("the day é", special=False)
     assert vocabulary.decode((*tokens, 2), special=False).strip() == "the day é"
     assert vocabulary.decode((*tokens, 2), special=True).strip() == "the day é</s>"
-    assert b"".join(vocabulary.piece(t) for t in tokens).decode().strip() == "the day é"
 
 
 # --- context ---

@@ -105,11 +105,6 @@ class Context:
         batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         self._batch = batch
 
-    @property
-    def n_ctx_seq(self) -> int:
-        """Cells that one sequence can use, as llama.cpp rounded them."""
-        return int(self._lib.llama_n_ctx_seq(self._pointer))
-
     def decode(
         self, tokens: ArrayLike, positions: ArrayLike, sequences: ArrayLike, wants_logits: ArrayLike = True
     ) -> Floats:

@@ -11,18 +11,15 @@ from typing import Any
 
 from pudistill_cli.errors import BackendError
 
-_WARN, _ERROR, _CONTINUED = 3, 4, 5  # ggml.h, ggml_log_level
-_KEPT = 200
-"""Lines kept at most: a broken file can make the library very talkative."""
+_ERROR, _CONTINUED = 4, 5  # ggml.h, ggml_log_level
 
 
 class Log:
-    """Warnings and errors that llama.cpp logged while `captured` was open."""
+    """Errors that llama.cpp logged while `captured` was open."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        self.warnings: list[str] = []
-        self._last: list[str] | None = None
+        self._continues = False
 
     @property
     def reason(self) -> str:
@@ -30,14 +27,12 @@ class Log:
         return self.errors[0].strip() if self.errors else "llama.cpp gives no reason"
 
     def write(self, level: int, text: str) -> None:
-        """Keep a message; a continued one goes on where the last one ended."""
-        if level == _CONTINUED:
-            if self._last:
-                self._last[-1] += text
-            return
-        self._last = {_WARN: self.warnings, _ERROR: self.errors}.get(level)
-        if self._last is not None and len(self._last) < _KEPT:
-            self._last.append(text)
+        """Keep an error; a message may come in several pieces."""
+        if level == _ERROR:
+            self.errors.append(text)
+        elif level == _CONTINUED and self._continues:
+            self.errors[-1] += text
+        self._continues = level == _ERROR or (level == _CONTINUED and self._continues)
 
 
 _logs: list[Log] = []
@@ -53,7 +48,7 @@ def captured() -> Iterator[Log]:
     try:
         yield log
     finally:
-        _logs.remove(log)
+        _logs.pop()
 
 
 @cache

@@ -87,8 +87,8 @@ class Model:
             raise BackendError("The model is closed.", "This is a bug in pudistill: please report it.")
         return self._pointer
 
-    def load_lora(self, path: Path) -> Lora:
-        """Load a GGUF LoRA file beside the weights.
+    def load_lora(self, path: Path, source: Path | None = None) -> Lora:
+        """Load a GGUF LoRA file beside the weights; `source` is what an error names, if it was made of something else.
 
         Raises:
             DataError: it cannot be read, or belongs to another model.
@@ -97,7 +97,7 @@ class Model:
             pointer = self._lib.llama_adapter_lora_init(self.pointer, str(path).encode())
         if not pointer:
             raise DataError(
-                f"llama.cpp cannot load the adapter {path} for {self.path.name}: {log.reason}",
+                f"llama.cpp cannot load the adapter {source or path} for {self.path.name}: {log.reason}",
                 "Use an adapter with the model that it was trained on.",
             )
         return Lora(pointer)
@@ -135,16 +135,6 @@ class Model:
         width = self._lib.llama_model_n_embd(self.pointer) // heads
         key, value = (int(metadata.get(f"{arch}.attention.{part}_length", str(width))) for part in ("key", "value"))
         return self._lib.llama_model_n_layer(self.pointer) * kv_heads * (key + value)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all tensors."""
-        return int(self._lib.llama_model_size(self.pointer))
-
-    @property
-    def parameters(self) -> int:
-        """Entries of all tensors."""
-        return int(self._lib.llama_model_n_params(self.pointer))
 
     def close(self) -> None:
         """Give its memory back."""

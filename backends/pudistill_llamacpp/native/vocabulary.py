@@ -15,7 +15,7 @@ from pudistill_llamacpp.native.library import library
 
 Kind: TypeAlias = Literal["none", "spm", "bpe", "wpm", "ugm", "rwkv", "plamo2", "test"]
 _KINDS: tuple[Kind, ...] = ("none", "spm", "bpe", "wpm", "ugm", "rwkv", "plamo2", "test")
-UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = (1 << n for n in range(6))
+UNKNOWN, CONTROL, USER_DEFINED = 1, 8, 16
 """Bits of a token's attributes (llama.h, llama_token_attr)."""
 
 
@@ -67,16 +67,6 @@ class Vocabulary:
                 return buffer.raw[:count].decode("utf-8", "replace")
             room = -count
 
-    def piece(self, token: int, *, special: bool = True) -> bytes:
-        """The bytes that a token stands for, with the space in front of it if it has one."""
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            count = self._lib.llama_token_to_piece(self._pointer, token, buffer, room, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
-            room = -count
-
     def text(self, token: int) -> str:
         """A token as the file spells it, before any decoding."""
         return self._lib.llama_vocab_get_text(self._pointer, token).decode("utf-8", "replace")
@@ -88,7 +78,7 @@ class Vocabulary:
     # --- special tokens ---
 
     def attributes(self, token: int) -> int:
-        """The bits UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED and BYTE."""
+        """Bits, of which UNKNOWN, CONTROL and USER_DEFINED are named here."""
         return int(self._lib.llama_vocab_get_attr(self._pointer, token))
 
     @cached_property
@@ -115,11 +105,6 @@ class Vocabulary:
     def adds_bos(self) -> bool:
         """Whether the file says that BOS comes before a text."""
         return bool(self._lib.llama_vocab_get_add_bos(self._pointer))
-
-    @property
-    def adds_eos(self) -> bool:
-        """Whether the file says that EOS comes after a text."""
-        return bool(self._lib.llama_vocab_get_add_eos(self._pointer))
 
     def _named(self, function: Any) -> int | None:
         token = int(function(self._pointer))
