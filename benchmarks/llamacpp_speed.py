@@ -145,7 +145,7 @@ def spec_of(student: Path, threads: int, quant: str) -> ModelSpec:
 def scoring(student: Path, adapter: Path, threads: int, quant: str) -> dict[str, Any]:
     """8 candidates of 96 tokens behind 384 shared ones, against a full prefill of each; logits of answers only."""
     from pudistill_llamacpp import backend
-    from pudistill_llamacpp.scoring import logprobs_of
+    from pudistill_llamacpp.log_softmax import logprobs_of
 
     rows = random_prompts(1, PREFIX) + random_prompts(K + 1, NEW)[1:]
     prefix, answers = rows[0], rows[1:]

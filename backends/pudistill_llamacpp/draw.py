@@ -7,22 +7,24 @@ from numpy.typing import NDArray
 
 from pudistill_cli.contract import Floats, Sampling
 from pudistill_cli.method import sampling as reference
+from pudistill_llamacpp.log_softmax import CHUNK_ELEMENTS, logprobs_of
 
 Doubles = NDArray[np.float64]
 
 BLOCK = 256
 """Tokens summed before the cumulative sum: it then runs over V / 256 numbers and once over 256."""
-CHUNK_ELEMENTS = 1 << 18
-"""Probabilities at once: 1 MiB stays in the processor's cache, and small vocabularies need few steps of Python."""
 
 
 def draw(logits: Floats, u: Doubles, sampling: Sampling) -> tuple[NDArray[np.int64], Floats]:
     """(B, V) logits and (B,) uniform numbers -> (B,) ids and (B,) log-probs.
 
     Inverse CDF, summed in float64 in token-id order, as the reference does it; only the exponential is a float32 one,
-    which moves the ends of a token's interval by 1e-7 of its length. Truncation and greedy are the reference's own.
+    which moves the ends of a token's interval by 1e-7 of its length. Truncation is the reference's own.
     """
-    if sampling.temperature == 0 or sampling.top_p < 1 or sampling.top_k > 0:
+    if sampling.temperature == 0:
+        tokens = np.argmax(logits, axis=-1)
+        return tokens, logprobs_of(logits, tokens)
+    if sampling.top_p < 1 or sampling.top_k > 0:
         return reference.draw(logits, u, sampling.temperature, sampling.top_p, sampling.top_k)
     rows = max(1, CHUNK_ELEMENTS // logits.shape[-1])
     pieces = [slice(i, i + rows) for i in range(0, len(logits), rows)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pudistill_cli.contract import Continuations, Floats, Tokens
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_llamacpp.branches import Branch, Branches, Indices
+from pudistill_llamacpp.log_softmax import logprobs_of, logsumexp
 from pudistill_llamacpp.native.context import MAX_SEQUENCES, Context
 from pudistill_llamacpp.native.model import Lora
 from pudistill_llamacpp.student_model import StudentModel
@@ -20,8 +20,6 @@ PASS = 1024
 """Most tokens in one pass of llama.cpp: with 512, eight answers of 96 tokens took 9 % longer in bf16."""
 LOGITS = 1 << 26
 """Logits held at once: 256 MiB."""
-CHUNK_ELEMENTS = 1 << 18
-"""Probabilities at once: 1 MiB stays in the processor's cache."""
 
 Name = tuple[int, int]
 """A request and one of its continuations."""
@@ -69,23 +67,11 @@ def distributions(student: StudentModel, tokens: Sequence[int], last_n: int, lor
         for start in range(0, length, batch):
             at = np.arange(start, min(start + batch, length))
             logits = context.decode(np.asarray(tokens)[at], at, 0, at >= first)
-            rows.append(logits - _logsumexp(logits)[:, None])
+            if len(logits):
+                rows.append(logits - logsumexp(logits)[:, None])
         return np.concatenate(rows)
     finally:
         context.close()
-
-
-def logprobs_of(logits: Floats, tokens: NDArray[np.int64]) -> Floats:
-    """(R,) log-probs of one token a row, from (R, V) logits; few rows at a time."""
-    rows = max(1, CHUNK_ELEMENTS // logits.shape[-1])
-    normaliser = np.concatenate([_logsumexp(logits[i : i + rows]) for i in range(0, len(logits), rows)])
-    return logits[np.arange(len(tokens)), tokens] - normaliser
-
-
-def _logsumexp(logits: Floats) -> Floats:
-    most = logits.max(axis=-1)
-    weights = np.exp(logits - most[:, None])
-    return most + np.log(weights.sum(axis=-1, dtype=np.float64)).astype(np.float32)
 
 
 def _read(

@@ -14,7 +14,7 @@ from random_models import MODELS, save_model
 
 from pudistill_cli.contract import Continuations, Tokens
 from pudistill_cli.errors import BackendError, DataError
-from pudistill_llamacpp import scoring
+from pudistill_llamacpp import log_softmax, scoring
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.native.context import Context
 
@@ -104,7 +104,7 @@ def test_whatever_is_read_together(
     expected, expected_logits = dict(engine.logprobs(make_requests(), None)), choice_logits(engine)
     for name, size in sizes.items():
         if name != "rows":
-            monkeypatch.setattr(scoring, name, size)
+            monkeypatch.setattr(log_softmax if name == "CHUNK_ELEMENTS" else scoring, name, size)
     other = open_engine(student, sample_rows=sizes.get("rows", 64))
     for i, found in other.logprobs(make_requests(), None):
         for one, another in zip(found, expected.pop(i), strict=True):
