@@ -7,37 +7,47 @@ from numpy.typing import NDArray
 
 from pudistill_cli.contract import Floats, Sampling
 from pudistill_cli.method import sampling as reference
-from pudistill_llamacpp.log_softmax import CHUNK_ELEMENTS, logprobs_of
+from pudistill_llamacpp.log_softmax import CHUNK_ELEMENTS, logprobs_of, logsumexp
 
 Doubles = NDArray[np.float64]
 
 BLOCK = 256
 """Tokens summed before the cumulative sum: it then runs over V / 256 numbers and once over 256."""
+LIKELY = 1024
+"""Tokens that are sorted for top-p; where they do not hold the mass, all are."""
 
 
 def draw(logits: Floats, u: Doubles, sampling: Sampling) -> tuple[NDArray[np.int64], Floats]:
     """(B, V) logits and (B,) uniform numbers -> (B,) ids and (B,) log-probs.
 
-    Inverse CDF, summed in float64 in token-id order, as the reference does it; only the exponential is a float32 one,
-    which moves the ends of a token's interval by 1e-7 of its length. Truncation is the reference's own.
+    Inverse CDF, summed in float64 in token-id order, as the reference does it; only exponentials are float32 ones,
+    which moves the ends of a token's interval by 1e-7 of its length.
     """
     if sampling.temperature == 0:
         tokens = np.argmax(logits, axis=-1)
         return tokens, logprobs_of(logits, tokens)
-    if sampling.top_p < 1 or sampling.top_k > 0:
-        return reference.draw(logits, u, sampling.temperature, sampling.top_p, sampling.top_k)
     rows = max(1, CHUNK_ELEMENTS // logits.shape[-1])
     pieces = [slice(i, i + rows) for i in range(0, len(logits), rows)]
-    drawn = [_draw(logits[p], u[p], np.float32(sampling.temperature)) for p in pieces]
+    drawn = [_draw(logits[p], u[p], sampling) for p in pieces]
     tokens, logprobs = zip(*drawn, strict=True)
     return np.concatenate(tokens), np.concatenate(logprobs)
 
 
-def _draw(logits: Floats, u: Doubles, temperature: np.float32) -> tuple[NDArray[np.int64], Floats]:
+def _draw(logits: Floats, u: Doubles, sampling: Sampling) -> tuple[NDArray[np.int64], Floats]:
+    if sampling.temperature != 1:
+        logits = logits / np.float32(sampling.temperature)
+    logits = _top_k(logits, sampling.top_k)
+    if sampling.top_p < 1:
+        likely = _likeliest(logits, sampling.top_p)
+        if likely is None:
+            return reference.draw(logits, u, 1.0, sampling.top_p, 0)
+        logits = likely
+    return _inverse_cdf(logits, u)
+
+
+def _inverse_cdf(logits: Floats, u: Doubles) -> tuple[NDArray[np.int64], Floats]:
     rows = np.arange(len(logits))
     weights = logits - logits.max(axis=-1, keepdims=True)  # (B, V)
-    if temperature != 1:
-        weights /= temperature
     np.exp(weights, out=weights)
     starts = np.arange(0, weights.shape[-1], BLOCK)
     outer = np.add.reduceat(weights, starts, axis=-1, dtype=np.float64).cumsum(-1)  # (B, V / 256)
@@ -56,3 +66,30 @@ def _first_above(cdf: Doubles, target: Doubles) -> NDArray[np.int64]:
     """Index of the first entry above the target, but none behind the last of positive weight."""
     last = np.argmax(cdf >= cdf[:, -1:], axis=-1)
     return np.minimum((cdf <= target[:, None]).sum(-1), last)
+
+
+def _top_k(logits: Floats, k: int) -> Floats:
+    """Keep the k largest logits and whatever ties with the last of them."""
+    if k <= 0 or k >= logits.shape[-1]:
+        return logits
+    least = np.partition(logits, -k, axis=-1)[:, [-k]]
+    return np.where(logits >= least, logits, -np.inf)
+
+
+def _likeliest(logits: Floats, p: float) -> Floats | None:
+    """Keep the fewest likeliest tokens whose mass reaches p, ties by token id; None if LIKELY tokens do not."""
+    if logits.shape[-1] <= LIKELY:
+        return None
+    # Ids in order, so that the stable sort leaves ties in order; of those that tie with the last one some are missing.
+    ids = np.sort(np.argpartition(logits, -LIKELY, axis=-1)[:, -LIKELY:], axis=-1)
+    found = np.take_along_axis(logits, ids, -1)
+    order = np.argsort(-found, axis=-1, kind="stable")
+    ids, found = np.take_along_axis(ids, order, -1), np.take_along_axis(found, order, -1)
+    mass = np.exp(found - logsumexp(logits)[:, None], dtype=np.float64)
+    before = mass.cumsum(-1) - mass  # of the likelier tokens
+    cut = (before >= p) & (found > found[:, -1:])
+    if not cut.any(-1).all():
+        return None
+    kept = np.full(logits.shape, -np.inf, np.float32)
+    np.put_along_axis(kept, ids, np.where(before < p, found, -np.inf), -1)
+    return kept

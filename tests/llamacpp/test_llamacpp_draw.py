@@ -24,6 +24,23 @@ def test_equal_to_the_reference(temperature: float, top_p: float, top_k: int) ->
     np.testing.assert_allclose(logprobs, expected_logprobs, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"top_p": 0.9}, {"top_p": 0.6, "temperature": 0.7}, {"top_p": 0.999}, {"top_k": 30}]
+)
+def test_truncation_of_a_large_vocabulary(settings: dict[str, float]) -> None:
+    """Few tokens hold the mass of the first rows, none do of the last one: then all are sorted."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(scale=6, size=(40, 20_000)).astype(np.float32)
+    logits[-1] /= 100
+    logits[:3, 1000:1100] = logits[:3].max()  # ties
+    u = rng.uniform(size=40)
+    tokens, logprobs = draw(logits, u, Sampling(1, **settings))
+    rule = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} | settings
+    expected, expected_logprobs = reference.draw(logits, u, rule["temperature"], rule["top_p"], int(rule["top_k"]))
+    assert tokens.tolist() == expected.tolist()
+    np.testing.assert_allclose(logprobs, expected_logprobs, atol=1e-5)
+
+
 def test_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = draw(LOGITS, U, Sampling(1))
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", 700 * 3)
