@@ -12,6 +12,8 @@ CORE = ("hf", "adapter")
 """Written by the core itself, whatever the backend."""
 OF_BACKENDS = ("gguf", "gguf-adapter")
 """Written by the backend that declares them (`Capabilities.exports`)."""
+AUTO = ("auto",)
+"""What a student came as: hf and adapter, or for a GGUF file gguf and gguf-adapter."""
 FORMATS = (*CORE, *OF_BACKENDS)
 
 
@@ -34,6 +36,7 @@ def formats_of(export: ExportSettings, gguf_student: bool) -> list[Target]:
     quantising anew may lose what training changed.
     """
     variants = {"hf": (export.dtype,), "gguf": ("",) if gguf_student else export.quants}
-    found = [Target(f, v) for f in export.formats for v in variants.get(f, ("",))]
-    beside = [Target("gguf-adapter")] if gguf_student and "gguf" in export.formats else []
+    names = export.formats if export.formats != AUTO else ("gguf",) if gguf_student else CORE
+    found = [Target(f, v) for f in names for v in variants.get(f, ("",))]
+    beside = [Target("gguf-adapter")] if gguf_student and "gguf" in names else []
     return list(dict.fromkeys([*found, *beside]))

@@ -118,6 +118,7 @@ class Job:
             adapter=self.adapter("sft") if rank.judge == "sft" else None,
             encode=self.encode_prompt,
             encode_answer=self.tokenizer.encode_answer,
+            decode=self.tokenizer.decode,
             templates=rank.templates(self.recipe.prompts.format),
         )
 

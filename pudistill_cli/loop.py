@@ -52,4 +52,4 @@ def export_run(job: Job, adapter: str | None) -> list[Exported]:
     if not job.folder.adapter(name).is_dir():
         known = sorted(p.name for p in job.folder.adapter("").iterdir())
         raise UsageError(f"This run has no adapter {name!r}.", f"It has: {', '.join(known)}.")
-    return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.gguf is not None))
+    return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.keeps_its_types))

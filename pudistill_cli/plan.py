@@ -26,7 +26,7 @@ from pudistill_cli.prompts import (
 )
 from pudistill_cli.recipe import PromptSettings, Recipe, check_base
 from pudistill_cli.registry import backends
-from pudistill_cli.student import Student, resolve_student
+from pudistill_cli.student import Student, resolve_student, with_original
 
 SAMPLE_ROWS = 256
 """Sequences that are decoded together unless the recipe says otherwise."""
@@ -68,6 +68,8 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
         context=recipe.student.context,
         format=recipe.prompts.format,
     )
+    if recipe.student.original is not None:
+        student = with_original(student, recipe.student.original)
     for notice in (*prompts.notices, *student.notices):
         console.warn(notice)
     choice = _choice(recipe, student, console)
@@ -173,7 +175,7 @@ def _check_architecture(student: Student, choice: Choice) -> None:
 
 _NAMED_BY_CONTENT = {
     "name": True,
-    "student": {"model"},
+    "student": {"model", "original"},
     "prompts": {"path", "train", "dev", "test", "extra"},
 }
 """Settings that are not part of what a run is: their content is, by its fingerprint, wherever it lies."""
@@ -186,6 +188,7 @@ def identity(checked: Plan) -> dict[str, str]:
     return {
         "version": __version__,
         "student.fingerprint": checked.student.fingerprint,
+        "export.original": "given" if checked.student.original else "none",
         "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
         "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
         **flattened(checked.recipe.model_dump(mode="json", exclude=_NAMED_BY_CONTENT)),

@@ -24,10 +24,14 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
     """Read the file of answers, or see that the key is there, unless the run has every answer already.
 
     Raises:
-        DataError: no file, or none of answers.
+        DataError: no file, or none of answers, or a local teacher's that is not there.
+        BackendError: no backend here reads a local teacher's file.
         TeacherError: the environment variable that the recipe names is not set.
     """
     if isinstance(settings, LocalTeacher):
+        from pudistill_cli.teacher.local import check_local
+
+        check_local(settings)
         return
     held = _answered(run / "ledger.sqlite")
     missing = [p for p in (*prompts.train, *prompts.dev, *prompts.test) if p.key not in held]
@@ -47,9 +51,14 @@ def check_exports(export: ExportSettings, student: Student, runs: Path) -> None:
         BackendError: no backend writes a format.
         ExportError: this student cannot be written so, or the disk is too full.
     """
-    source = student.gguf or student.folder
+    source = student.export_source
     converter = Path(export.llama_cpp) if export.llama_cpp else None
-    for target in formats_of(export, student.gguf is not None):
+    for target in formats_of(export, student.keeps_its_types):
+        if target.format == "hf" and student.keeps_its_types:
+            raise ExportError(
+                "This student is a GGUF file, which has no tokenizer.json for hf.",
+                "Use --set export.formats='[gguf, adapter]', or name the checkpoint it was made from: student.original",
+            )
         if target.format in CORE:
             continue
         exporter = exporter_of(target.format)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
 
 from pudistill_cli.console import Console
-from pudistill_cli.contract import Engine, Learner, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.contract import Engine, Learner, LoraSpec, OptimizerSpec
 from pudistill_cli.errors import RunError
-from pudistill_cli.hardware import choose, detect
 from pudistill_cli.job import Job, cache_path
 from pudistill_cli.ledger import Ledger
 from pudistill_cli.metrics import load_metric
@@ -18,9 +17,7 @@ from pudistill_cli.models import Models
 from pudistill_cli.plan import DEFAULT_CONTEXT, Plan, identity, plan
 from pudistill_cli.recipe import Recipe
 from pudistill_cli.recipe_file import load_recipe
-from pudistill_cli.registry import backends
 from pudistill_cli.rundir import RunFolder
-from pudistill_cli.student import resolve_student
 from pudistill_cli.suggestion import did_you_mean
 from pudistill_cli.teacher import Teacher, open_teacher
 from pudistill_cli.teacher.cache import AnswerCache
@@ -100,21 +97,14 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
 @contextmanager
 def teacher_of(recipe: Recipe, console: Console, *, offline: bool = False) -> Generator[Teacher]:
     """The recipe's teacher; a local one holds its model until the end."""
-    opened: list[Engine] = []
+    with ExitStack() as opened:
 
-    def open_local(settings: LocalTeacher) -> Teacher:
-        from pudistill_cli.teacher.local import LocalModel
+        def open_local(settings: LocalTeacher) -> Teacher:
+            from pudistill_cli.teacher import local
 
-        model = resolve_student(settings.model, settings.revision, offline=offline)
-        backend = choose(recipe.backend.engine, recipe.backend.learner, backends(), detect()).engine
-        context = min(model.context, DEFAULT_CONTEXT)
-        engine = backend.open(ModelSpec(model.folder, tuple(model.tokenizer.stop_tokens), context))
-        opened.append(engine)
-        console.say(f"teacher: {settings.model}, {model.parameters:,} parameters, on this machine")
-        return LocalModel(settings, engine, model.tokenizer.encode_prompt, model.fingerprint, context)
+            model = local.open_local(settings, recipe.backend.engine, DEFAULT_CONTEXT, offline=offline)
+            opened.callback(model.close)
+            console.say(f"teacher: {model.about}")
+            return model
 
-    try:
         yield open_teacher(recipe.teacher, folder=Path.cwd(), open_local=open_local)
-    finally:
-        for engine in opened:
-            engine.close()

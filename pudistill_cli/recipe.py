@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from pudistill_cli.errors import BackendError
-from pudistill_cli.export_formats import FORMATS
+from pudistill_cli.export_formats import AUTO, FORMATS
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates
@@ -62,7 +62,9 @@ class StudentSettings(Section):
     """The model that learns, and how it is held."""
 
     model: Text
-    """A local folder in Hugging Face form, or a hub id."""
+    """A local folder in Hugging Face form, a GGUF file, or a hub id."""
+    original: Text | None = None
+    """Of a GGUF file: the 16-bit checkpoint it was made from, a folder or a hub id. Exports are merged into that."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     template_kwargs: dict[str, Any] = Field(default_factory=lambda: {"enable_thinking": False})
@@ -272,9 +274,12 @@ class EvalSettings(Section):
 class ExportSettings(Section):
     """What the run leaves behind."""
 
-    formats: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("hf", "adapter")
-    """hf: merged weights; adapter: PEFT's format; gguf: merged weights for llama.cpp, Ollama and LM Studio, one file
-    for each of `quants`; gguf-adapter: the adapter alone for llama.cpp."""
+    formats: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = AUTO
+    """auto: hf and adapter, or for a student that is a GGUF file gguf and gguf-adapter.
+
+    hf: merged weights; adapter: PEFT's format; gguf: merged weights for llama.cpp, Ollama and LM Studio, one file for
+    each of `quants`; gguf-adapter: the adapter alone for llama.cpp.
+    """
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the merged weights. bfloat16 is half the size and loses most of a small update."""
     quants: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_list)] = ("q8_0",)
@@ -285,7 +290,7 @@ class ExportSettings(Section):
     @field_validator("formats")
     @classmethod
     def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
+        for name in value if value != AUTO else ():
             if name == "mlx":
                 raise ValueError("'mlx' is not built yet; this version writes " + ", ".join(FORMATS))
             if name not in FORMATS:

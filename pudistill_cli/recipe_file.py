@@ -34,7 +34,7 @@ PATHS: tuple[Dotted, ...] = (
     ("prompts", "test"),
     ("teacher", "path"),
 )
-MODELS: tuple[Dotted, ...] = (("student", "model"), ("teacher", "model"))
+MODELS: tuple[Dotted, ...] = (("student", "model"), ("student", "original"), ("teacher", "model"))
 
 
 @dataclass(frozen=True, slots=True)

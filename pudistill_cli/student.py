@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -47,6 +47,23 @@ class Student:
     notices: tuple[str, ...] = ()
     gguf: Path | None = None
     """The file that it came as, which llama.cpp samples from as it is."""
+    original: Path | None = None
+    """Of a GGUF student: the checkpoint that it was made from, into which exports are merged."""
+
+    @property
+    def merged_into(self) -> Path:
+        """The checkpoint, in Hugging Face form, that merged weights are made from."""
+        return self.original or self.folder
+
+    @property
+    def export_source(self) -> Path:
+        """What a backend's export starts from: a GGUF student's own file, where no original is named."""
+        return self.original or self.gguf or self.folder
+
+    @property
+    def keeps_its_types(self) -> bool:
+        """Whether a GGUF export goes back into the student's own tensor types."""
+        return self.export_source == self.gguf
 
 
 def resolve_student(
@@ -101,6 +118,24 @@ def reader_of(path: Path, revision: str | None) -> ReadsModelFiles:
             'Install it with: pip install "pudistill[llamacpp]"',
         )
     return backend
+
+
+def with_original(student: Student, original: str) -> Student:
+    """A GGUF student whose exports are merged into the checkpoint it was made from.
+
+    Raises:
+        DataError: the student is no GGUF file, or the checkpoint is another model's.
+    """
+    if student.gguf is None:
+        raise DataError("student.original is given, but the student is no GGUF file.", "Leave student.original out.")
+    found = resolve_student(original)
+    if (found.model_type, found.parameters) != (student.model_type, student.parameters):
+        raise DataError(
+            f"{original} ({found.model_type}, {found.parameters:,} parameters) is not what {student.gguf.name} "
+            f"({student.model_type}, {student.parameters:,}) was made from.",
+            "Name the checkpoint of this very student, or leave student.original out.",
+        )
+    return replace(student, original=found.folder)
 
 
 def _from_gguf(path: Path, revision: str | None, context: int | None, format: Literal["chat", "text"]) -> Student:

@@ -42,7 +42,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         "SFT": f"{recipe.sft.epochs} epochs of {steps:,} steps, rate {recipe.sft.lr:.2g}",
         "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {recipe.prefer.k} candidates, "
         f"{recipe.train.objective.name}, rate {lr:.2g}",
-        "export": ", ".join(map(str, formats_of(recipe.export, plan.student.gguf is not None))),
+        "export": ", ".join(map(str, formats_of(recipe.export, plan.student.keeps_its_types))),
         "folder": str(folder),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -62,7 +62,7 @@ def next_steps(job: Job, until: str) -> None:
         job.console.result(f"Stopped after {until}, as asked. The same command without --until goes on.")
         job.console.event("done", run=str(folder.path), until=until)
         return
-    exports = [folder.export(str(target)) for target in formats_of(job.recipe.export, job.student.gguf is not None)]
+    exports = [folder.export(str(target)) for target in formats_of(job.recipe.export, job.student.keeps_its_types)]
     lines = {
         "table": folder.path / "results.json",
         **{f"export ({path.name})": path for path in exports},

@@ -44,10 +44,10 @@ _ADAPTER_BYTES = 1 << 28
 
 def export_problem(student: Path, format: str, variant: str, converter: Path | None) -> str | None:
     """Why this student cannot be written so, in one line with what to do."""
-    if format != ADAPTER and (problem := quant_problem(variant)) is not None:
-        return problem
     if student.is_file():
         return None if format == ADAPTER else requantising_problem(student)
+    if format != ADAPTER and (problem := quant_problem(variant)) is not None:
+        return problem
     problem = preflight.problem(student)
     if problem is None:
         return None

@@ -20,6 +20,7 @@ from pudistill_cli.contract import (
 from pudistill_cli.errors import BackendError
 
 if TYPE_CHECKING:
+    from pudistill_cli.model_file import ModelFile, StudentFiles
     from pudistill_llamacpp.engine import LlamaCppEngine
 
 NEEDED = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
@@ -77,6 +78,20 @@ class LlamaCppBackend:
     def learn(self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None) -> NoReturn:
         """Never possible: llama.cpp computes no gradients of adapters."""
         raise BackendError("llama.cpp cannot train adapters.", "Let another backend learn: --set backend.learner=torch")
+
+    # --- GGUF files as students and teachers ---
+
+    def read_model(self, path: Path) -> ModelFile:
+        """See `pudistill_cli.model_file.ReadsModelFiles`."""
+        from pudistill_llamacpp.gguf_student.read import read_model
+
+        return read_model(path)
+
+    def read_student(self, path: Path) -> StudentFiles:
+        """See `pudistill_cli.model_file.ReadsModelFiles`."""
+        from pudistill_llamacpp.gguf_student.read import read_student
+
+        return read_student(path)
 
     # --- exports ---
 

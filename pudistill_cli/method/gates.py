@@ -105,7 +105,7 @@ def corrupted_items(judge: Judge, items: Sequence[Item], seed: int) -> list[Item
         cdf = np.cumsum(p)
         other = min(int((cdf <= token_u * cdf[-1]).sum()), int(np.argmax(cdf >= cdf[-1])))
         copy = (*tokens[:place], other, *tokens[place + 1 :])
-        found.append(replace(item, candidates=(item.anchor, Text(copy, judge.engine.decode(copy)))))
+        found.append(replace(item, candidates=(item.anchor, Text(copy, judge.decode(copy)))))
     return found
 
 

@@ -64,8 +64,9 @@ class MergedWeights:
     def write(self) -> WrittenExport:
         """Merge in float32, then store."""
         dtype = self._job.recipe.export.dtype
-        weights.merge_lora(self._job.student.folder, self._adapter, self._out, dtype=dtype)
-        return WrittenExport(self._out, kl_limit=ROUNDING if dtype == "float32" else None)
+        weights.merge_lora(self._job.student.merged_into, self._adapter, self._out, dtype=dtype)
+        exact = dtype == "float32" and self._job.student.original is None
+        return WrittenExport(self._out, kl_limit=ROUNDING if exact else None)
 
     def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
         """Token ids, chat template and stop tokens equal the student's."""
@@ -126,8 +127,8 @@ class OfBackend:
         self._exporter = exporter_of(target.format)
         self._written = WrittenExport(out)
         self._request = ExportRequest(
-            student=job.student.gguf or job.student.folder,
-            checkpoint=job.student.folder,
+            student=job.student.export_source,
+            checkpoint=job.student.merged_into,
             adapter=job.folder.adapter(name),
             format=target.format,
             variant=target.variant,
@@ -143,7 +144,9 @@ class OfBackend:
     def write(self) -> WrittenExport:
         """Let the backend write."""
         self._request.out.mkdir(parents=True)
-        self._written = self._exporter.write_export(self._request)
+        written = self._exporter.write_export(self._request)
+        # What an original checkpoint has, its quantised form, which was trained on, has lost.
+        self._written = written if self._job.student.original is None else replace(written, kl_limit=None)
         return self._written
 
     def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def export_best(job: Job, anchors: Anchors, name: str) -> list[Exported]:
     """Write the formats of the recipe for the adapter `name`, unless the ledger says they are there."""
     targets = [
         t
-        for t in formats_of(job.recipe.export, job.student.gguf is not None)
+        for t in formats_of(job.recipe.export, job.student.keeps_its_types)
         if not job.ledger.stage_done(f"export/{t}")
     ]
     return export_targets(job, anchors, name, targets)

@@ -18,13 +18,13 @@ from pudistill_cli import student as student_module
 from pudistill_cli.contract import ModelSpec
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.prompts import Message
-from pudistill_cli.teacher import Question, Teacher, local
+from pudistill_cli.teacher import Question, Teacher
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.local import LocalModel, check_local, open_local
 from pudistill_cli.teacher.settings import EndpointTeacher, LocalTeacher
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.writer import write_gguf
-from pudistill_llamacpp.gguf_student.read import read_model, read_student
+from pudistill_llamacpp.gguf_student.read import read_model
 from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
 
 PROMPTS = (
@@ -33,20 +33,6 @@ PROMPTS = (
     "Move the standup to 9:15.",
 )
 CONTEXT = 256
-
-
-class Reading(LlamaCppBackend):
-    """The backend with its reader of files."""
-
-    read_model = staticmethod(read_model)
-    read_student = staticmethod(read_student)
-
-
-@pytest.fixture(autouse=True)
-def reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {**registry.backends(), "llamacpp": Reading()}
-    for module in (student_module, local):
-        monkeypatch.setattr(module, "backends", lambda: found)
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +91,11 @@ def test_no_checkpoint_is_made_of_a_teacher(gguf: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_teacher_falls_back_from_what_llamacpp_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pudistill_cli.hardware.LLAMACPP_PAYS_FROM", 1)
-    monkeypatch.setattr(Reading, "refusal", lambda self, checkpoint: None)
+    monkeypatch.setattr(LlamaCppBackend, "refusal", lambda self, checkpoint: None)
     teacher = open_local(LocalTeacher(model=str(QUICKSTART)), "auto", CONTEXT)
     assert "through llamacpp" in teacher.about
     teacher.close()
-    monkeypatch.setattr(Reading, "refusal", lambda self, checkpoint: "its tokenizer is unknown")
+    monkeypatch.setattr(LlamaCppBackend, "refusal", lambda self, checkpoint: "its tokenizer is unknown")
     teacher = open_local(LocalTeacher(model=str(QUICKSTART)), "auto", CONTEXT)
     assert "through torch" in teacher.about
     teacher.close()

@@ -30,6 +30,8 @@ class Judge:
     """A conversation as the student sees it, generation prompt included."""
     encode_answer: Callable[[Tokens, str], Tokens]
     """An answer's tokens behind the tokens of its prompt."""
+    decode: Callable[[Sequence[int]], str]
+    """Text of ids, special tokens left out, by the student's own tokenizer."""
     templates: Templates = field(default_factory=Templates)
 
 

@@ -78,6 +78,7 @@ def judge(engine: CharacterEngine, templates: Templates = TEMPLATES) -> Judge:
         adapter="judge",
         encode=lambda messages: encode("".join(f"<{m.role}>{m.content}" for m in messages)),
         encode_answer=lambda prompt, text: (*encode(text), END),
+        decode=decode,
         templates=templates,
     )
 

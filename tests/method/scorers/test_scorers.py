@@ -153,7 +153,9 @@ def test_vetted_templates_name_only_what_is_filled():
 def test_choices_are_read_behind_what_they_share():
     """A tokenizer that puts a blank before every word: the blank goes to the question, the digit is read."""
     by = judge(CharacterEngine(choice=lambda text, word: float(text.endswith("? ")) * int(word)))
-    spaced = Judge(by.engine, by.adapter, by.encode, lambda prompt, text: (*encode(" " + text), 0), TEMPLATES)
+    spaced = Judge(
+        by.engine, by.adapter, by.encode, lambda prompt, text: (*encode(" " + text), 0), by.decode, TEMPLATES
+    )
     ((_, logits),) = read_choices(spaced, [[encode("a?"), encode("b?")]], ("1", "2"))
     assert logits.tolist() == [[1, 2], [1, 2]]
 
