@@ -13,7 +13,7 @@ import pytest
 import torch
 from random_models import TOKENIZER, YARN
 from transformers import AutoModelForCausalLM
-from upstream_converter import python_path, tensors
+from upstream_converter import tensors
 
 from pudistill_cli.errors import DataError, ExportError, PudistillError
 from pudistill_llamacpp.convert import writer as writing
@@ -130,11 +130,8 @@ def test_a_disk_that_is_full(models: dict[str, Path], tmp_path: Path, monkeypatc
 # --- upstream's converter, at the user's wish ---
 
 
-def test_upstreams_converter(
-    models: dict[str, Path], adapter: Path, upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_upstreams_converter(models: dict[str, Path], adapter: Path, upstream: Path, tmp_path: Path) -> None:
     """It writes the merged tensors that ours writes, and leaves nothing beside them."""
-    monkeypatch.setenv("PYTHONPATH", python_path(upstream))
     convert_with_upstream(upstream, models["llama"], tmp_path / "out" / "m.gguf", dtype="f16", adapter=adapter)
     ours = write_gguf(models["llama"], tmp_path / "ours.gguf", dtype="f16", adapter=adapter)
     assert tensors(tmp_path / "out" / "m.gguf") == tensors(ours.path)

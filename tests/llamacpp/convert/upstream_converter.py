@@ -7,11 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pytest
 from gguf import GGUFReader
 
 _DRIVER = """
@@ -32,17 +30,9 @@ for folder, out, dtype, pre in jobs:
 """
 
 
-def python_path(upstream: Path) -> str:
-    """Where sentencepiece is, which upstream's converter needs and the product does not; skips without it."""
-    site = upstream.parents[2] / "site"
-    if find_spec("sentencepiece") is None and not (site / "sentencepiece").is_dir():
-        pytest.skip("upstream's converter needs sentencepiece")
-    return str(site)
-
-
 def convert(upstream: Path, jobs: list[tuple[Path, Path, str, str | None]]) -> None:
     """(checkpoint, file, type, pre-tokenizer's name or None to let upstream find it) each."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(upstream)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     listed = json.dumps([[str(folder), str(out), dtype, pre] for folder, out, dtype, pre in jobs])
     done = subprocess.run(
         [sys.executable, "-c", _DRIVER, str(upstream), listed], env=environment, capture_output=True, text=True
