@@ -30,6 +30,8 @@ from pudistill_cli.student import Student, resolve_student, with_original
 
 SAMPLE_ROWS = 256
 """Sequences that are decoded together unless the recipe says otherwise."""
+ENGINE = "engine."
+"""Before the names of what `auto` means to an engine of another backend than the learner's."""
 DEFAULT_CONTEXT = 4096
 """A student's context is used up to here unless the recipe asks for more: memory grows with it."""
 
@@ -119,7 +121,7 @@ def _choice(recipe: Recipe, student: Student, console: Console) -> Choice:
 def _resolved(choice: Choice, spec: ModelSpec, learner_spec: ModelSpec) -> dict[str, str]:
     found = dict(choice.learner.describe(learner_spec))
     if choice.engine.name != choice.learner.name or spec.options:
-        found |= {f"engine.{name}": value for name, value in choice.engine.describe(spec).items()}
+        found |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
     return found
 
 

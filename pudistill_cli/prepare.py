@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
+from typing import Literal
 
 from pudistill_cli.console import Console
-from pudistill_cli.contract import Engine, Learner, LoraSpec, OptimizerSpec
+from pudistill_cli.contract import Engine, Learner, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.errors import RunError
 from pudistill_cli.job import Job, cache_path
 from pudistill_cli.ledger import Ledger
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.models import Models
-from pudistill_cli.plan import DEFAULT_CONTEXT, Plan, identity, plan
+from pudistill_cli.plan import DEFAULT_CONTEXT, ENGINE, Plan, identity, plan
 from pudistill_cli.recipe import Recipe
 from pudistill_cli.recipe_file import load_recipe
 from pudistill_cli.rundir import RunFolder
@@ -38,13 +40,15 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
 def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) -> Job:
     recipe, student = checked.recipe, checked.student
     resolved = folder.resolve_once(dict(checked.resolved))
+    spec, learner_spec = _as_first_resolved(checked, resolved)
     choice, train = checked.choice, recipe.train
     lora = LoraSpec(recipe.lora.r, recipe.lora.alpha, recipe.lora.base, recipe.seed)
     optimizer = OptimizerSpec(weight_decay=train.weight_decay, clip_norm=train.clip_norm)
 
     def learn(engine: Engine) -> Learner:
-        return choice.learner.learn(checked.learner_spec, lora, optimizer, engine)
+        return choice.learner.learn(learner_spec, lora, optimizer, engine)
 
+    models = Models(choice.engine.open(spec), learn, in_turns=choice.suspend)
     return Job(
         recipe=recipe,
         student=student,
@@ -54,14 +58,25 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         console=console,
         backend=choice.engine,
         learner_backend=choice.learner,
-        spec=checked.spec,
-        learner_spec=checked.learner_spec,
+        spec=spec,
+        learner_spec=learner_spec,
         resolved=resolved,
-        models=Models(choice.engine.open(checked.spec), learn, in_turns=choice.suspend),
+        models=models,
         cache=AnswerCache(cache_path() / "anchors.sqlite"),
         metric_function=load_metric(recipe.eval.metric),
         offline=offline,
     )
+
+
+def _as_first_resolved(checked: Plan, resolved: Mapping[str, str]) -> tuple[ModelSpec, ModelSpec]:
+    """The specs of engine and learner with what can change a byte as the run first resolved it, on whatever machine."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16" if resolved["dtype"] == "bfloat16" else "float32"
+    learner = replace(checked.learner_spec, dtype=dtype, threads=int(resolved["threads"]))
+    own = {k.removeprefix(ENGINE): v for k, v in resolved.items() if k.startswith(ENGINE)}
+    if not own:
+        return learner, learner
+    options = {k: v for k, v in own.items() if k not in ("device", "threads", "rows")}
+    return replace(checked.spec, threads=int(own["threads"]), options=options), learner
 
 
 def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ import pytest
 from tiny import Ended, Tiny
 
 from pudistill_cli import plan, preflight
+from pudistill_cli.console import Console
 from pudistill_cli.method import off_policy
+from pudistill_cli.prepare import reopen
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
 
@@ -98,6 +101,20 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(sampled: Tiny, tmp_path: Path, 
         assert ended.code == 0, ended.err
     assert tiny.bytes_of(*COMPARED) == sampled.bytes_of(*COMPARED)
     assert tiny.bytes_of("export/*/*.gguf") == sampled.bytes_of("export/*/*.gguf")
+
+
+def test_what_was_resolved_first_is_used_again(tmp_path: Path, call: Call) -> None:
+    """On a machine where `auto` would mean something else, a run goes on as it began."""
+    tiny = Tiny.make(tmp_path, backend="llamacpp", prefer={"rounds": 0}, export={"formats": ["adapter"]})
+    assert call(*tiny.arguments()).code == 0
+    record = tiny.run / "state" / "run.json"
+    content = json.loads(record.read_text())
+    content["resolved"] |= {"threads": "2", "engine.threads": "2", "engine.quant": "q8_0", "engine.kv": "f16"}
+    record.write_text(json.dumps(content))
+    with closing(reopen("tiny", tiny.runs, Console(), [])) as job:
+        assert (job.learner_spec.threads, job.learner_spec.dtype, job.learner_spec.options) == (2, "float32", {})
+        assert job.spec.threads == 2
+        assert (job.spec.options["quant"], job.spec.options["kv"], job.spec.options["flash"]) == ("q8_0", "f16", "off")
 
 
 def test_a_run_of_torch_is_exported_too(copied: Tiny, call: Call) -> None:
