@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from pudistill_cli.contract import Backend, Exporter
+from pudistill_cli.contract import Backend
 from pudistill_cli.errors import BackendError
+from pudistill_cli.exporter import Exporter
 
 GROUP = "pudistill.backends"
 

@@ -11,7 +11,8 @@ from typing import cast
 
 from pudistill_cli import probes
 from pudistill_cli.checkpoint import count_parameters, read_json, weight_files
-from pudistill_cli.contract import Adapter, ExportRequest, ModelSpec, WrittenExport
+from pudistill_cli.contract import Adapter, ModelSpec
+from pudistill_cli.exporter import ExportRequest, WrittenExport
 from pudistill_cli.merged_tensors import merged_tensors
 from pudistill_cli.tokenizer import Format, StudentTokenizer
 from pudistill_llamacpp.convert import preflight, upstream_converter

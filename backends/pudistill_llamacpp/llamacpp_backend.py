@@ -7,17 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pudistill_cli.contract import (
-    Adapter,
-    Capabilities,
-    Engine,
-    ExportRequest,
-    LoraSpec,
-    ModelSpec,
-    OptimizerSpec,
-    WrittenExport,
-)
+from pudistill_cli.contract import Adapter, Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.errors import BackendError
+from pudistill_cli.exporter import ExportRequest, WrittenExport
 
 if TYPE_CHECKING:
     from pudistill_cli.model_file import ModelFile, StudentFiles

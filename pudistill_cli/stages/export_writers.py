@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from pudistill_cli import weights
-from pudistill_cli.contract import Engine, ExportRequest, Sampling, Speech, WrittenExport
+from pudistill_cli.contract import Engine, Sampling
 from pudistill_cli.errors import ExportError, PudistillError
 from pudistill_cli.export_formats import Target
+from pudistill_cli.exporter import ExportRequest, Speech, WrittenExport
 from pudistill_cli.job import Job
 from pudistill_cli.registry import exporter_of
 from pudistill_cli.stages.anchors import Anchored, Anchors

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pudistill_cli.contract import WrittenExport
 from pudistill_cli.errors import ExportError
 from pudistill_cli.export_formats import Target, formats_of
+from pudistill_cli.exporter import WrittenExport
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.export_writers import writer_of

@@ -17,8 +17,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import QUICKSTART, STUDENT, lines_of
 from transformers import AutoModelForCausalLM
 
-from pudistill_cli.contract import Engine, ExportRequest, ModelSpec, Sampling, Speech, Tokens
+from pudistill_cli.contract import Engine, ModelSpec, Sampling, Tokens
 from pudistill_cli.errors import ExportError
+from pudistill_cli.exporter import ExportRequest, Speech
 from pudistill_cli.prompts import Message
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.writer import write_gguf
