@@ -27,11 +27,12 @@ def test_the_source_tree_is_not_what_is_tested() -> None:
 
 def test_the_wheel_holds_only_names_of_ours() -> None:
     tops = {str(f).split("/")[0] for f in distribution("pudistill").files or [] if not str(f).startswith("..")}
-    assert {t for t in tops if not t.endswith(".dist-info")} == {"pudistill_cli", "pudistill_torch"}
+    ours = {"pudistill_cli", "pudistill_torch", "pudistill_llamacpp"}
+    assert {t for t in tops if not t.endswith(".dist-info")} == ours
 
 
 def test_backends_come_by_entry_point() -> None:
-    assert "torch" in {point.name for point in entry_points(group="pudistill.backends")}
+    assert {point.name for point in entry_points(group="pudistill.backends")} >= {"torch", "llamacpp"}
 
 
 def test_shipped_recipes_are_found_and_checked(tmp_path: Path) -> None:
@@ -49,3 +50,6 @@ def test_the_quickstart_runs_from_the_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "done"
     assert (tmp_path / "runs" / "quickstart" / "export" / "hf" / "model.safetensors").is_file()
+    exported = pudistill("export", "quickstart", "--format", "gguf", "--quant", "q8_0", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "runs" / "quickstart" / "export" / "gguf-q8_0" / "quickstart-q8_0.gguf").is_file()
