@@ -77,8 +77,8 @@ def test_all_errors_at_once_each_with_its_place_and_what_was_meant(tiny: Tiny, c
     ("setting", "code", "words"),
     [
         ("lora.base=nf4", 5, ["nf4", "--set lora.base=bf16"]),
-        ("backend=llamacpp", 5, ["llamacpp", "GGUF"]),
-        ("backend.engine=llamacpp", 5, ["llamacpp", "GGUF"]),
+        ("backend=mlx", 5, ["mlx", "Apple Silicon"]),
+        ("backend.engine=mlx", 5, ["mlx", "Apple Silicon"]),
         ("student.device=cuda:99", 5, ["cuda:99", "--set student.device=auto"]),
         ("eval.metric=no_such_module:f", 2, ["no_such_module"]),
         ("eval.metric=math:no_such_function", 2, ["no_such_function"]),
