@@ -141,7 +141,10 @@ def reads(modules: list[Nodes], section: str, classes: set[str]) -> set[str]:
 
 def test_every_setting_of_a_recipe_is_read() -> None:
     modules = sources()
-    read = {section: reads(modules, section, {m.__name__ for m in models}) for section, models in sections().items()}
+    read = {
+        section: reads(modules, section, {f"{section.capitalize()}Settings", *(m.__name__ for m in models)})
+        for section, models in sections().items()
+    }
     wordings = {("rank", name) for name in ("view", "verdict", "pairwise")}  # by RankSettings.templates, see below
     unread = {f"{s}.{f}" for s, _, f in settings() if f not in read[s] and (s, f) not in wordings}
     assert unread == set()
