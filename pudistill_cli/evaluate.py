@@ -124,13 +124,20 @@ class Evaluator:
         scores: dict[int, Values] = dict(scorer.score(self.job.judge(), items))
         return np.array([scores[i] for i in range(len(items))]) if items else np.empty((0, 1))
 
-    def _readable(self, item: Item, template: str, behind: int | None = None) -> bool:
-        """Whether the question fits the context with `behind` tokens after it: by default the longest answer."""
+    def _readable(self, item: Item, template: str) -> bool:
+        """Whether the question fits the context with the longest candidate behind it."""
+        question = ask(self.job.judge(), item, template)
+        return len(question) + max(len(c.tokens) for c in item.candidates) <= self.job.spec.context
+
+    def _readable_pair(self, item: Item) -> bool:
+        """Whether both orders of an item's two answers fit the context, with the words of the choice."""
         judge = self.job.judge()
-        *_, other, longest = sorted((c.text for c in (*item.candidates, item.candidates[0])), key=len)
-        tokens = ask(judge, item, template, candidate=longest, first=longest, second=other)
-        behind = max(len(c.tokens) for c in item.candidates) if behind is None else behind
-        return len(tokens) + behind <= self.job.spec.context
+        first, second = (c.text for c in item.candidates)
+        questions = [
+            ask(judge, item, judge.templates.pairwise, first=a, second=b) for a, b in ((first, second), (second, first))
+        ]
+        words = [judge.encode_answer(questions[0], word) for word in judge.templates.pairwise_choices]
+        return max(map(len, questions)) + max(map(len, words)) <= self.job.spec.context
 
     def wins(self, system: System, against: System, name: str, temperature: float) -> Values:
         """(N,) how often the judge prefers the system's answer to the other's of the same sample; a tie is half.
@@ -147,7 +154,7 @@ class Evaluator:
             if p.answer_tokens
         ]
         judge = self.job.judge()
-        readable = [item for item in items if self._readable(item, judge.templates.pairwise, behind=1)]
+        readable = [item for item in items if self._readable_pair(item)]
         by_prompt: dict[str, list[float]] = {}
         for index, scores in Pairwise().score(judge, readable):
             by_prompt.setdefault(readable[index].key, []).append(0.5 + 0.5 * float(np.sign(scores[0] - scores[1])))

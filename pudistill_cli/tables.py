@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pudistill_cli.stages.evaluation import Results
 
 BESIDE = ("chrF to anchor", "wins over SFT (judge)", "distinct-2", "tokens", "truncated", "anchor NLL")
+SHORT = {"wins over SFT (judge)": "wins (judge)"}
+"""Names on the screen, so that four columns fit in 80."""
 
 
 def print_results(console: Console, results: Results) -> None:
@@ -63,11 +65,11 @@ def _beside(rows: list[Figures], measure: str) -> Table:
     rows = list({f.system: f for f in reversed(first)}.values())[::-1]
     measures = [m for m in BESIDE if m != measure and any(m in f.measures for f in rows)]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(f"beside it, {temperature_name(rows[0].temperature)}")
+    table.add_column(f"also, {temperature_name(rows[0].temperature)}", no_wrap=True)
     for system in rows:
-        table.add_column(system.system, justify="right")
+        table.add_column(system.system, justify="right", no_wrap=True)
     for m in measures:
-        table.add_row(m, *(_cell(f.measures.get(m)) for f in rows))
+        table.add_row(SHORT.get(m, m), *(_cell(f.measures.get(m)) for f in rows))
     return table
 
 
@@ -75,7 +77,7 @@ def _cell(interval: Interval | None, *, signed: bool = False) -> str:
     """0.688 [.661, .715]: the bounds without their leading zero, so that four columns fit in 80."""
     if interval is None:
         return ""
-    digits = 1 if abs(interval.mean) >= 10 else 2 if abs(interval.mean) >= 2 else 3
+    digits = next((d for least, d in ((100, 0), (10, 1), (2, 2)) if abs(interval.mean) >= least), 3)
     mean, low, high = (f"{v:{'+' if signed else ''}.{digits}f}" for v in (interval.mean, interval.low, interval.high))
     return f"{mean} [{_bare(low)}, {_bare(high)}]"
 

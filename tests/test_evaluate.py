@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import pytest
 from tiny import QUICKSTART, SIZES, STUDENT, Ended, Tiny, lines_of, write_lines
 
 from pudistill_cli.console import Console
-from pudistill_cli.evaluate import Evaluator, Figures, System
+from pudistill_cli.evaluate import Evaluator, Figures, System, item_of
 from pudistill_cli.job import Job
+from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.statistics import Interval
 from pudistill_cli.metrics import json_equal
 from pudistill_cli.prepare import reopen
-from pudistill_cli.stages.anchors import Anchors, ask_teacher
+from pudistill_cli.stages.anchors import Anchored, Anchors, ask_teacher
 from pudistill_cli.stages.evaluation import _verdict
 from pudistill_cli.stages.selection import Considered, Selection
 
@@ -152,7 +154,7 @@ def test_without_a_metric_the_judge_s_opinion_is_named_as_such(tmp_path: Path, c
         "anchor NLL", "chrF to anchor", "wins over SFT (judge)", "tokens", "truncated", "distinct-2",
     }  # fmt: skip
     assert 0 <= rl["measures"]["wins over SFT (judge)"]["mean"] <= 1
-    assert "wins over SFT" in ended.out
+    assert "wins (judge)" in ended.out
     assert "(judge)" in ended.out
     assert "none of which is the truth" in ended.out
 
@@ -166,13 +168,29 @@ def test_every_figure_has_its_interval_around_it(whole: Tiny) -> None:
 def test_answers_that_the_judge_cannot_read_leave_no_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
 ) -> None:
-    monkeypatch.setattr(Evaluator, "_readable", lambda *_, **__: False)
+    monkeypatch.setattr(Evaluator, "_readable", lambda *_: False)
+    monkeypatch.setattr(Evaluator, "_readable_pair", lambda *_: False)
     tiny = Tiny.make(tmp_path, prefer={"rounds": 1}, eval={"metric": "none"}, export={"formats": ["adapter"]})
     ended = call(*tiny.arguments("--json"))
     assert ended.code == 0, ended.err
     assert ended.events[-1]["event"] == "done"
     assert "NaN" not in (tiny.run / "results.json").read_text()
     assert "wins over SFT (judge)" not in figure(tiny, "PU-RL")["measures"]
+
+
+def test_a_pair_is_readable_when_both_orders_and_the_choice_fit(job: Job) -> None:
+    anchored = Anchored(job.prompts.test[0], job.encode_prompt(job.prompts.test[0].messages), "{}", (5, 1))
+    item = item_of(anchored, [((5, 1), '{"do":"book"}'), ((5, 1), '{"do":"call","who":"Anna"}')])
+    judge = job.judge()
+    first, second = (c.text for c in item.candidates)
+    question = max(
+        len(ask(judge, item, judge.templates.pairwise, first=a, second=b))
+        for a, b in ((first, second), (second, first))
+    )
+    word = max(len(judge.encode_answer((), w)) for w in judge.templates.pairwise_choices)
+    for spare, readable in ((0, True), (-1, False)):
+        cut = replace(job, spec=replace(job.spec, context=question + word + spare))
+        assert Evaluator(cut, {})._readable_pair(item) is readable
 
 
 # --- parts, on a run that is there ---
