@@ -121,10 +121,10 @@ class AdapterAlone:
 class OfBackend:
     """A format that a backend writes and its runtime loads."""
 
-    keeps_more = "Use a larger --quant, or --format gguf-adapter."
-
     def __init__(self, job: Job, anchors: Anchors, name: str, target: Target, out: Path) -> None:
         self._job, self._target = job, target
+        alone = target.format == "gguf-adapter"
+        self.keeps_more = "" if alone else "Use a larger --quant, or --format gguf-adapter."
         self._exporter = exporter_of(target.format)
         self._written = WrittenExport(out)
         self._request = ExportRequest(
