@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pudistill_cli import __version__
+from pudistill_cli.cache_folder import cache_path
 from pudistill_cli.contract import Backend, Capabilities
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware import Hardware, Improvement, choose, improvements
-from pudistill_cli.job import cache_path
 from pudistill_cli.memory import Demand
 
 STUDENTS = {

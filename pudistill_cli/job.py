@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pudistill_cli.console import Console
@@ -164,17 +163,3 @@ class Job:
         self.cache.close()
         self.ledger.close()
         self.folder.close()
-
-
-def cache_path() -> Path:
-    """Where answers are kept between runs: the platform's cache folder, or `PUDISTILL_CACHE`."""
-    import os
-    import sys
-
-    if "PUDISTILL_CACHE" in os.environ:
-        return Path(os.environ["PUDISTILL_CACHE"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "pudistill"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "pudistill"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pudistill"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from pudistill_cli.cache_folder import cache_path
 from pudistill_cli.errors import ExportError
 from pudistill_cli.export_formats import CORE, formats_of
-from pudistill_cli.job import cache_path
 from pudistill_cli.ledger import Ledger
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.recipe import ExportSettings

@@ -9,10 +9,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
+from pudistill_cli.cache_folder import cache_path
 from pudistill_cli.console import Console
 from pudistill_cli.contract import Engine, Learner, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.errors import RunError
-from pudistill_cli.job import Job, cache_path
+from pudistill_cli.job import Job
 from pudistill_cli.ledger import Ledger
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.models import Models

@@ -28,8 +28,8 @@ def command(
     """
     from collections import Counter
 
+    from pudistill_cli.cache_folder import cache_path
     from pudistill_cli.console import Console
-    from pudistill_cli.job import cache_path
     from pudistill_cli.plan import read_prompt_sets
     from pudistill_cli.prepare import teacher_of
     from pudistill_cli.recipe_file import load_recipe

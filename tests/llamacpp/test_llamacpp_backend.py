@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,21 @@ def test_it_does_not_learn(student: Path) -> None:
     with pytest.raises(BackendError, match="cannot train") as caught:
         backend.learn(spec_of(student), LoraSpec(), OptimizerSpec(), None)
     assert "backend.learner=torch" in caught.value.hint
+
+
+def test_no_module_of_it_imports_a_run() -> None:
+    """It knows the contract and files; recipes, runs, ledgers and teachers are the core's alone."""
+    code = """
+import importlib, pkgutil, sys
+import pudistill_llamacpp
+for module in pkgutil.walk_packages(pudistill_llamacpp.__path__, "pudistill_llamacpp."):
+    importlib.import_module(module.name)
+print(*(name.removeprefix("pudistill_cli.") for name in sys.modules if name.startswith("pudistill_cli.")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert {"contract", "exporter", "errors", "cache_folder"} <= loaded
+    assert not loaded & set("job loop plan prepare recipe rundir ledger stages teacher commands".split())
 
 
 # --- options ---

@@ -9,8 +9,8 @@ from hashlib import blake2b, file_digest
 from math import prod
 from pathlib import Path
 
+from pudistill_cli.cache_folder import cache_path
 from pudistill_cli.errors import DataError
-from pudistill_cli.job import cache_path
 from pudistill_cli.model_file import ModelFile, StudentFiles
 from pudistill_llamacpp.gguf_student.checkpoint import checkpoint_of
 from pudistill_llamacpp.gguf_student.codec import GgufCodec
