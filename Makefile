@@ -75,7 +75,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) -e '.[dev,llamacpp]'
+	$(PIP) -e '.[dev,llamacpp,mlx]'
 	touch $@
 
 clean:

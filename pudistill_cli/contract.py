@@ -19,6 +19,8 @@ from pudistill_cli.method.preferences import Targets
 Tokens: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = NDArray[np.float32]
 Finish: TypeAlias = Literal["stop", "length"]
+Base: TypeAlias = Literal["bf16", "nf4", "8bit", "4bit"]
+"""How base weights are held: as `ModelSpec.dtype` says, or quantised (bitsandbytes' nf4; MLX's affine 8 and 4 bits)."""
 Adapter: TypeAlias = str
 """The handle that `load_adapter` returned. There is no current adapter: each call names one, None is the bare base."""
 
@@ -38,6 +40,8 @@ class ModelSpec:
     """The longest sequence, prompt and answer together, in tokens."""
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    base: Base = "bf16"
+    """What the adapter is trained on: other than bf16, the weights are quantised when they are loaded (QLoRA)."""
     threads: int | None = None
     """CPU threads; None leaves the framework's own choice."""
     sample_rows: int = 256
@@ -54,7 +58,6 @@ class LoraSpec:
 
     r: int = 32
     alpha: float = 64.0
-    base: Literal["bf16", "nf4"] = "bf16"
     seed: int = 0
 
 
@@ -236,6 +239,10 @@ class Learner(Scoring, Protocol):
         Returns at least `loss`, `grad_norm` and `tokens`. Raises TrainingError when loss or gradient is not finite:
         the adapter is then as it was before the step.
         """
+        ...
+
+    def halve_budget(self) -> int | None:
+        """Use half as many tokens in a pass from now on, after a step had no memory; None if it can be no less."""
         ...
 
     def snapshot(self, path: Path) -> Path:

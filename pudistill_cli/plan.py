@@ -86,6 +86,7 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
         context=student.context if recipe.student.context else min(student.context, DEFAULT_CONTEXT),
         device=recipe.student.device if own_device else choice.device,
         dtype=recipe.student.dtype,
+        base=recipe.lora.base,
         threads=recipe.student.threads,
         sample_rows=recipe.student.sample_rows or SAMPLE_ROWS,
         token_budget=recipe.student.token_budget,

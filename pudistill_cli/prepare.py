@@ -43,7 +43,7 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
     resolved = folder.resolve_once(dict(checked.resolved))
     spec, learner_spec = _as_first_resolved(checked, resolved)
     choice, train = checked.choice, recipe.train
-    lora = LoraSpec(recipe.lora.r, recipe.lora.alpha, recipe.lora.base, recipe.seed)
+    lora = LoraSpec(recipe.lora.r, recipe.lora.alpha, recipe.seed)
     optimizer = OptimizerSpec(weight_decay=train.weight_decay, clip_norm=train.clip_norm)
 
     def learn(engine: Engine) -> Learner:
@@ -72,12 +72,17 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
 def _as_first_resolved(checked: Plan, resolved: Mapping[str, str]) -> tuple[ModelSpec, ModelSpec]:
     """The specs of engine and learner with what can change a byte as the run first resolved it, on whatever machine."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if resolved["dtype"] == "bfloat16" else "float32"
-    learner = replace(checked.learner_spec, dtype=dtype, threads=int(resolved["threads"]))
+    learner = replace(checked.learner_spec, dtype=dtype, threads=_threads(resolved))
     own = {k.removeprefix(ENGINE): v for k, v in resolved.items() if k.startswith(ENGINE)}
     if not own:
         return learner, learner
     options = {k: v for k, v in own.items() if k not in ("device", "threads", "rows")}
-    return replace(checked.spec, threads=int(own["threads"]), options=options), learner
+    return replace(checked.spec, threads=_threads(own), options=options), learner
+
+
+def _threads(resolved: Mapping[str, str]) -> int | None:
+    """None for a backend without such a setting (MLX)."""
+    return int(resolved["threads"]) if "threads" in resolved else None
 
 
 def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Job:

@@ -22,8 +22,9 @@ from pydantic import (
     model_validator,
 )
 
+from pudistill_cli.contract import Base
 from pudistill_cli.errors import BackendError
-from pudistill_cli.export_formats import AUTO, FORMATS
+from pudistill_cli.export_formats import AUTO, FORMATS, MLX_BITS, MLX_GROUP_SIZE, MLX_GROUP_SIZES
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates
@@ -142,8 +143,8 @@ class LoraSettings(Section):
 
     r: Count = 32
     alpha: Positive = 64.0
-    base: Literal["bf16", "nf4"] = "bf16"
-    """The base weights while training; nf4 is four bits (see `check_base`)."""
+    base: Base = "bf16"
+    """The base weights while training; nf4, 8bit and 4bit are quantised (see `check_base`)."""
 
 
 class SftSettings(Section):
@@ -159,7 +160,7 @@ class SftSettings(Section):
 
 
 def _as_list(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str | int) else value
 
 
 class RankSettings(Section):
@@ -278,12 +279,17 @@ class ExportSettings(Section):
     """auto: hf and adapter, or for a student that is a GGUF file gguf and gguf-adapter.
 
     hf: merged weights; adapter: PEFT's format; gguf: merged weights for llama.cpp, Ollama and LM Studio, one file for
-    each of `quants`; gguf-adapter: the adapter alone for llama.cpp.
+    each of `quants`; gguf-adapter: the adapter alone for llama.cpp; mlx: merged weights for mlx-lm and LM Studio on a
+    Mac, one folder for each of `bits`.
     """
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the merged weights. bfloat16 is half the size and loses most of a small update."""
     quants: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_list)] = ("q8_0",)
     """How GGUF weights are stored: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 and what else llama.cpp has."""
+    bits: Annotated[tuple[Count, ...], Field(min_length=1), BeforeValidator(_as_list)] = (8,)
+    """How MLX weights are stored: 3, 4, 5, 6 or 8 bits, 16 (bfloat16) or 32 (float32)."""
+    group_size: Count = MLX_GROUP_SIZE
+    """So many weights of a row share a scale in MLX's 3 to 8 bits: 32, 64 or 128."""
     llama_cpp: str | None = None
     """A checkout of llama.cpp, whose converter is used for architectures that ours does not write."""
 
@@ -291,8 +297,6 @@ class ExportSettings(Section):
     @classmethod
     def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value if value != AUTO else ():
-            if name == "mlx":
-                raise ValueError("'mlx' is not built yet; this version writes " + ", ".join(FORMATS))
             if name not in FORMATS:
                 raise ValueError(f"no format {name!r}{did_you_mean(name, FORMATS)}: there are {', '.join(FORMATS)}")
         return value
@@ -301,6 +305,26 @@ class ExportSettings(Section):
     @classmethod
     def _lower_case(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name.lower() for name in value)
+
+    @field_validator("bits")
+    @classmethod
+    def _known_bits(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        for bits in value:
+            if bits not in MLX_BITS:
+                raise ValueError(f"MLX weights have {_either(MLX_BITS)} bits, not {bits}")
+        return value
+
+    @field_validator("group_size")
+    @classmethod
+    def _known_group_size(cls, value: int) -> int:
+        if value not in MLX_GROUP_SIZES:
+            raise ValueError(f"a group is of {_either(MLX_GROUP_SIZES)} weights, not {value}")
+        return value
+
+
+def _either(numbers: tuple[int, ...]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}"
 
 
 class Recipe(Section):
@@ -335,10 +359,10 @@ def check_base(lora: LoraSettings, learner: str, quantised_bases: frozenset[str]
     """Refuse a base in fewer bits than the learner can hold.
 
     Raises:
-        BackendError: `lora.base` is nf4 and the learner does not declare it.
+        BackendError: `lora.base` is not bf16 and the learner does not declare it.
     """
     if lora.base != "bf16" and lora.base not in quantised_bases:
         raise BackendError(
-            f"lora.base is {lora.base}, which the {learner} backend cannot hold yet.",
+            f"lora.base is {lora.base}, which the {learner} backend cannot hold.",
             "Train on the 16-bit base: --set lora.base=bf16",
         )

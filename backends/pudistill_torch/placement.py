@@ -35,8 +35,10 @@ def place(spec: ModelSpec) -> Placement:
     """Resolve a spec's `auto` settings on this machine.
 
     Raises:
-        BackendError: the device it names is not there, or cannot do the dtype it names.
+        BackendError: the device it names is not there, or cannot do the dtype it names, or the base is quantised.
     """
+    if spec.base != "bf16":
+        raise BackendError(f"torch cannot hold the base weights as {spec.base}.", "Use --set lora.base=bf16")
     device = _device(spec.device)
     dtype = _best_dtype(device, spec.folder) if spec.dtype == "auto" else getattr(torch, spec.dtype)
     if dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():

@@ -74,16 +74,12 @@ class TorchBackend:
         """Load the model for training; an engine of this backend with the same `spec` lends its weights.
 
         Raises:
-            BackendError: as `open`, or the base cannot be held as `lora.base` says.
+            BackendError: as `open`.
         """
         from pudistill_torch.engine import TorchEngine
         from pudistill_torch.learner import TorchLearner
         from pudistill_torch.model import Model
 
-        if lora.base != "bf16":
-            raise BackendError(
-                f"The torch backend cannot hold the base weights as {lora.base}.", "Use --set lora.base=bf16"
-            )
         if isinstance(engine, TorchEngine) and engine.spec == spec:
             return TorchLearner(engine.model, lora, optimizer)
         return TorchLearner(Model(spec), lora, optimizer)

@@ -51,7 +51,7 @@ def test_a_device_that_is_not_there_is_refused(student: Path) -> None:
 
 def test_a_quantised_base_is_refused(student: Path) -> None:
     with pytest.raises(BackendError, match="nf4"):
-        backend.learn(spec_of(student), LoraSpec(base="nf4"), OptimizerSpec(), None)
+        backend.describe(spec_of(student, base="nf4"))
 
 
 def test_a_recurrent_model_is_refused(tmp_path: Path) -> None:

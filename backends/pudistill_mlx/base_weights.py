@@ -1,0 +1,122 @@
+"""Loading a checkpoint through mlx-lm: a local folder, safetensors only, no remote code, nothing missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from sys import stderr
+from typing import Any, NoReturn
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.utils import _get_classes as model_classes
+from mlx_lm.utils import load_model
+
+from pudistill_cli.checkpoint import read_json, safetensors_header, weight_files
+from pudistill_cli.contract import Base
+from pudistill_cli.errors import BackendError, DataError
+from pudistill_mlx import quirks
+from pudistill_mlx.lora import linear_layers
+
+GROUP_SIZE = 64
+"""Weights that share a scale and a bias: MLX's own default."""
+_BITS = {"8bit": 8, "4bit": 4}
+
+
+def load_base(folder: Path, dtype: mx.Dtype, base: Base) -> Any:
+    """A causal language model, its weights evaluated, on the default device.
+
+    Raises:
+        DataError: the folder holds no whole checkpoint.
+        BackendError: MLX cannot run this architecture as a run needs it, or quantise it.
+    """
+    _refuse(folder)
+    try:
+        with redirect_stdout(stderr):  # mlx-lm prints its warnings; results are what stdout is for
+            model, _ = load_model(folder, lazy=True, strict=True, model_config=_settings(folder))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"{folder} cannot be loaded: {error}", "Download or copy the student again.") from error
+    model.eval()
+    model.set_dtype(dtype)
+    if base in _BITS:
+        _quantise(model, _BITS[base])
+    mx.eval(model.parameters())
+    return model
+
+
+def problem(folder: Path) -> str | None:
+    """Why MLX cannot hold this checkpoint, in one line; no weight is read."""
+    config, tensors = read_json(folder / "config.json"), _names(folder)
+    known = quirks.problem(config)
+    if known is not None:
+        return f"{known}."
+    try:
+        with redirect_stdout(stderr):
+            model = _empty(config | quirks.settings_for_mlx_lm(config, tensors))
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        return f"mlx-lm cannot build {config.get('model_type')!r} from this config.json: {error}."
+    return _structure(model, tensors)
+
+
+def window_of(model: Any) -> list[int | None]:
+    """The sliding window of each layer, by what mlx-lm would cache."""
+    if not hasattr(model, "make_cache"):
+        return [None] * len(model.layers)
+    return [layer.max_size if isinstance(layer, RotatingKVCache) else None for layer in model.make_cache()]
+
+
+def _refuse(folder: Path) -> None:
+    found = problem(folder)
+    if found is not None:
+        raise BackendError(
+            f"MLX cannot run {folder.name}: {found}", "Use another backend: --set backend=torch, or another student."
+        )
+
+
+def _empty(config: dict[str, Any]) -> Any:
+    """The model before its weights are read; MLX computes nothing that nobody asks for."""
+    make, arguments = model_classes(config=config)
+    return make(arguments.from_dict(config))
+
+
+def _structure(model: Any, tensors: frozenset[str]) -> str | None:
+    if not callable(getattr(model, "model", None)) or not hasattr(model, "layers"):
+        return "its parts are not those of a plain causal language model in mlx-lm."
+    if any(isinstance(m, SwitchLinear | QuantizedSwitchLinear) for m in model.modules()):
+        return "it has expert layers, which cannot be adapted here."
+    caches = model.make_cache() if hasattr(model, "make_cache") else []
+    if not all(isinstance(layer, KVCache | RotatingKVCache) for layer in caches):
+        return "it has recurrent layers, whose state cannot be branched as keys and values are."
+    strange = [name for name in linear_layers(model) if f"{name}.weight" not in tensors]
+    if strange:
+        return f"mlx-lm calls {strange[0]} what the checkpoint calls otherwise, so an adapter would not fit it."
+    return None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    return quirks.settings_for_mlx_lm(read_json(folder / "config.json"), _names(folder))
+
+
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(name for file in weight_files(folder) for name in safetensors_header(file))
+
+
+def _quantise(model: Any, bits: int) -> None:
+    """Quantise the linear layers of the blocks; embeddings and head stay as they are."""
+    layers = linear_layers(model)
+    narrow = [name for name, layer in layers.items() if layer.weight.shape[-1] % GROUP_SIZE]
+    if len(narrow) == len(layers):
+        _not_in_groups(bits)
+    chosen = layers.keys() - set(narrow)
+    predicate: Callable[[str, nn.Module], bool] = lambda name, _: name in chosen  # noqa: E731
+    nn.quantize(model, group_size=GROUP_SIZE, bits=bits, class_predicate=predicate)
+
+
+def _not_in_groups(bits: int) -> NoReturn:
+    raise BackendError(
+        f"None of the student's layers can be held in {bits} bits: their widths are no multiples of {GROUP_SIZE}.",
+        "Use --set lora.base=bf16",
+    )

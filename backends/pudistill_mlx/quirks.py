@@ -1,0 +1,91 @@
+"""Where mlx-lm reads a checkpoint's config otherwise than it is meant: put right, or refused.
+
+All of it is silent there: the model loads, and is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_ROPE_ALONE = ("rope_theta", "partial_rotary_factor")
+"""Of `rope_parameters`: what mlx-lm looks for beside `rope_scaling`, not in it."""
+
+
+def settings_for_mlx_lm(config: Mapping[str, Any], tensors: frozenset[str]) -> dict[str, Any]:
+    """What has to replace entries of config.json; `tensors` are the checkpoint's names."""
+    changed = _rope(config)
+    if "tie_word_embeddings" not in config:  # mlx-lm's default differs from transformers' for Llama
+        changed["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    pattern = _sliding_pattern(config)
+    if pattern is not None and "sliding_window_pattern" not in config:
+        changed["sliding_window_pattern"] = pattern
+    return changed
+
+
+def problem(config: Mapping[str, Any]) -> str | None:
+    """What of this checkpoint mlx-lm computes otherwise, in one line; None where nothing is known."""
+    scaling = _scaling(config)
+    kind = scaling.get("rope_type") or scaling.get("type")
+    if kind in ("longrope", "su") and scaling.get("short_factor") != scaling.get("long_factor"):
+        return "mlx-lm uses the long-context RoPE factors at every length, the checkpoint only behind its original one"
+    if kind == "dynamic":
+        return "mlx-lm's dynamic RoPE scaling cannot take rows of different lengths"
+    if config.get("model_type") == "gemma3_text" and _layer_types(config) and _sliding_pattern(config) is None:
+        return "mlx-lm knows sliding windows only in a regular pattern of layers"
+    if config.get("model_type") == "qwen2" and config.get("use_sliding_window"):
+        return "mlx-lm leaves out the sliding window of Qwen2"
+    return None
+
+
+def longest_context(config: Mapping[str, Any]) -> int | None:
+    """Tokens up to which mlx-lm computes the checkpoint's own attention: some sliding windows it leaves out."""
+    window = config.get("sliding_window")
+    if not isinstance(window, int) or config.get("model_type") not in ("mistral", "gemma2", "phi3"):
+        return None
+    types = _layer_types(config)
+    if config.get("model_type") == "mistral" and types and "sliding_attention" in types:
+        return None  # given by layer, which the Llama code that runs it reads
+    return window
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers 5 keeps all of RoPE in `rope_parameters`; most of mlx-lm looks elsewhere, and takes defaults."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or not rope:
+        return {}
+    if not all(isinstance(part, dict) for part in rope.values()):
+        return _flat_rope(rope)
+    found = _flat_rope(rope["full_attention"]) if "full_attention" in rope else {}
+    local = rope.get("sliding_attention", {}).get("rope_theta")
+    return found | ({} if local is None else {"rope_local_base_freq": local})
+
+
+def _flat_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: rope[name] for name in _ROPE_ALONE if rope.get(name) is not None}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind != "default":
+        rest = {name: value for name, value in rope.items() if name not in _ROPE_ALONE}
+        found["rope_scaling"] = rest | {"rope_type": kind, "type": kind}
+    return found
+
+
+def _scaling(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    changed = _rope(config)
+    scaling = changed.get("rope_scaling") or config.get("rope_scaling")
+    return scaling if isinstance(scaling, dict) else {}
+
+
+def _layer_types(config: Mapping[str, Any]) -> list[str]:
+    types = config.get("layer_types")
+    return [str(kind) for kind in types] if isinstance(types, list) else []
+
+
+def _sliding_pattern(config: Mapping[str, Any]) -> int | None:
+    """N where every N-th layer is global and all others slide; None where it is not like that."""
+    types = _layer_types(config)
+    if "full_attention" not in types or "sliding_attention" not in types:
+        return None
+    pattern = types.index("full_attention") + 1
+    regular = all((kind == "full_attention") == ((i + 1) % pattern == 0) for i, kind in enumerate(types))
+    return pattern if regular else None
