@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from pudistill_cli.method.scorers.ensemble import Ensemble
 from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
 from pudistill_cli.metrics import chrf, distinct_n
-from pudistill_cli.stages.anchors import Anchored
+from pudistill_cli.stages.anchors import Anchored, judge_reads
 
 Values = NDArray[np.float64]
 GREEDY = 0.0
@@ -115,23 +115,17 @@ class Evaluator:
         # An ensemble's scores are centred within the group, so they cannot compare systems.
         scorer = next((s for s in components(self.scorer) if s.model), components(self.scorer)[0])
         answers = self.answers(system, name, temperature)
-        anything = (0,) * self.job.max_new_tokens
         items = [
             item_of(p, [(a.tokens, a.text) for a in row])
             for p, row in zip(self.sets[name], answers, strict=True)
-            if p.answer_tokens and self._readable(item_of(p, [(anything, p.answer)]), self.job.judge().templates.view)
+            if p.answer_tokens and judge_reads(self.job, p)
         ]
         scores: dict[int, Values] = dict(scorer.score(self.job.judge(), items))
         return np.array([scores[i] for i in range(len(items))]) if items else np.empty((0, 1))
 
-    def _readable(self, item: Item, template: str) -> bool:
-        """Whether the question fits the context with the longest candidate behind it."""
-        question = ask(self.job.judge(), item, template)
-        return len(question) + max(len(c.tokens) for c in item.candidates) <= self.job.spec.context
-
     def _readable_pair(self, item: Item) -> bool:
         """Whether both orders of an item's two answers fit the context, with the words of the choice."""
-        judge = self.job.judge()
+        judge = replace(self.job.judge(), context=None)  # as they are: a pair that does not fit is left out
         first, second = (c.text for c in item.candidates)
         questions = [
             ask(judge, item, judge.templates.pairwise, first=a, second=b) for a, b in ((first, second), (second, first))

@@ -45,6 +45,7 @@ class Job:
     offline: bool = False
     _max_new_tokens: int | None = None
     _adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
+    _told: set[str] = field(default_factory=set[str])
 
     @property
     def engine(self) -> Engine:
@@ -119,7 +120,14 @@ class Job:
             encode_answer=self.tokenizer.encode_answer,
             decode=self.tokenizer.decode,
             templates=rank.templates(self.recipe.prompts.format),
+            context=self.spec.context,
+            tell=self._tell_once,
         )
+
+    def _tell_once(self, notice: str) -> None:
+        if notice not in self._told:
+            self._told.add(notice)
+            self.console.warn(notice)
 
     # --- numbers that are resolved once ---
 

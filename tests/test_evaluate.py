@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tiny import QUICKSTART, SIZES, STUDENT, Ended, Tiny, lines_of, write_lines
 
+from pudistill_cli import evaluate
 from pudistill_cli.console import Console
 from pudistill_cli.evaluate import Evaluator, Figures, System, item_of
 from pudistill_cli.job import Job
@@ -168,7 +169,7 @@ def test_every_figure_has_its_interval_around_it(whole: Tiny) -> None:
 def test_answers_that_the_judge_cannot_read_leave_no_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
 ) -> None:
-    monkeypatch.setattr(Evaluator, "_readable", lambda *_: False)
+    monkeypatch.setattr(evaluate, "judge_reads", lambda *_: False)
     monkeypatch.setattr(Evaluator, "_readable_pair", lambda *_: False)
     tiny = Tiny.make(tmp_path, prefer={"rounds": 1}, eval={"metric": "none"}, export={"formats": ["adapter"]})
     ended = call(*tiny.arguments("--json"))

@@ -12,6 +12,7 @@ import numpy as np
 from pudistill_cli.contract import Tokens
 from pudistill_cli.errors import DataError, TeacherError
 from pudistill_cli.job import Job
+from pudistill_cli.method.scorers.reading import WORD
 from pudistill_cli.method.scorers.templates import fill
 from pudistill_cli.prepare import teacher_of
 from pudistill_cli.prompts import Prompt
@@ -180,27 +181,34 @@ def _one_tokenizer(job: Job, anchored: Sequence[Anchored]) -> None:
             )
 
 
+def judge_reads(job: Job, anchored: Anchored) -> bool:
+    """Whether the context holds every question to the judge: the anchor in view, and the longest answer in its place.
+
+    Answers are sampled later, so each counts as `max_new_tokens`; the anchor is scored too, and may be longer.
+    """
+    wordings, scorers = job.recipe.rank.templates(job.recipe.prompts.format), job.recipe.rank.scorer
+    *before, last = anchored.prompt.messages
+    longest = max(job.max_new_tokens, len(anchored.answer_tokens))
+
+    def fits(template: str, answers: int, behind: int = 0) -> bool:
+        content = fill(template, prompt=last.content, anchor=anchored.answer, candidate="", first="", second="")
+        question = job.encode_prompt((*before, replace(last, content=content)))
+        return len(question) + answers * longest + behind <= job.spec.context
+
+    views = all(fits(view, 1) for view in (wordings.view, *wordings.other_views))
+    verdict = "verdict" not in scorers or fits(wordings.verdict, 1, WORD)
+    return views and verdict and ("pairwise" not in scorers or fits(wordings.pairwise, 2, WORD))
+
+
 def _rankable(job: Job, train: list[Anchored]) -> list[Anchored]:
-    """The prompts that the judge can read with the anchor in view and an answer behind it."""
-    wordings = job.recipe.rank.templates(job.recipe.prompts.format)
-    asked = [
-        t for n, t in (("verdict", wordings.verdict), ("pairwise", wordings.pairwise)) if n in job.recipe.rank.scorer
-    ]
-    fitting: list[Anchored] = []
-    for anchored in train:
-        *before, last = anchored.prompt.messages
-        answer = anchored.answer
-        texts = [
-            fill(t, prompt=last.content, anchor=answer, candidate=answer, first=answer, second=answer)
-            for t in (wordings.view, *asked)
-        ]
-        longest = max(len(job.encode_prompt((*before, replace(last, content=text)))) for text in texts)
-        if longest + job.max_new_tokens <= job.spec.context:
-            fitting.append(anchored)
+    """The prompts that the judge can read."""
+    fitting = [anchored for anchored in train if judge_reads(job, anchored)]
     if len(fitting) < len(train):
         job.console.warn(
-            f"{len(train) - len(fitting)} of {len(train)} prompts are for SFT only: with the anchor in view and an "
-            f"answer of {job.max_new_tokens} tokens they do not fit the context of {job.spec.context} tokens."
+            f"{len(train) - len(fitting)} of {len(train)} prompts are for SFT only: with the anchor in view and "
+            f"answers of {job.max_new_tokens} tokens the judge's questions do not fit the context of "
+            f"{job.spec.context} tokens. Raise student.context if the student allows it, or lower "
+            "prefer.max_new_tokens."
         )
     return fitting
 

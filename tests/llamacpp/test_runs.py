@@ -161,6 +161,17 @@ def test_a_student_that_cannot_be_converted_is_sampled_by_the_learner(
     assert "torch samples, not llamacpp: no such architecture." in ended.flat
 
 
+@pytest.mark.parametrize("scorer", ["verdict", "pairwise"])
+def test_answers_longer_than_their_anchors_stop_no_run(scorer: str, tmp_path: Path, call: Call) -> None:
+    """At temperature 4 no answer ends by itself, and many tokens are broken characters, whose text takes more."""
+    prefer = {"k": 4, "rounds": 1, "max_new_tokens": 48, "temperature": 4.0}
+    tiny = Tiny.make(tmp_path, backend="llamacpp", rank={"scorer": [scorer], "gates": False}, prefer=prefer)
+    ended = call(*tiny.arguments("--until", "prefer"))
+    assert ended.code == 0, ended.err
+    scored = tiny.value(f"SELECT count(*) FROM scores WHERE scorer = '{scorer}'")
+    assert scored > 0
+
+
 class Refused(NamedTuple):
     changes: dict[str, Any]
     code: int

@@ -33,6 +33,10 @@ class Judge:
     decode: Callable[[Sequence[int]], str]
     """Text of ids, special tokens left out, by the student's own tokenizer."""
     templates: Templates = field(default_factory=Templates)
+    context: int | None = None
+    """The longest sequence that the engine reads; None if it does not matter."""
+    tell: Callable[[str], None] = lambda notice: None
+    """Where notices to the user go."""
 
 
 @dataclass(frozen=True, slots=True)

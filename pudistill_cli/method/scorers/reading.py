@@ -12,12 +12,26 @@ from pudistill_cli.errors import DataError
 from pudistill_cli.method.scorers import Item, Judge, Scores
 from pudistill_cli.method.scorers.templates import fill
 
+WORD = 8
+"""Tokens kept free behind a question, for the word that is read and for texts that join otherwise at their seams."""
 
-def ask(judge: Judge, item: Item, template: str, **values: str) -> Tokens:
-    """The item's conversation with `template` in place of its last message, as the student sees it."""
+
+def ask(judge: Judge, item: Item, template: str, **answers: str) -> Tokens:
+    """The item's conversation with `template` in place of its last message, as the student sees it.
+
+    Broken characters take more tokens as text than as they were drawn: answers that pass the context by that are shown
+    without their ends.
+    """
     *before, last = item.messages
-    content = fill(template, prompt=last.content, anchor=item.anchor.text, **values)
-    return judge.encode((*before, replace(last, content=content)))
+    while True:
+        content = fill(template, prompt=last.content, anchor=item.anchor.text, **answers)
+        question = judge.encode((*before, replace(last, content=content)))
+        over = 0 if judge.context is None else len(question) + WORD - judge.context
+        name = max(answers, key=lambda n: len(answers[n]), default="")
+        if over <= 0 or not answers.get(name):
+            return question
+        judge.tell(f"The judge sees answers without their ends where a question passes {judge.context:,} tokens.")
+        answers[name] = answers[name][:-over]
 
 
 def mean_logprobs(judge: Judge, items: Sequence[Item], prefixes: Sequence[Tokens]) -> Scores:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from method.scorers.engines import TEMPLATES, CharacterEngine, anchor_in, encode, item, judge
+from method.scorers.engines import TEMPLATES, CharacterEngine, anchor_in, decode, encode, item, judge
 from pudistill_cli.errors import DataError
 from pudistill_cli.method.scorers import Item, Judge, Scorer
 from pudistill_cli.method.scorers.ensemble import Ensemble, combine
@@ -16,7 +18,7 @@ from pudistill_cli.method.scorers.likelihood_blind import LikelihoodBlind
 from pudistill_cli.method.scorers.overlap import Chrf, TokenF1, token_f1
 from pudistill_cli.method.scorers.pairwise import Pairwise, bradley_terry
 from pudistill_cli.method.scorers.pmi import Pmi
-from pudistill_cli.method.scorers.reading import read_choices
+from pudistill_cli.method.scorers.reading import ask, read_choices
 from pudistill_cli.method.scorers.registry import SCORERS, scorer_from
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates, fill
 from pudistill_cli.method.scorers.verdict import Verdict
@@ -148,6 +150,29 @@ def test_vetted_templates_name_only_what_is_filled():
     for template in (Templates().view, Templates().verdict, Templates().pairwise, TEXT_VIEW):
         assert "{" in template
         assert "{" not in fill(template, **known)
+
+
+def test_answers_that_pass_the_context_are_shown_without_their_ends():
+    """One token a character: 22 of turns and "p|ref a|rate |", 14, leave 3 of 47 behind the 8 that are kept free."""
+    told: list[str] = []
+    by = replace(judge(CharacterEngine()), context=22 + 14 + 8 + 3, tell=told.append)
+    asked = item("p", "a", "abcdef")
+    assert decode(ask(by, asked, TEMPLATES.verdict, candidate="abc")).endswith("|rate abc|")
+    assert told == []
+    assert decode(ask(by, asked, TEMPLATES.verdict, candidate="abcdef")).endswith("|rate abc|")
+    assert told == ["The judge sees answers without their ends where a question passes 47 tokens."]
+
+
+def test_of_two_answers_the_longer_one_loses_its_end():
+    """22 of turns and "p|ref a|first |second |", 23, leave 6 of 59 behind the 8 that are kept free."""
+    by = replace(judge(CharacterEngine()), context=22 + 23 + 8 + 6)
+    question = decode(ask(by, item("p", "a"), TEMPLATES.pairwise, first="abcdef", second="xy"))
+    assert question.endswith("|first abcd|second xy|")
+
+
+def test_a_question_is_never_cut_itself():
+    by = replace(judge(CharacterEngine()), context=10)
+    assert decode(ask(by, item("p", "a"), TEMPLATES.verdict, candidate="abc")).endswith("p|ref a|rate |")
 
 
 def test_choices_are_read_behind_what_they_share():
