@@ -16,12 +16,20 @@ def command(
         typer.Option(
             "--format",
             help="hf: merged weights; adapter: the PEFT adapter alone; gguf: merged weights for llama.cpp, Ollama and "
-            "LM Studio; gguf-adapter: the adapter alone for llama.cpp.",
+            "LM Studio; gguf-adapter: the adapter alone for llama.cpp; mlx: merged weights for mlx-lm and LM Studio on a "
+            "Mac.",
         ),
     ] = "hf",
     quant: Annotated[
         list[str] | None,
         typer.Option("--quant", help="Of GGUF weights: q8_0, q6_k, q5_k_m, q4_k_m, q4_0, f16, ... May be repeated."),
+    ] = None,
+    bits: Annotated[
+        list[int] | None,
+        typer.Option("--bits", help="Of MLX weights: 3, 4, 5, 6, 8, 16 (bfloat16), 32 (float32). May be repeated."),
+    ] = None,
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", help="MLX weights that share a scale: 32, 64 or 128.")
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Of merged weights: float32 or bfloat16.")] = "float32",
     adapter: Annotated[
@@ -38,6 +46,8 @@ def command(
 
       pudistill export quickstart --format gguf --quant q8_0 --quant q4_k_m
 
+      pudistill export quickstart --format mlx --bits 4 --group-size 32
+
       pudistill export quickstart --format adapter --adapter round-2
     """
     from pudistill_cli.console import Console
@@ -45,8 +55,14 @@ def command(
     from pudistill_cli.prepare import reopen
 
     console = Console(as_json=as_json)
-    quants = [f"export.quants=[{','.join(quant)}]"] if quant else []
-    job = reopen(run, runs, console, [f"export.formats=[{format}]", f"export.dtype={dtype}", *quants])
+    changes = [f"export.formats=[{format}]", f"export.dtype={dtype}"]
+    if quant:
+        changes.append(f"export.quants=[{','.join(quant)}]")
+    if bits:
+        changes.append(f"export.bits=[{','.join(map(str, bits))}]")
+    if group_size is not None:
+        changes.append(f"export.group_size={group_size}")
+    job = reopen(run, runs, console, changes)
     try:
         for exported in export_run(job, adapter):
             found = exported.comparison

@@ -23,6 +23,11 @@ from pudistill_cli.tokenizer import StudentTokenizer
 ROUNDING = 1e-6
 """Mean next-token KL in nats that float32 arithmetic may show: rounding alone is below 1e-8."""
 CALIBRATION_ROWS = 200
+KEEPS_MORE = {
+    "gguf": "Use a larger --quant, or --format gguf-adapter.",
+    "mlx": "Use more --bits (8, 16 or 32), or --format adapter.",
+}
+"""What to type for a format that loses less, where a backend's format can lose anything."""
 
 
 class Writer(Protocol):
@@ -66,7 +71,7 @@ class MergedWeights:
         """Merge in float32, then store."""
         dtype = self._job.recipe.export.dtype
         weights.merge_lora(self._job.student.merged_into, self._adapter, self._out, dtype=dtype)
-        exact = dtype == "float32" and self._job.student.original is None
+        exact = dtype == "float32" and _has_the_trained_base(self._job)
         return WrittenExport(self._out, kl_limit=ROUNDING if exact else None)
 
     def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
@@ -83,7 +88,7 @@ class MergedWeights:
 
     def read_back(self, rows: Sequence[Anchored]) -> tuple[Distributions, int]:
         """By the learner's backend, in float32."""
-        spec = replace(self._job.learner_spec, folder=self._out, dtype="float32")
+        spec = replace(self._job.learner_spec, folder=self._out, dtype="float32", base="bf16")
         with _loading(self._target):
             engine = self._job.learner_backend.open(spec)
         try:
@@ -123,8 +128,7 @@ class OfBackend:
 
     def __init__(self, job: Job, anchors: Anchors, name: str, target: Target, out: Path) -> None:
         self._job, self._target = job, target
-        alone = target.format == "gguf-adapter"
-        self.keeps_more = "" if alone else "Use a larger --quant, or --format gguf-adapter."
+        self.keeps_more = KEEPS_MORE.get(target.format, "")
         self._exporter = exporter_of(target.format)
         self._written = WrittenExport(out)
         self._request = ExportRequest(
@@ -146,8 +150,7 @@ class OfBackend:
         """Let the backend write."""
         self._request.out.mkdir(parents=True)
         written = self._exporter.write_export(self._request)
-        # What an original checkpoint has, its quantised form, which was trained on, has lost.
-        self._written = written if self._job.student.original is None else replace(written, kl_limit=None)
+        self._written = written if _has_the_trained_base(self._job) else replace(written, kl_limit=None)
         return self._written
 
     def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
@@ -157,11 +160,17 @@ class OfBackend:
     def read_back(self, rows: Sequence[Anchored]) -> tuple[Distributions, int]:
         """In the format's own runtime."""
         with _loading(self._target):
-            engine, adapter = self._exporter.open_export(self._request, self._written, self._job.spec)
+            spec = replace(self._job.spec, base="bf16")  # an export is never quantised anew
+            engine, adapter = self._exporter.open_export(self._request, self._written, spec)
         try:
             return _read(engine, adapter, rows, self._job.max_new_tokens)
         finally:
             engine.close()
+
+
+def _has_the_trained_base(job: Job) -> bool:
+    """Whether the run trained on the weights that exports are merged into, and not on a quantised form of them."""
+    return job.student.original is None and job.recipe.lora.base == "bf16"
 
 
 def _speech(job: Job, name: str) -> Speech:
