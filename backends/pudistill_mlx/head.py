@@ -7,6 +7,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from pudistill_mlx.log_softmax import logprobs_of
+
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 64 MiB in float32."""
 
@@ -58,6 +60,4 @@ class Head:
         return max(1, CHUNK_ELEMENTS // self.vocabulary)
 
     def _gathered(self, hidden: mx.array, targets: mx.array) -> mx.array:
-        logits = self.logits(hidden)
-        chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-        return chosen - mx.logsumexp(logits, axis=-1)
+        return logprobs_of(self.logits(hidden), targets)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pudistill_cli.contract import Adapter, Continuations, Floats, Tokens
 from pudistill_mlx.branches import Branch, branch_states
+from pudistill_mlx.log_softmax import log_softmax
 from pudistill_mlx.model import Model
 
 Read = Callable[[Sequence[tuple[int, int]], mx.array], list[Floats]]
@@ -52,7 +53,7 @@ def choice_logits(
 def distributions(model: Model, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
     """See `contract.Engine.distributions`."""
     hidden = model.hidden(mx.array([list(tokens)]), model.adapter(adapter))[0, -last_n:]
-    return np.concatenate([_log_softmax(model.head.logits(h)) for _, h in _split(hidden, model.head.chunk)])
+    return np.concatenate([np.array(log_softmax(model.head.logits(h))) for _, h in _split(hidden, model.head.chunk)])
 
 
 def supervised(states: mx.array, completions: Sequence[Tokens]) -> tuple[mx.array, mx.array]:
@@ -62,10 +63,6 @@ def supervised(states: mx.array, completions: Sequence[Tokens]) -> tuple[mx.arra
     targets = [token for tokens in completions for token in tokens]
     flat = states.reshape(-1, states.shape[-1])
     return flat[mx.array(at, mx.int32)], mx.array(targets, mx.int32)
-
-
-def _log_softmax(logits: mx.array) -> Floats:
-    return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
 
 
 def _split(hidden: mx.array, size: int) -> list[tuple[int, mx.array]]:
