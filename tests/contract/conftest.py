@@ -15,7 +15,7 @@ from tiny import STUDENT
 from pudistill_cli.contract import Backend, Engine, ModelSpec
 from pudistill_cli.registry import backends
 
-NAMES = ("torch", "llamacpp")
+NAMES = ("torch", "llamacpp", "mlx")
 CONTEXT = 128
 R, ALPHA = 4, 8.0
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -15,12 +15,13 @@ from pudistill_cli.contract import Engine
 @contextmanager
 def fed_tokens(name: str, engine: Engine) -> Iterator[list[int]]:
     """The list holds one number when the block has ended."""
-    with {"torch": _torch, "llamacpp": _llamacpp}[name](engine) as found:
+    with {"torch": _counted, "llamacpp": _llamacpp, "mlx": _counted}[name](engine) as found:
         yield found
 
 
 @contextmanager
-def _torch(engine: Any) -> Iterator[list[int]]:
+def _counted(engine: Any) -> Iterator[list[int]]:
+    """By the model itself, which keeps count."""
     before = engine.model.forward_tokens
     found: list[int] = []
     yield found

@@ -1,0 +1,110 @@
+"""The engine: sampling and scoring on one model, with any number of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from pudistill_cli.contract import (
+    Adapter,
+    Candidate,
+    Continuations,
+    Floats,
+    ModelSpec,
+    PromptTokens,
+    Sampling,
+    Tokens,
+)
+from pudistill_cli.errors import BackendError
+from pudistill_cli.tokenizer_files import read_tokenizer
+from pudistill_mlx import sampler, scoring
+from pudistill_mlx.model import Model
+
+
+class MlxEngine:
+    """See `contract.Engine`."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._model: Model | None = None
+        self._adapters: dict[Adapter, Path] = {}
+        self.resume()
+
+    @property
+    def model(self) -> Model:
+        """The loaded model, which a learner may share."""
+        if self._model is None:
+            raise BackendError("The engine is suspended or closed.", "This is a bug in pudistill: please report it.")
+        return self._model
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return read_tokenizer(self.spec.folder)
+
+    def encode(self, text: str) -> Tokens:
+        """Ids of a rendered prompt."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def load_adapter(self, path: Path) -> Adapter:
+        """Load a PEFT folder, frozen; DataError if it is not whole or not this student's."""
+        handle = self.model.load_adapter(path)
+        self._adapters[handle] = path
+        return handle
+
+    def drop_adapter(self, adapter: Adapter) -> None:
+        """Forget an adapter."""
+        self.model.drop_adapter(adapter)
+        self._adapters.pop(adapter, None)
+
+    def sample(
+        self, prompts: Sequence[PromptTokens], k: int, sampling: Sampling, adapter: Adapter | None
+    ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
+        """Yield (index, K candidates); DataError if a prompt fills the context."""
+        return sampler.sample(self.model, prompts, k, sampling, adapter)
+
+    def logprobs(
+        self, requests: Sequence[Continuations], adapter: Adapter | None
+    ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
+        """Yield (index, per continuation (T,) log-probs)."""
+        return scoring.logprobs(self.model, requests, adapter)
+
+    def choice_logits(
+        self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
+    ) -> Iterator[tuple[int, Floats]]:
+        """Yield (index, (S, C) logits)."""
+        return scoring.choice_logits(self.model, requests, choices, adapter)
+
+    def distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
+        """(n, V) log-probs."""
+        return scoring.distributions(self.model, tokens, last_n, adapter)
+
+    def suspend(self) -> None:
+        """Free the weights; nothing happens while a learner shares them."""
+        if self._model is not None and self._model.users == 1:
+            self._model.release()
+            self._model = None
+
+    def resume(self) -> None:
+        """Load the weights again, and the adapters from where they came, under their old handles."""
+        if self._model is not None:
+            return
+        self._model = Model(self.spec)
+        self._model.users += 1
+        for handle, path in self._adapters.items():
+            self._model.load_adapter(path, handle)
+
+    def close(self) -> None:
+        """Free everything that no learner shares."""
+        if self._model is not None:
+            for handle in self._adapters:
+                self._model.drop_adapter(handle)
+            self._model.release()
+            self._model = None
+        self._adapters.clear()
