@@ -5,7 +5,8 @@ PudistillError              1   anything below; alone: an internal inconsistency
 ├── DataError               3   prompts, anchors or a checkpoint cannot be used
 ├── TeacherError            4   the teacher cannot be asked, or a limit was reached
 ├── BackendError            5   no backend fits, or the machine cannot do it
-├── TrainingError           6   training stopped: not finite, out of memory
+├── TrainingError           6   training stopped: not finite
+│   └── OutOfMemory         6   a step had too little memory
 ├── RunError                7   the run folder: no permission, or another recipe's run
 └── ExportError             8   an export failed, or failed its verification
 Ctrl-C ends with 130.
@@ -53,6 +54,10 @@ class TrainingError(PudistillError):
     """Training stopped; the last good adapter is kept."""
 
     exit_code = 6
+
+
+class OutOfMemory(TrainingError):
+    """A step had too little memory, or took longer than the device allows; it has changed nothing."""
 
 
 class RunError(PudistillError):

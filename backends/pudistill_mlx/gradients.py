@@ -1,0 +1,204 @@
+"""Gradients of a step, accumulated over micro-batches that fit the token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+
+from pudistill_cli.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
+from pudistill_cli.method.batch import StepConstants, stack, step_constants
+from pudistill_cli.method.objectives import Objective
+from pudistill_mlx.branches import Branch, branch_states
+from pudistill_mlx.checkpointing import checkpointed_if_large
+from pudistill_mlx.lora import LowRanks
+from pudistill_mlx.model import Model
+from pudistill_mlx.padding import padded_right
+from pudistill_mlx.policy import Arrays, as_adapter
+from pudistill_mlx.scoring import supervised
+
+
+@dataclass(slots=True)
+class Accumulated:
+    """The loss of a step, its metrics, and its gradient with respect to the policy's arrays."""
+
+    model: Model
+    policy: Arrays
+    scale: float
+    metrics: Metrics
+    gradient: Arrays = field(default_factory=dict[str, mx.array])
+
+    def add(self, loss: Callable[[Arrays], tuple[mx.array, dict[str, mx.array]]], tokens: int, row: int) -> None:
+        """Add a micro-batch of `tokens` tokens in rows of `row`; evaluated, so that its activations are freed."""
+        with checkpointed_if_large(self.model, tokens, row):
+            (value, metrics), gradient = mx.value_and_grad(loss)(self.policy)
+        held = self.gradient
+        self.gradient = {name: held[name] + g for name, g in gradient.items()} if held else gradient
+        mx.eval(value, metrics, self.gradient)
+        self.count({"loss": value, **metrics})
+
+    def count(self, metrics: dict[str, mx.array]) -> None:
+        """Add figures of a micro-batch to those of the step."""
+        for name, value in metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + float(value)
+
+
+def sft_gradient(model: Model, policy: Arrays, scale: float, batch: SftBatch) -> Accumulated:
+    """Of the mean over all answer tokens of -log p; metrics are `loss` and `tokens`."""
+    count = sum(len(row.completion) for row in batch.rows)
+    total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": float(count)})
+    for rows in _row_batches(batch.rows, model.spec.token_budget):
+
+        def loss(arrays: Arrays, rows: list[Row] = rows) -> tuple[mx.array, dict[str, mx.array]]:
+            return -_row_logprobs(model, as_adapter(arrays, scale), rows).sum() / count, {}
+
+        longest = _row_length(rows[0])
+        total.add(loss, len(rows) * longest, longest)
+    return total
+
+
+def group_gradient(model: Model, policy: Arrays, scale: float, batch: GroupBatch) -> Accumulated:
+    """Of the objective; metrics are `loss`, `tokens` and the objective's own."""
+    constants = step_constants(batch.groups)
+    tokens = float(sum(len(r) for g in batch.groups for r in g.reference))
+    total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": tokens})
+    for groups in _group_batches(batch.groups, model.spec.token_budget):
+        step = _Step(total, batch.objective, constants, groups)
+        if sum(map(_tokens, groups)) <= model.spec.token_budget:
+            step.whole()
+        else:
+            step.split()
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Answers that are computed together, and their prompts."""
+
+    prompts: list[tuple[int, ...]]
+    branches: list[Branch]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(map(len, self.prompts)) + max(len(branch.tokens) for branch in self.branches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Whole groups that are computed together; a group alone may be larger than the budget."""
+
+    total: Accumulated
+    objective: Objective
+    constants: StepConstants
+    groups: Sequence[TrainGroup]
+
+    def whole(self) -> None:
+        """One forward and one backward pass."""
+        (piece,) = self._pieces(rows=sum(len(g.rows) for g in self.groups))
+
+        def loss(arrays: Arrays) -> tuple[mx.array, dict[str, mx.array]]:
+            return self._objective(self._logprobs(arrays, piece))
+
+        self.total.add(loss, len(piece.branches) * piece.longest, piece.longest)
+
+    def split(self) -> None:
+        """The same gradient in pieces: dL/dlogp first, then each piece's backward with it as weights."""
+        pieces = self._pieces(max(1, self.total.model.spec.token_budget // max(map(_longest, self.groups))))
+        scored: list[mx.array] = []
+        for piece in pieces:
+            scored.append(self._logprobs(self.total.policy, piece))
+            mx.eval(scored[-1])  # nothing of this piece is kept for the next
+        (loss, metrics), weights = mx.value_and_grad(self._objective)(mx.concatenate(scored))
+        self.total.count({"loss": loss, **metrics})
+        if not bool(mx.isfinite(weights).all()):
+            self.total.metrics["loss"] = float("nan")
+            return
+        ends = np.cumsum([len(logp) for logp in scored])
+        for piece, weight in zip(pieces, mx.split(weights, ends[:-1].tolist()), strict=True):
+            weighted = partial(self._weighted, piece=piece, weight=weight)
+            self.total.add(weighted, len(piece.branches) * piece.longest, piece.longest)
+
+    def _weighted(self, arrays: Arrays, piece: _Piece, weight: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        """Has the piece's share of the gradient; its value is no loss, so it is taken out again."""
+        value = (self._logprobs(arrays, piece) * weight).sum()
+        return value - mx.stop_gradient(value), {}
+
+    def _pieces(self, rows: int) -> list[_Piece]:
+        """The groups' answers, `rows` rows at a time."""
+        branches = [Branch(g, row.completion) for g, group in enumerate(self.groups) for row in group.rows]
+        return [self._piece(branches[first : first + rows]) for first in range(0, len(branches), rows)]
+
+    def _piece(self, branches: Sequence[Branch]) -> _Piece:
+        owners = sorted({branch.owner for branch in branches})
+        prompts = [self.groups[g].rows[0].prompt for g in owners]
+        return _Piece(prompts, [Branch(owners.index(branch.owner), branch.tokens) for branch in branches])
+
+    def _logprobs(self, arrays: Arrays, piece: _Piece) -> mx.array:
+        """(N,) of the piece's answers; a prompt is computed once, and an answer's last token never read."""
+        adapter = as_adapter(arrays, self.total.scale)
+        fed = [Branch(branch.owner, branch.tokens[:-1]) for branch in piece.branches]
+        ((_, states),) = branch_states(self.total.model, piece.prompts, fed, adapter, len(fed))
+        hidden, targets = supervised(states, [branch.tokens for branch in piece.branches])
+        return self.total.model.head.logprobs(hidden, targets)
+
+    def _objective(self, logp: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        """The objective at flat log-probs (N,)."""
+        arrays = stack(self.groups, self.constants)
+        at = mx.array(np.flatnonzero(arrays.mask), mx.int32)
+        padded = mx.zeros(arrays.mask.size).at[at].add(logp).reshape(arrays.mask.shape)  # (G, M, T)
+        return self.objective.loss(mx, padded, arrays.convert(mx.array))
+
+
+def _row_logprobs(model: Model, adapter: LowRanks, rows: Sequence[Row]) -> mx.array:
+    """Log-probs of the rows' answers, flat: each row is read once, from its prompt to its last token but one."""
+    ids = padded_right([row.prompt + row.completion[:-1] for row in rows])
+    hidden = model.hidden(ids, adapter)  # (B, L, D)
+    width = ids.shape[1]
+    at = [b * width + len(row.prompt) - 1 + t for b, row in enumerate(rows) for t in range(len(row.completion))]
+    targets = [token for row in rows for token in row.completion]
+    predicting = hidden.reshape(-1, hidden.shape[-1])[mx.array(at, mx.int32)]  # (N, D)
+    return model.head.logprobs(predicting, mx.array(targets, mx.int32))
+
+
+def longest_row(batch: SftBatch | GroupBatch) -> int:
+    """Tokens of a batch's longest row: the least that a pass can hold."""
+    rows = batch.rows if isinstance(batch, SftBatch) else [row for group in batch.groups for row in group.rows]
+    return max(map(_row_length, rows))
+
+
+def _row_length(row: Row) -> int:
+    return len(row.prompt) + len(row.completion)
+
+
+def _row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+    """Rows of like length together, longest first, padded tokens within the budget."""
+    ordered = sorted(rows, key=lambda row: -_row_length(row))
+    while ordered:
+        most = max(1, budget // _row_length(ordered[0]))
+        yield ordered[:most]
+        ordered = ordered[most:]
+
+
+def _group_batches(groups: Sequence[TrainGroup], budget: int) -> Iterator[list[TrainGroup]]:
+    """Groups together within the budget, with padding; the largest first."""
+    batch: list[TrainGroup] = []
+    for group in sorted(groups, key=_longest, reverse=True):
+        rows = sum(len(g.rows) for g in batch) + len(group.rows)
+        if batch and rows * _longest(batch[0]) > budget:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
+
+
+def _longest(group: TrainGroup) -> int:
+    return max(map(_row_length, group.rows))
+
+
+def _tokens(group: TrainGroup) -> int:
+    return len(group.rows) * _longest(group)
