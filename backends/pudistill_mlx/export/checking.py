@@ -1,0 +1,106 @@
+"""An export read back through mlx-lm: its engine, and what of it is no distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pudistill_cli.checkpoint import read_json
+from pudistill_cli.contract import Adapter, ModelSpec, Tokens
+from pudistill_cli.errors import DataError, ExportError
+from pudistill_cli.exporter import ExportRequest, Speech, WrittenExport
+from pudistill_cli.prompts import Message
+from pudistill_cli.stress_texts import STRESS
+from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_mlx.export.reading import read_text
+from pudistill_mlx.quirks import longest_context
+
+if TYPE_CHECKING:
+    from pudistill_mlx.engine import MlxEngine
+
+_SPELLED = 24
+"""So many of a tokenizer's special tokens are spelled out: some have hundreds alike."""
+_ASKED = Message("user", "Which river is longer, the Nile or the Rhine?\nOne word.")
+_AGAIN = (_ASKED, Message("assistant", "The Nile."), Message("user", "  And the shorter one? "))
+_SYSTEM = Message("system", "You answer briefly.")
+CONVERSATIONS = ((_ASKED,), _AGAIN, (_SYSTEM, _ASKED), (_SYSTEM, *_AGAIN))
+
+
+def open_export(request: ExportRequest, written: WrittenExport, spec: ModelSpec) -> tuple[MlxEngine, Adapter | None]:
+    """The folder in MLX, computed in float32: what differs then are the weights."""
+    from pudistill_mlx.engine import MlxEngine
+
+    device = "cpu" if spec.device == "cpu" else "auto"  # the run may have been on a card that MLX does not know
+    longest = longest_context(read_json(written.model / "config.json")) or spec.context
+    settings = {"folder": written.model, "device": device, "dtype": "float32", "base": "bf16", "options": {}}
+    return MlxEngine(replace(spec, context=min(spec.context, longest), **settings)), None
+
+
+def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:
+    """Ids, template, rendered conversations and stop tokens, by mlx-lm's own tokenizer.
+
+    Raises:
+        ExportError: mlx-lm reads or ends something differently.
+    """
+    student = StudentTokenizer.load(request.student, format=request.speech.format)
+    check_text(written.model, student, request.stop_tokens, request.speech, texts)
+    return ()
+
+
+def check_text(
+    folder: Path, student: StudentTokenizer, stop_tokens: Tokens, speech: Speech, texts: Sequence[str] = ()
+) -> None:
+    """Compare a folder's tokenizer, template and stop tokens in mlx-lm with the run's.
+
+    Raises:
+        ExportError: mlx-lm reads or ends something differently.
+    """
+    theirs = read_text(folder)
+    for text in (*STRESS, *_spelled(student), *texts):
+        _same_ids(text, theirs.encode(text, add_special_tokens=False), student.codec.encode(text, special=True))
+        _same_ids(text, theirs.encode(text), student.encode_text(text))
+    if speech.format == "chat":
+        _check_template(theirs, student, speech.variables)
+    missing = [i for i in stop_tokens if i not in theirs.eos_token_ids]
+    if missing:
+        raise ExportError(
+            f"mlx-lm would not stop at {student.codec.token_of(missing[0])!r}, which ends the student's answers.",
+            "Please report this with the student's generation_config.json.",
+        )
+
+
+def _check_template(theirs: Any, student: StudentTokenizer, variables: Mapping[str, Any]) -> None:
+    if theirs.chat_template != student.chat_template.source:
+        raise ExportError("The chat template that mlx-lm loads is not the student's.", "Please report this.")
+    for conversation in CONVERSATIONS:
+        with suppress(DataError):  # it takes no system message
+            wanted = student.render(conversation, **variables)
+            messages = [{"role": m.role, "content": m.content} for m in conversation]
+            found = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+            if found != wanted:
+                raise ExportError(
+                    f"mlx-lm writes a conversation as {found!r}, training as {wanted!r}.", "Please report this."
+                )
+            ids = theirs.encode(found, add_special_tokens=False)
+            _same_ids(found, ids, student.encode_prompt(conversation, **variables))
+
+
+def _spelled(student: StudentTokenizer) -> list[str]:
+    """Texts with the first and the last added tokens in words, spaces, lines and after each other."""
+    tokens = [token.content for token in student.tokenizer.get_added_tokens_decoder().values()]
+    chosen = dict.fromkeys((*tokens[: _SPELLED // 2], *tokens[-_SPELLED // 2 :]))
+    return [f"Say{t} and {t} or\n{t}{t}." for t in chosen]
+
+
+def _same_ids(text: str, found: Sequence[int], wanted: Tokens) -> None:
+    if tuple(found) == wanted:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+    raise ExportError(
+        f"mlx-lm makes other token ids of {text!r} than the student's tokenizer: at token {at} "
+        f"{tuple(found[at : at + 3])} instead of {wanted[at : at + 3]}.",
+        "Export as hf or adapter instead, and please report this with the student's tokenizer.json.",
+    )

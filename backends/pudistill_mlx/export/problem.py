@@ -1,0 +1,75 @@
+"""What would make an export fail, and the room it takes, known before a run spends anything. No weight is read."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from pudistill_cli.checkpoint import count_parameters, weight_files
+from pudistill_cli.errors import PudistillError
+from pudistill_cli.export_formats import MLX_GROUP_SIZES
+from pudistill_cli.exporter import Speech
+from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_mlx import base_weights
+from pudistill_mlx.export.checking import check_text
+from pudistill_mlx.export.storing import dtype_of, open_model, quantisable, store
+from pudistill_mlx.export.text_files import write_text_files
+from pudistill_mlx.export.variants import Variant, variant_of
+
+_ROOM = 64 << 20
+"""Bytes for tokenizer and configs, twice."""
+
+
+def export_problem(student: Path, format: str, variant: str, converter: Path | None) -> str | None:
+    """Why this student cannot be written so, in one line with what to do."""
+    if student.is_file():
+        return (
+            "a GGUF file has no tokenizer.json, which mlx-lm reads. Name the checkpoint that it was made from: "
+            "--set student.original=FOLDER."
+        )
+    try:
+        chosen = variant_of(variant)
+        return base_weights.problem(student) or _narrow(student, chosen) or _text(student)
+    except PudistillError as error:
+        return f"{error.message} {error.hint}".strip()
+
+
+def export_bytes(student: Path, format: str, variant: str) -> int:
+    """Most bytes on disk at once: the merged checkpoint in float32, and what is made from it."""
+    chosen = variant_of(variant)
+    model, config = open_model(student)
+    found, _ = store(model, config, chosen, dtype_of(chosen, student))
+    return 4 * count_parameters(weight_files(student)) + found.nbytes + _ROOM
+
+
+def _narrow(student: Path, variant: Variant) -> str | None:
+    """Whether there is nothing to quantise."""
+    try:
+        model, _ = open_model(student)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        return f"mlx-lm cannot load it: {error}."
+    if not variant.quantised or quantisable(model, variant.group_size):
+        return None
+    fits = [size for size in MLX_GROUP_SIZES if quantisable(model, size)]
+    advice = f"--set export.group_size={max(fits)}" if fits else "--set export.bits=16"
+    return f"no layer's width is a multiple of {variant.group_size}, so none can be quantised. Use {advice}."
+
+
+def _text(student: Path) -> str | None:
+    """Whether mlx-lm would read the tokenizer otherwise: its files are written alone, and tried."""
+    tokenizer = StudentTokenizer.load(student)
+    with tempfile.TemporaryDirectory() as name:
+        folder, out = Path(name) / "student", Path(name) / "export"
+        folder.mkdir()
+        out.mkdir()
+        for path in student.iterdir():
+            if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model"):
+                shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(folder / "config.json", out / "config.json")
+        write_text_files(folder, out, tokenizer, tokenizer.stop_tokens, "chat")
+        try:
+            check_text(out, tokenizer, tokenizer.stop_tokens, Speech())
+        except PudistillError as error:
+            return f"{error.message} {error.hint}".strip()
+    return None
