@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from sys import stderr
@@ -19,6 +19,7 @@ from pudistill_cli.checkpoint import read_json, safetensors_header, weight_files
 from pudistill_cli.contract import Base
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_mlx import quirks
+from pudistill_mlx.embedding import RescaledEmbedding
 from pudistill_mlx.lora import linear_layers
 
 GROUP_SIZE = 64
@@ -36,11 +37,14 @@ def load_base(folder: Path, dtype: mx.Dtype, base: Base) -> Any:
     _refuse(folder)
     try:
         with redirect_stdout(stderr):  # mlx-lm prints its warnings; results are what stdout is for
-            model, _ = load_model(folder, lazy=True, strict=True, model_config=_settings(folder))
+            model: Any = load_model(folder, lazy=True, strict=True, model_config=_settings(folder))[0]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{folder} cannot be loaded: {error}", "Download or copy the student again.") from error
     model.eval()
     model.set_dtype(dtype)
+    factor = quirks.embedding_factor(read_json(folder / "config.json"))
+    if dtype == mx.float32 and factor != 1 and isinstance(model.model.embed_tokens, nn.Embedding):
+        model.model.embed_tokens = RescaledEmbedding(model.model.embed_tokens, factor)
     if base in _BITS:
         _quantise(model, _BITS[base])
     mx.eval(model.parameters())
@@ -49,22 +53,23 @@ def load_base(folder: Path, dtype: mx.Dtype, base: Base) -> Any:
 
 def problem(folder: Path) -> str | None:
     """Why MLX cannot hold this checkpoint, in one line; no weight is read."""
-    config, tensors = read_json(folder / "config.json"), _names(folder)
+    config, shapes = read_json(folder / "config.json"), _shapes(folder)
     known = quirks.problem(config)
     if known is not None:
         return f"{known}."
     try:
         with redirect_stdout(stderr):
-            model = _empty(config | quirks.settings_for_mlx_lm(config, tensors))
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            model = _empty(config | quirks.settings_for_mlx_lm(config, frozenset(shapes)))
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
         return f"mlx-lm cannot build {config.get('model_type')!r} from this config.json: {error}."
-    return _structure(model, tensors)
+    return _structure(model, shapes, quantised="quantization" in config)
 
 
-def window_of(model: Any) -> list[int | None]:
-    """The sliding window of each layer, by what mlx-lm would cache."""
-    if not hasattr(model, "make_cache"):
-        return [None] * len(model.layers)
+def windows_of(model: Any, folder: Path) -> list[int | None]:
+    """The sliding window of each layer: one for all by the checkpoint's config, else what mlx-lm would cache."""
+    uniform = quirks.uniform_window(read_json(folder / "config.json"))
+    if uniform is not None or not hasattr(model, "make_cache"):
+        return [uniform] * len(model.layers)
     return [layer.max_size if isinstance(layer, RotatingKVCache) else None for layer in model.make_cache()]
 
 
@@ -82,7 +87,7 @@ def _empty(config: dict[str, Any]) -> Any:
     return make(arguments.from_dict(config))
 
 
-def _structure(model: Any, tensors: frozenset[str]) -> str | None:
+def _structure(model: Any, shapes: Mapping[str, tuple[int, ...]], *, quantised: bool) -> str | None:
     if not callable(getattr(model, "model", None)) or not hasattr(model, "layers"):
         return "its parts are not those of a plain causal language model in mlx-lm."
     if any(isinstance(m, SwitchLinear | QuantizedSwitchLinear) for m in model.modules()):
@@ -90,18 +95,25 @@ def _structure(model: Any, tensors: frozenset[str]) -> str | None:
     caches = model.make_cache() if hasattr(model, "make_cache") else []
     if not all(isinstance(layer, KVCache | RotatingKVCache) for layer in caches):
         return "it has recurrent layers, whose state cannot be branched as keys and values are."
-    strange = [name for name in linear_layers(model) if f"{name}.weight" not in tensors]
-    if strange:
-        return f"mlx-lm calls {strange[0]} what the checkpoint calls otherwise, so an adapter would not fit it."
+    layers = linear_layers(model)
+    if not layers:
+        return "mlx-lm has no linear layers in its blocks that an adapter could be on."
+    for name, layer in layers.items():
+        shape = shapes.get(f"{name}.weight")
+        if shape is None:
+            return f"mlx-lm calls {name} what the checkpoint calls otherwise, so an adapter would not fit it."
+        if not quantised and shape != tuple(layer.weight.shape):
+            return f"mlx-lm holds {name} in another shape than the checkpoint, so an adapter would not fit it."
     return None
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    return quirks.settings_for_mlx_lm(read_json(folder / "config.json"), _names(folder))
+    return quirks.settings_for_mlx_lm(read_json(folder / "config.json"), frozenset(_shapes(folder)))
 
 
-def _names(folder: Path) -> frozenset[str]:
-    return frozenset(name for file in weight_files(folder) for name in safetensors_header(file))
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    headers = [safetensors_header(file) for file in weight_files(folder)]
+    return {name: tuple(x["shape"]) for header in headers for name, x in header.items() if name != "__metadata__"}
 
 
 def _quantise(model: Any, bits: int) -> None:

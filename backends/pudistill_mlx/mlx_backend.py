@@ -125,7 +125,7 @@ def _model_types() -> frozenset[str] | None:
     if found is None or found.origin is None:
         return None
     package = Path(found.origin).parent
-    files = {path.stem for path in (package / "models").glob("*.py")} - {"__init__", "base", "cache"}
+    files = {path.stem for path in (package / "models").glob("*.py") if b"\nclass Model(" in path.read_bytes()}
     return frozenset(files | _renamed(package / "utils.py")) if files else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -12,7 +13,7 @@ import mlx.core as mx
 from pudistill_cli.contract import Adapter, ModelSpec
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_mlx.adapter_files import read_adapter
-from pudistill_mlx.base_weights import load_base, window_of
+from pudistill_mlx.base_weights import load_base, windows_of
 from pudistill_mlx.cache import LayerRows, RowCache
 from pudistill_mlx.head import Head
 from pudistill_mlx.lora import LowRanks, Switch, adapt
@@ -36,7 +37,7 @@ class Model:
         self.switch = Switch()
         self.shapes: Mapping[str, tuple[int, int]] = adapt(self.causal, self.switch)
         """(out, in) of the adapted layers by name."""
-        self._windows = window_of(self.causal)
+        self._windows = windows_of(self.causal, spec.folder)
         self._mask_axes = _mask_axes(self.causal)
         self._frozen: dict[Adapter, LowRanks] = {}
         self.head = Head(self.causal, _vocabulary(self.causal))
@@ -45,6 +46,8 @@ class Model:
     def hidden(self, ids: mx.array, adapter: LowRanks, cache: RowCache | None = None) -> mx.array:
         """(B, L) ids -> (B, L, D) last hidden states; positions go on from the cache."""
         self.forward_tokens += ids.size
+        if cache is None and None not in self._windows:  # windows of all layers are in our mask alone
+            cache = self.empty_cache([0] * len(ids))
         with self.switch.on(adapter):
             return self.causal.model(ids) if cache is None else self.causal.model(ids, cache.layers)
 
@@ -93,18 +96,24 @@ class Model:
         own = self.causal(ids)[0].astype(mx.float32)  # (6, V)
         if not bool(mx.isfinite(own).all()):
             raise DataError("The student's logits are not finite: its weights are damaged.", "Fetch them again.")
-        cache = self.empty_cache([0, 2])
-        both = mx.concatenate([ids[:, :4], mx.concatenate([mx.zeros((1, 2), ids.dtype), ids[:, :2]], axis=1)])
-        self.hidden(both, {}, cache)
-        branch = self.hidden(mx.concatenate([ids[:, 4:5], ids[:, 2:3]]), {}, cache.rows([0, 1]))  # (2, 1, D)
-        ours = self.head.logits(mx.concatenate([self.hidden(ids, {})[0], branch[:, 0]]))
         expected = mx.concatenate([own, own[4:5], own[2:3]])
-        largest = float(mx.abs(expected).max())
-        if float(mx.abs(ours - expected).max()) > 2e-2 * max(largest, 1e-3):
+        try:
+            error = float(mx.abs(self._in_every_way(ids) - expected).max())
+        except (TypeError, ValueError, AttributeError):  # a part of mlx-lm that takes a cache of its own only
+            error = math.inf
+        if error > 2e-2 * max(float(mx.abs(expected).max()), 1e-3):
             raise BackendError(
                 f"Models of type {self.causal.model_type!r} cannot be run in batches through mlx-lm.",
                 "Use another backend: --set backend=torch, or another student.",
             )
+
+    def _in_every_way(self, ids: mx.array) -> mx.array:
+        """Logits of (1, 6) ids behind the decoder, then of the fifth and the third behind rows of four and two."""
+        cache = self.empty_cache([0, 2])
+        both = mx.concatenate([ids[:, :4], mx.concatenate([mx.zeros((1, 2), ids.dtype), ids[:, :2]], axis=1)])
+        self.hidden(both, {}, cache)
+        branch = self.hidden(mx.concatenate([ids[:, 4:5], ids[:, 2:3]]), {}, cache.rows([0, 1]))  # (2, 1, D)
+        return self.head.logits(mx.concatenate([self.hidden(ids, {})[0], branch[:, 0]]))
 
 
 def _vocabulary(causal: Any) -> int:
