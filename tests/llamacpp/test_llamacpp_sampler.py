@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import random_models
 from engines import Groups, assert_identical, make_prompts, open_engine, random_tokens, sampled
 from random_models import save_model
 
@@ -39,6 +40,15 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows as wide as SmolLM2-135M's, over which one thread and two sum in another order."""
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_models, "SIZES", random_models.SIZES | sizes | {"max_position_embeddings": 1024})
+        return save_model("llama3", tmp_path_factory.mktemp("students") / "wide")
+
+
+@pytest.fixture(scope="module")
 def engine(student: Path, kept_cache: None) -> Iterator[LlamaCppEngine]:
     opened = open_engine(student)
     yield opened
@@ -53,13 +63,14 @@ def together(engine: LlamaCppEngine) -> Groups:
 # --- the promise ---
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", TYPES)
-def test_however_the_work_was_batched(student: Path, kept_cache: None, name: str) -> None:
+def test_however_the_work_was_batched(student: Path, kept_cache: None, name: str, threads: int) -> None:
     """All at once; few sequences at a time, so that prompts join while others are decoded; alone; the second half."""
     prompts = make_prompts(COUNT)
     found = []
     for rows in (256, 4, 8, 12):
-        engine = open_engine(student, sample_rows=rows, **TYPES[name])
+        engine = open_engine(student, sample_rows=rows, threads=threads, **TYPES[name])
         found.append(sampled(engine, prompts))
         if rows == 256:
             alone = [sampled(engine, [prompt]) for prompt in prompts]
@@ -69,6 +80,18 @@ def test_however_the_work_was_batched(student: Path, kept_cache: None, name: str
     for other in found[1:]:
         assert_identical(found[0], other)
     assert_identical({key: found[0][key] for key in half}, half)
+
+
+@pytest.mark.parametrize("name", ["exact", "bf16", "q8_0"])
+def test_two_threads_that_share_wide_rows(wide: Path, kept_cache: None, name: str) -> None:
+    """Prompts around the 512 tokens of one pass: what is left over is one token, or none."""
+    rng = np.random.default_rng(0)
+    prompts = [PromptTokens(f"key-{n}", random_tokens(rng, n, 400)) for n in (513, 512, 37, 1)]
+    engine = open_engine(wide, context=1024, threads=2, **TYPES[name])
+    together = sampled(engine, prompts, max_new_tokens=8)
+    alone = [sampled(engine, [prompt], max_new_tokens=8) for prompt in prompts]
+    engine.close()
+    assert_identical(together, {key: group for one in alone for key, group in one.items()})
 
 
 def test_the_first_candidates_of_more(engine: LlamaCppEngine, together: Groups) -> None:

@@ -18,7 +18,6 @@ LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 FACTORS = frozenset({FREQUENCIES, LONG, SHORT})
 """Tensors that a checkpoint does not have."""
 
-_YARN = ("beta_fast", "beta_slow")
 _LOW, _HIGH = 1.0, 4.0
 """Llama 3's `low_freq_factor` and `high_freq_factor`; only their relation to the original context shows in factors."""
 _ORIGINAL = 8192
@@ -51,9 +50,12 @@ def rope_parameters(header: Header, get: Mapping[str, Scalar], head_dim: int) ->
 
 
 def _yarn(get: Mapping[str, Scalar]) -> dict[str, Any]:
-    """YaRN's further settings; llama.cpp's attn_factor is what is left of transformers' (`convert.rope`)."""
+    """YaRN's further settings; llama.cpp's attn_factor is what is left of transformers' (`convert.rope`).
+
+    For no architecture here does llama.cpp read the file's `yarn_*` keys, betas among them: the learner leaves them
+    alone too, and so trains the model that is sampled.
+    """
     found: dict[str, Any] = {"original_max_position_embeddings": get.get("rope.scaling.original_context_length")}
-    found |= {name: get[key] for name in _YARN if (key := f"rope.scaling.yarn_{name}") in get}
     if "rope.scaling.attn_factor" in get:
         own = 0.1 * math.log(float(get.get("rope.scaling.factor", 1.0))) + 1.0
         found["attention_factor"] = float(get["rope.scaling.attn_factor"]) * own

@@ -13,10 +13,12 @@ import pytest
 from files import as_gguf, requantised, weights
 from gguf import GGUFReader, GGUFWriter
 from next_tokens import mean_kl, of_checkpoint, of_gguf, random_tokens
-from random_models import MODELS, save_bpe
+from random_models import MODELS, YARN, save_bpe
 
 from pudistill_cli.errors import DataError
 from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
+from pudistill_llamacpp.convert.hyperparameters import float32
+from pudistill_llamacpp.convert.rope import Rope
 from pudistill_llamacpp.gguf_student import config as config_module
 from pudistill_llamacpp.gguf_student import tensors as tensors_module
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
@@ -70,6 +72,25 @@ def test_transformers_computes_what_llamacpp_computes(models: dict[str, Path], t
     tokens = random_tokens(MODELS[name].vocabulary)
     difference = np.abs(of_checkpoint(read_student(path).folder, tokens) - of_gguf(path, tokens)).max()
     assert difference < (5e-3 if name.startswith("gemma") else 1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama-yarn", "qwen3", "smollm3"])
+def test_yarns_own_betas_are_left_alone_as_llamacpp_leaves_them(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Keys that converters write and llama.cpp does not read for these architectures."""
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(models[name], checkpoint)
+    (checkpoint / "config.json").write_text(json.dumps(config(checkpoint) | {"rope_parameters": YARN}))
+    plain = as_gguf(checkpoint, tmp_path / "plain.gguf")
+    real = Rope.entries
+    betas = [float32(f"{{arch}}.rope.scaling.yarn_beta_{which}", beta) for which, beta in (("fast", 4), ("slow", 2))]
+    monkeypatch.setattr(Rope, "entries", lambda rope: [*real(rope), *betas])
+    marked = as_gguf(checkpoint, tmp_path / "marked.gguf")
+    tokens = random_tokens(MODELS[name].vocabulary)
+    found = of_gguf(marked, tokens)
+    np.testing.assert_array_equal(found, of_gguf(plain, tokens))
+    assert np.abs(of_checkpoint(read_student(marked).folder, tokens) - found).max() < 1e-4
 
 
 @pytest.mark.parametrize("ftype", ["MOSTLY_Q8_0", "MOSTLY_Q4_0", "MOSTLY_Q4_K_M", "MOSTLY_Q6_K", "MOSTLY_IQ4_XS"])
