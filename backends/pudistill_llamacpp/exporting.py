@@ -28,7 +28,7 @@ from pudistill_llamacpp.quantisations import Width, most_bytes, quant_problem, w
 from pudistill_llamacpp.quantise import Quantised, quantise, read_types
 from pudistill_llamacpp.runtimes.beside import Prompting, RuntimeFiles, stop_texts, write_runtime_files
 from pudistill_llamacpp.student_file import student_file
-from pudistill_llamacpp.verify import check_text, expected_of
+from pudistill_llamacpp.verify import Expected, bos_notices, check_text, expected_of
 
 ADAPTER = "gguf-adapter"
 KL_LIMIT = 1e-4
@@ -38,6 +38,10 @@ _DIRECT = ("f32", "f16", "bf16", "q8_0")
 _BASE = "f16"
 """How the student is held that an adapter goes on top of."""
 _ADAPTER_BYTES = 1 << 28
+_WITHOUT_BOS = (
+    "The file says add_bos_token: false: the chat template writes no BOS, so the student was trained without, and "
+    "llama.cpp and Ollama would put one before every conversation otherwise. Bare text gets none either."
+)
 
 
 # --- before ---
@@ -92,7 +96,8 @@ def write_export(request: ExportRequest) -> WrittenExport:
         found = _write_quantised(request, file)
     runtimes = _beside(request, file, file.name, None)
     exact = request.variant in ("f32", "f16") and not request.student.is_file()
-    return _written(file, found.report(), runtimes, KL_LIMIT if exact else None)
+    written = _written(file, found.report(), runtimes, KL_LIMIT if exact else None)
+    return replace(written, notices=(*written.notices, _WITHOUT_BOS)) if _drops_bos(request) else written
 
 
 def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
@@ -112,12 +117,28 @@ def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
 
 
 def _convert(request: ExportRequest, file: Path, dtype: GgufDtype) -> None:
-    if request.converter is not None and preflight.problem(request.checkpoint) is not None:
+    if _by_upstream(request):
+        assert request.converter is not None
         upstream_converter.convert_with_upstream(
             request.converter, request.checkpoint, file, dtype=dtype, adapter=request.adapter
         )
     else:
-        write_gguf(request.checkpoint, file, dtype=dtype, adapter=request.adapter, name=request.name)
+        adds_bos = False if _drops_bos(request) else None
+        write_gguf(request.checkpoint, file, dtype=dtype, adapter=request.adapter, name=request.name, adds_bos=adds_bos)
+
+
+def _by_upstream(request: ExportRequest) -> bool:
+    return request.converter is not None and preflight.problem(request.checkpoint) is not None
+
+
+def _drops_bos(request: ExportRequest) -> bool:
+    """Whether our own writer tells runtimes to add no BOS, since the run's conversations had none.
+
+    Runtimes render a conversation and put before it what the file says. Upstream's converter copies the tokenizer's
+    setting, which is about bare text; a GGUF student's metadata is kept.
+    """
+    ours = request.format != ADAPTER and not request.student.is_file() and not _by_upstream(request)
+    return ours and request.speech.format == "chat" and _expected(request).unseen_bos
 
 
 def _write_adapter(request: ExportRequest) -> WrittenExport:
@@ -148,6 +169,7 @@ def _beside(request: ExportRequest, file: Path, weights: str, adapter: str | Non
         template=tokenizer.chat_template if request.speech.format == "chat" else None,
         stops=stop_texts([tokenizer.codec.token_of(i) for i in request.stop_tokens]),
         adds_bos=adds_bos,
+        unseen_bos=adds_bos and request.speech.format == "chat" and _expected(request).unseen_bos,
         sampling=request.speech.sampling,
         context=request.context,
         variables=request.speech.variables,
@@ -181,13 +203,16 @@ def open_export(
 
 
 def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:
-    """Ids, template and end of turn, with notices; an adapter has none of them.
+    """Ids, template and end of turn, with notices; an adapter has none of them, but its base may add a BOS.
 
     Raises:
         ExportError: llama.cpp reads or ends something differently.
     """
+    expected = replace(_expected(request), stop_tokens=request.stop_tokens, adds_bos=not _drops_bos(request))
     if request.format == ADAPTER:
-        return ()
-    tokenizer = _tokenizer(request.student, request.speech.format)
-    expected = replace(expected_of(tokenizer, request.speech.variables), stop_tokens=request.stop_tokens)
+        return bos_notices(student_file(request.student, _BASE), expected) if request.speech.format == "chat" else ()
     return check_text(written.model, expected, texts)
+
+
+def _expected(request: ExportRequest) -> Expected:
+    return expected_of(_tokenizer(request.student, request.speech.format), request.speech.variables)

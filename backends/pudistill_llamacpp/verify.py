@@ -17,6 +17,7 @@ from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.native.vocabulary import Vocabulary
 from pudistill_llamacpp.runtimes.recognise import WITH_SYSTEM, WITHOUT_SYSTEM
+from pudistill_llamacpp.runtimes.server_line import WITHOUT_BOS
 
 STRESS = (
     "0 7 42 365 1984 31415 1,000,000.50 3.14e-10 0xFF ½ x² H₂O ٣٤٥ 二〇二六",
@@ -51,6 +52,14 @@ class Expected:
     stop_tokens: Tokens
     prompts: tuple[tuple[str, Tokens], ...] = ()
     """Rendered conversations, and the ids that the run makes of them."""
+    adds_bos: bool = True
+    """Whether the file has runtimes put the tokenizer's BOS before a text."""
+
+    @property
+    def unseen_bos(self) -> bool:
+        """Whether the tokenizer puts a BOS before a text, and the chat template before no conversation."""
+        bos = self.codec.bos
+        return bool(bos) and all(ids[: len(bos)] != bos for _, ids in self.prompts)
 
 
 def expected_of(student: StudentTokenizer, variables: Mapping[str, Any]) -> Expected:
@@ -72,6 +81,15 @@ def expected_of(student: StudentTokenizer, variables: Mapping[str, Any]) -> Expe
         student.stop_tokens,
         tuple(prompts),
     )
+
+
+def bos_notices(path: Path, expected: Expected) -> tuple[str, ...]:
+    """What a file has runtimes put before conversations that training saw otherwise."""
+    model = Model.open(path, vocab_only=True)
+    try:
+        return _prompt_notices(model.vocabulary, expected)
+    finally:
+        model.close()
 
 
 def check_text(path: Path, expected: Expected, texts: Sequence[str] = ()) -> tuple[str, ...]:
@@ -101,6 +119,7 @@ def _check_template(model: Model, expected: Expected) -> None:
 def _check_ids(vocabulary: Vocabulary, expected: Expected, texts: Sequence[str]) -> tuple[str, ...]:
     rendered = [text for text, _ in expected.prompts]
     composed = [normalize("NFC", text) for text in texts]
+    before = expected.codec.bos if expected.adds_bos else ()
     plain = [*STRESS, *_spelled(expected.special_tokens), *rendered, *composed]
     if expected.bos and vocabulary.encode("a", special=True) != expected.codec.encode("a", special=True):
         # A space of the tokenizer's own at the very start alone (Mistral), which llama.cpp knows always or never.
@@ -114,7 +133,7 @@ def _check_ids(vocabulary: Vocabulary, expected: Expected, texts: Sequence[str])
     for text in (*plain, *_spelled(expected.added_tokens)):
         wanted = expected.codec.encode(text, special=True)
         _same(text, wanted, vocabulary.encode(text, special=True))
-        _same(text, expected.codec.bos + wanted, vocabulary.encode(text, special=True, add_special=True))
+        _same(text, before + wanted, vocabulary.encode(text, special=True, add_special=True))
     for text in plain:
         _same(text, expected.codec.encode(text, special=False), vocabulary.encode(text, special=False))
     return ()
@@ -157,6 +176,7 @@ def _prompt_notices(vocabulary: Vocabulary, expected: Expected) -> tuple[str, ..
         if vocabulary.encode(rest, special=True, add_special=True) != wanted:
             return (
                 "llama.cpp's programs put a BOS token before every conversation; the student's chat template writes "
-                "none, so it was trained without.",
+                f"none, so it was trained without. They are told by {' '.join(WITHOUT_BOS)}, as in the llama-server "
+                "line; Ollama has no such switch.",
             )
     return ()

@@ -19,6 +19,9 @@ from pudistill_llamacpp.convert.sentencepiece import sentencepiece_like
 from pudistill_llamacpp.convert.special_ids import special_ids
 from pudistill_llamacpp.convert.tokens import CannotBeWrittenError, Pieces, tokens_of
 
+ADDS_BOS = "tokenizer.ggml.add_bos_token"
+"""Whether runtimes put a BOS before a text, a rendered conversation too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
@@ -39,7 +42,7 @@ class Vocabulary:
         return [
             *self.pieces.entries(),
             *(uint32(f"tokenizer.ggml.{name}_token_id", i) for name, i in self.special.items()),
-            boolean("tokenizer.ggml.add_bos_token", self.adds_bos),
+            boolean(ADDS_BOS, self.adds_bos),
             boolean("tokenizer.ggml.add_eos_token", self.adds_eos),
             string("tokenizer.chat_template", self.chat_template),
         ]

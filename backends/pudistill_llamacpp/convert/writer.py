@@ -19,9 +19,9 @@ from pudistill_cli.errors import ExportError
 from pudistill_cli.merged_tensors import merged_tensors
 from pudistill_cli.safetensors_file import from_float32
 from pudistill_llamacpp.convert.general import general
-from pudistill_llamacpp.convert.hyperparameters import Entry, Kind, string
+from pudistill_llamacpp.convert.hyperparameters import Entry, Kind, boolean, string
 from pudistill_llamacpp.convert.plan import Planned, plan_of
-from pudistill_llamacpp.convert.vocabulary import read_vocabulary
+from pudistill_llamacpp.convert.vocabulary import ADDS_BOS, read_vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -42,13 +42,20 @@ class Written:
 
 
 def write_gguf(
-    checkpoint: Path, out: Path, *, dtype: GgufDtype, adapter: Path | None = None, name: str | None = None
+    checkpoint: Path,
+    out: Path,
+    *,
+    dtype: GgufDtype,
+    adapter: Path | None = None,
+    name: str | None = None,
+    adds_bos: bool | None = None,
 ) -> Written:
     """Write `checkpoint` to the file `out`; an older one there is replaced.
 
     Matrices are stored in `dtype`, straight from the float32 sum of weight and adapter; vectors and norms in float32,
     and in q8_0 a matrix whose rows are no multiple of 32 in float16. In memory is one tensor at a time.
     `name` is what runtimes show, the folder's name by default; it is changed where llama.cpp would misread it (naming).
+    `adds_bos` is what the file has them do before a text, by default what the tokenizer does.
 
     Raises:
         ExportError: the architecture or tokenizer is not one that llama.cpp has, the adapter does not fit, a weight
@@ -58,6 +65,8 @@ def write_gguf(
     plan = plan_of(checkpoint, merged_tensors(checkpoint, adapter), dtype, name)
     with _appearing(out, plan.nbytes) as temporary:
         entries = [*general(checkpoint, plan, dtype), *plan.entries]
+        if adds_bos is not None:
+            entries = [boolean(ADDS_BOS, adds_bos) if entry.key == ADDS_BOS else entry for entry in entries]
         data = (_stored(tensor, plan.values(tensor)) for tensor in plan.tensors)
         _write(temporary, plan.architecture.name, entries, plan.tensors, data)
     return Written(out, out.stat().st_size, Counter(t.type for t in plan.tensors))

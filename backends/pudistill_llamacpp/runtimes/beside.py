@@ -16,7 +16,7 @@ from pudistill_llamacpp.runtimes.go_template import TEXT, go_template
 from pudistill_llamacpp.runtimes.lmstudio import PUBLISHER, lay_out
 from pudistill_llamacpp.runtimes.modelfile import modelfile
 from pudistill_llamacpp.runtimes.recognise import recognise
-from pudistill_llamacpp.runtimes.server_line import llama_server, template_variables
+from pudistill_llamacpp.runtimes.server_line import WITHOUT_BOS, llama_server, template_variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Prompting:
     """Whether the GGUF file says that BOS comes before a text."""
     sampling: Sampling
     context: int
+    unseen_bos: bool = False
+    """Whether that BOS would come before conversations that training saw without."""
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The recipe's settings for the chat template."""
 
@@ -70,7 +72,10 @@ def write_runtime_files(
     variables = template_variables(prompting.template, prompting.variables) if prompting.template else {}
     lora = None if adapter is None else folder / adapter
     steps = [
-        llama_server(folder / weights, variables, prompting.sampling, prompting.context, lora),
+        [
+            *llama_server(folder / weights, variables, prompting.sampling, prompting.context, lora),
+            *(WITHOUT_BOS if prompting.unseen_bos else ()),
+        ],
         ["ollama", "create", _ollama_name(name), "-f", str(folder / "Modelfile")],
     ]
     if adapter is None:

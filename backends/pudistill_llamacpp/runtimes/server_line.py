@@ -11,6 +11,8 @@ from pudistill_cli.chat_template import ChatTemplate
 from pudistill_cli.contract import Sampling
 from pudistill_cli.prompts import Message
 
+WITHOUT_BOS = ("--override-kv", "tokenizer.ggml.add_bos_token=bool:false")
+"""What llama.cpp's programs are told where the file has them put a BOS that training did not see."""
 _DATE = "date_string"
 _MARK = "THE DATE"
 

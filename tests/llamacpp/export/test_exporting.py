@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ import torch
 from gguf import GGUFReader
 from next_tokens import mean_kl, normalised
 from peft import LoraConfig, PeftModel, get_peft_model
+from random_models import save_model
+from server import serving
 from tiny import QUICKSTART, STUDENT, lines_of
 from transformers import AutoModelForCausalLM
 
@@ -153,6 +157,67 @@ def test_a_student_that_is_a_gguf_file(
         spec = replace(SPEC, folder=student)
         assert mean_kl(trained, of_engine(*open_export(asked, written, spec), answers)) < 1e-4
     assert f"FROM {student}" in (alone.out / "Modelfile").read_text()
+
+
+# --- a BOS that the tokenizer puts before text, and the template before no conversation ---
+
+
+@pytest.fixture
+def without_bos(tmp_path: Path) -> tuple[Path, Path]:
+    """A student, and a random adapter for it."""
+    student, adapter = save_model("llama", tmp_path / "student"), tmp_path / "adapter"
+    path = student / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    assert "{{ bos_token }}" in config["chat_template"]
+    path.write_text(json.dumps(config | {"chat_template": config["chat_template"].replace("{{ bos_token }}", "")}))
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(adapter)
+    return student, adapter
+
+
+def asked_for(student: Path, adapter: Path, out: Path, **changes: Any) -> ExportRequest:
+    stops = StudentTokenizer.load(student if student.is_dir() else adapter.parent / "student").stop_tokens
+    asked = replace(request(out, adapter, ()), student=student, stop_tokens=stops, **changes)
+    return replace(asked, checkpoint=student if student.is_dir() else asked.checkpoint)
+
+
+def server_ids(llama_server: Path, line: str, tmp_path: Path, prompt: str) -> int:
+    """How many tokens the server of an export's own line makes of a conversation."""
+    words = shlex.split(line)
+    assert words[0] == "llama-server"
+    model = Path(words[words.index("-m") + 1])
+    options = words[words.index("-m") + 2 :]
+    with serving(llama_server, model, tmp_path / "log.txt", *options) as server:
+        messages = [{"role": "user", "content": prompt}]
+        return int(server.post("/v1/chat/completions", messages=messages, max_tokens=1)["usage"]["prompt_tokens"])
+
+
+@pytest.mark.parametrize("kind", ["gguf", "gguf-adapter", "a GGUF student"])
+def test_the_server_reads_conversations_as_training_did(
+    kind: str, without_bos: tuple[Path, Path], llama_server: Path, tmp_path: Path
+) -> None:
+    """Our own file says that no BOS is added; where the file is another's, the line to type says so."""
+    student, adapter = without_bos
+    ids = StudentTokenizer.load(student).encode_prompt([Message("user", "one two three")])
+    if kind == "a GGUF student":
+        student = write_gguf(student, tmp_path / "student.gguf", dtype="f16").path
+    variants = {"format": "gguf-adapter" if kind == "gguf-adapter" else "gguf", "variant": "f16"}
+    asked = asked_for(student, adapter, tmp_path / "out", **variants)
+    written = write_export(asked)
+    notices = " ".join((*written.notices, *check_export(asked, written, ())))
+    ours = kind == "gguf"
+    assert ("The file says add_bos_token: false" in notices) is ours
+    assert ("put a BOS token before every conversation" in notices) is not ours
+    assert ("--override-kv" in written.next_steps[0]) is not ours
+    assert server_ids(llama_server, written.next_steps[0], tmp_path, "one two three") == len(ids)
+
+
+def test_bare_text_keeps_the_tokenizers_own_bos(without_bos: tuple[Path, Path], tmp_path: Path) -> None:
+    student, adapter = without_bos
+    asked = asked_for(student, adapter, tmp_path / "out", variant="f16", speech=replace(SPEECH, format="text"))
+    written = write_export(asked)
+    assert GGUFReader(written.model).fields["tokenizer.ggml.add_bos_token"].contents() is True
+    assert "add_bos_token: false" not in " ".join(written.notices)
 
 
 def test_another_stop_token_is_noticed(adapter: Path, tmp_path: Path) -> None:

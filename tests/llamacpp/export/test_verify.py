@@ -183,7 +183,20 @@ def test_a_bos_that_training_did_not_see_is_told(tmp_path: Path) -> None:
         lambda c: c.update(chat_template=c["chat_template"].replace("{{ bos_token }}", "")),
     )
     (notice,) = checked(written(small_model(checkpoint), tmp_path), checkpoint)
-    assert "BOS" in notice
+    assert "put a BOS token before every conversation" in notice
+    assert "--override-kv tokenizer.ggml.add_bos_token=bool:false" in notice
+
+
+def test_a_file_that_leaves_the_bos_out_is_only_right_where_it_is_meant(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    save_spm(checkpoint, prefix=True)
+    file = write_gguf(small_model(checkpoint), tmp_path / "student.gguf", dtype="f32", adds_bos=False).path
+    expected = expected_of(StudentTokenizer.load(checkpoint), {})
+    assert not expected.unseen_bos  # this template writes it
+    assert check_text(file, replace(expected, adds_bos=False)) == ()
+    with pytest.raises(ExportError, match="other token ids"):
+        check_text(file, expected)
 
 
 def test_a_text_of_the_run_is_compared_too(tmp_path: Path) -> None:
