@@ -47,6 +47,8 @@ class Teacher(Protocol):
     """For people: the model, and where it is."""
     notices: list[str]
     """What the user should know, complete once `ask` has ended: bad lines, prompts without an answer."""
+    rereadable: bool
+    """Whether the answers lie there to be read again at no cost: then they are not cached."""
 
     def identity(self) -> str:
         """Stable JSON of kind, model and parameters: what answers are cached by. Never holds a key."""
@@ -91,7 +93,8 @@ def ask_all(
 ) -> dict[str, Answer]:
     """Answers by key: from the cache, then from the teacher, each cached before `on_answer` sees it.
 
-    The teacher is not touched when the cache has everything: then no network and no key is needed.
+    The teacher is not touched when the cache has everything: then no network and no key is needed. A file's answers
+    pass the cache by: a synced commit each, for thousands, would take a disk longer than the file takes to read.
 
     Raises:
         TeacherError: as `Teacher.ask`; the answers before it are in the cache and were given to `on_answer`.
@@ -102,7 +105,7 @@ def ask_all(
     for question in questions:
         if question.key in answers or question.key in missing:
             continue
-        answer = cache.get(identity, question.messages)
+        answer = None if teacher.rereadable else cache.get(identity, question.messages)
         if answer is None:
             missing[question.key] = question
         else:
@@ -113,7 +116,8 @@ def ask_all(
     arriving = teacher.ask(tuple(missing.values()))
     try:
         for question, answer in arriving:
-            cache.put(identity, question.messages, answer)
+            if not teacher.rereadable:
+                cache.put(identity, question.messages, answer)
             answers[question.key] = answer
             on_answer(question, answer)
     finally:

@@ -37,6 +37,7 @@ class Endpoint:
     def __init__(self, settings: EndpointTeacher, backoff: float = BACKOFF) -> None:
         self.name = f"{settings.model} at {settings.base_url}"
         self.notices: list[str] = []
+        self.rereadable = False
         self._settings = settings
         self._backoff = backoff
 

@@ -33,6 +33,7 @@ class AnswerFile:
     def __init__(self, path: Path, on_bad_line: Literal["fail", "skip"] = "fail") -> None:
         self.name = str(path)
         self.notices: list[str] = []
+        self.rereadable = True
         try:
             content = path.read_bytes()
         except OSError as error:

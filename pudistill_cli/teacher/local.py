@@ -102,6 +102,7 @@ class LocalModel:
     ) -> None:
         self.name = settings.model
         self.notices: list[str] = []
+        self.rereadable = False
         self.about = about or settings.model
         """For a line of progress."""
         self._settings = settings

@@ -70,6 +70,17 @@ def test_a_full_cache_needs_neither_key_nor_network(serve, endpoint, ask, cache,
     assert server.prompts == ["a"]
 
 
+def test_a_files_answers_are_read_again_and_not_cached(ask, cache, tmp_path):
+    """Thousands of synced commits for what lies there anyway."""
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"prompt": "a", "answer": "A"}\n{"prompt": "b", "answer": "B"}\n')
+    for _ in range(2):
+        teacher = AnswerFile(path)
+        answers = ask_all(teacher, ask("a", "b"), cache, nothing)
+        assert [answers[q.key].text for q in ask("a", "b")] == ["A", "B"]
+        assert [cache.get(teacher.identity(), q.messages) for q in ask("a", "b")] == [None, None]
+
+
 def test_a_limit_keeps_the_answers_before_it(serve, endpoint, ask, cache):
     server = serve(lambda request: says(request.prompt))
     for expected in (["a", "b"], ["a", "b", "c", "d"]):
