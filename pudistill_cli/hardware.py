@@ -214,11 +214,11 @@ def _described(hardware: Hardware, card: Card | None) -> str:
 
 def _fitted(choice: Choice, hardware: Hardware, card: Card | None, demand: Demand) -> Choice:
     """The choice with what memory.py says about it; as it is where nothing tells how much memory there is."""
-    room, ram = _room(hardware, card), _room(hardware, None)
-    if room is None or ram is None:
+    there, ram = room(hardware, card), room(hardware, None)
+    if there is None or ram is None:
         return choice
     fit = demand.fit(
-        room,
+        there,
         ram,
         weight_bytes=2 if card else hardware.weight_bytes,
         second_copy=choice.engine.name != choice.learner.name,
@@ -228,7 +228,7 @@ def _fitted(choice: Choice, hardware: Hardware, card: Card | None, demand: Deman
     return replace(choice, suspend=fit.suspend, token_budget=fit.token_budget, notices=notices)
 
 
-def _room(hardware: Hardware, card: Card | None) -> float | None:
+def room(hardware: Hardware, card: Card | None) -> float | None:
     """GiB that a backend can have, on the card or in RAM; None where that is not known."""
     if card is not None and card.maker != "apple":
         return card.free_gib

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -116,14 +116,18 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
 
 
 @contextmanager
-def teacher_of(recipe: Recipe, console: Console, *, offline: bool = False) -> Generator[Teacher]:
-    """The recipe's teacher; a local one holds its model until the end."""
+def teacher_of(
+    recipe: Recipe, console: Console, *, offline: bool = False, make_room: Callable[[], None] = lambda: None
+) -> Generator[Teacher]:
+    """The recipe's teacher; a local one holds its model until the end, for which `make_room` may be called."""
     with ExitStack() as opened:
 
         def open_local(settings: LocalTeacher) -> Teacher:
             from pudistill_cli.teacher import local
 
-            model = local.open_local(settings, recipe.backend.engine, DEFAULT_CONTEXT, offline=offline)
+            model = local.open_local(
+                settings, recipe.backend.engine, DEFAULT_CONTEXT, offline=offline, make_room=make_room
+            )
             opened.callback(model.close)
             console.say(f"teacher: {model.about}")
             return model

@@ -100,8 +100,13 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
     missing = [p for p in prompts if p.key not in held]
     if not missing:
         return held
+
+    def make_room() -> None:
+        job.console.warn("The local teacher does not fit beside the student, which is unloaded until it has answered.")
+        job.engine.suspend()
+
     with (
-        teacher_of(job.recipe, job.console, offline=job.offline) as teacher,
+        teacher_of(job.recipe, job.console, offline=job.offline, make_room=make_room) as teacher,
         job.console.bar("teacher", len(missing)) as bar,
     ):
 
@@ -113,6 +118,7 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
         if job.offline and job.recipe.teacher.kind == "openai":
             _refuse_to_connect(job, teacher, missing)
         ask_all(teacher, [Question(p.key, p.messages) for p in missing], job.cache, keep)
+    job.engine.resume()  # if it had to make room
     for notice in teacher.notices:
         job.console.warn(notice)
     counts = Counter(answer.status for answer in held.values())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pudistill_cli.checkpoint import read_json
 from pudistill_cli.contract import Backend, Candidate, Engine, ModelSpec, PromptTokens, Sampling, Tokens
-from pudistill_cli.hardware import detect, runner
+from pudistill_cli.errors import BackendError
+from pudistill_cli.hardware import detect, room, runner
 from pudistill_cli.memory import demand_of
 from pudistill_cli.registry import backends, usable
 from pudistill_cli.student import reader_of, resolve_student
@@ -33,30 +34,46 @@ class _Found:
     context: int
     parameters: int
     fingerprint: str
+    need_gib: float
+    """Of memory: the weights, with a cache where the config tells how large one is."""
 
 
 def check_local(settings: LocalTeacher) -> None:
-    """See, before anything is loaded, that a GGUF teacher is there and that a backend here reads it.
+    """See, before anything is loaded, that a GGUF teacher is there, and that a backend here reads it and has room.
 
     Raises:
         DataError: there is no such file.
-        BackendError: the backend is missing.
+        BackendError: the backend is missing, or the memory too small.
     """
     if _is_gguf(settings):
-        reader_of(Path(settings.model).expanduser(), settings.revision)
+        path = Path(settings.model).expanduser()
+        reader_of(path, settings.revision)
+        _refuse_too_large(settings, _gib(path), _room("llamacpp"))
 
 
-def open_local(settings: LocalTeacher, engine: str, context: int, *, offline: bool = False) -> LocalModel:
+def open_local(
+    settings: LocalTeacher,
+    engine: str,
+    context: int,
+    *,
+    offline: bool = False,
+    make_room: Callable[[], None] = lambda: None,
+) -> LocalModel:
     """Find and load a local teacher: a folder, a hub id, or a GGUF file, which llama.cpp runs whatever `engine` says.
 
-    `engine` is the recipe's; `context` caps the model's own, in tokens.
+    `engine` is the recipe's; `context` caps the model's own, in tokens. `make_room` is called before the weights are
+    loaded if the memory that is free cannot hold them.
 
     Raises:
         DataError: the model is not there, not whole, or in a format that is not read.
-        BackendError: no backend here can run it.
+        BackendError: no backend here can run it, or it does not fit the memory, with room made.
     """
     found = _gguf(settings) if _is_gguf(settings) else _checkpoint(settings, engine, offline)
     context = min(found.context, context)
+    there = _room(found.backend.name)
+    if there is not None and found.need_gib > there:
+        make_room()
+        _refuse_too_large(settings, found.need_gib, _room(found.backend.name))
     opened = found.backend.open(ModelSpec(found.path, found.tokenizer.stop_tokens, context))
     about = f"{settings.model}, {found.parameters:,} parameters, through {found.backend.name} on this machine"
     return LocalModel(settings, opened, found.tokenizer.encode_prompt, found.fingerprint, context, about)
@@ -70,7 +87,8 @@ def _gguf(settings: LocalTeacher) -> _Found:
     path = Path(settings.model).expanduser()
     file = reader_of(path, settings.revision).read_model(path.resolve())
     tokenizer = StudentTokenizer.of_files(file)
-    return _Found(file.source, usable("llamacpp"), tokenizer, file.context, file.parameters, file.fingerprint)
+    need = _gib(file.source)
+    return _Found(file.source, usable("llamacpp"), tokenizer, file.context, file.parameters, file.fingerprint, need)
 
 
 def _checkpoint(settings: LocalTeacher, engine: str, offline: bool) -> _Found:
@@ -81,7 +99,39 @@ def _checkpoint(settings: LocalTeacher, engine: str, offline: bool) -> _Found:
         # llama.cpp knows the architecture, but not this checkpoint's settings or tokenizer.
         others = {name: other for name, other in backends().items() if name != backend.name}
         backend = runner("auto", others, detect(), demand)
-    return _Found(model.folder, backend, model.tokenizer, model.context, model.parameters, model.fingerprint)
+    need = demand.engine_gib(_weight_bytes(backend.name))
+    return _Found(model.folder, backend, model.tokenizer, model.context, model.parameters, model.fingerprint, need)
+
+
+# --- does it fit ----------------------------------------------------------------------------------
+
+
+def _gib(file: Path) -> float:
+    return file.stat().st_size / 2**30
+
+
+def _weight_bytes(backend: str) -> int:
+    """llama.cpp holds a checkpoint in 16 bits or fewer."""
+    hardware = detect()
+    return 2 if backend == "llamacpp" or hardware.card is not None else hardware.weight_bytes
+
+
+def _room(backend: str) -> float | None:
+    """GiB that are free for a backend; None where that is not known. llama.cpp may be built for the card or not."""
+    hardware = detect()
+    if hardware.memory_gib == 0.0:
+        return None
+    card = hardware.free_gib if hardware.card is None else room(hardware, hardware.card)
+    return max(card or 0.0, hardware.free_gib) if backend == "llamacpp" else card
+
+
+def _refuse_too_large(settings: LocalTeacher, need: float, there: float | None) -> None:
+    if there is not None and need > there:
+        raise BackendError(
+            f"The teacher {settings.model} takes about {need:.1f} GiB; {there:.1f} are free.",
+            "Close other programs, take a smaller teacher or one in fewer bits, or ask it on another machine: "
+            "pudistill anchors RECIPE",
+        )
 
 
 class LocalModel:

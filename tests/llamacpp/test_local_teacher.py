@@ -6,24 +6,28 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from random_models import QUICKSTART
+from tiny import Ended, Tiny
 
 from pudistill_cli import registry
 from pudistill_cli import student as student_module
 from pudistill_cli.contract import ModelSpec
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.hardware import Hardware
 from pudistill_cli.prompts import Message
-from pudistill_cli.teacher import Question, Teacher
+from pudistill_cli.teacher import Question, Teacher, local
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.local import LocalModel, check_local, open_local
 from pudistill_cli.teacher.settings import EndpointTeacher, LocalTeacher
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.writer import write_gguf
+from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.gguf_student.read import read_model
 from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
 
@@ -118,6 +122,80 @@ def test_what_is_missing_is_found_before_anything_is_loaded(gguf: Path, monkeypa
     for load in (check_local, lambda settings: open_local(settings, "auto", CONTEXT)):
         with pytest.raises(BackendError, match="needs the llamacpp backend"):
             load(LocalTeacher(model=str(gguf)))
+
+
+# --- memory ---
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    """A CPU with so many GiB free."""
+    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=free)
+    monkeypatch.setattr(local, "detect", lambda: found)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "checkpoint"])
+def test_room_is_made_only_where_there_is_none(gguf: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    made: list[str] = []
+
+    def make_room() -> None:
+        made.append(kind)
+        machine(monkeypatch, 8.0)
+
+    settings = LocalTeacher(model=str(gguf if kind == "gguf" else QUICKSTART))
+    for free, expected in ((8.0, []), (0.0001, [kind])):
+        machine(monkeypatch, free)
+        open_local(settings, "torch", CONTEXT, make_room=make_room).close()
+        assert made == expected
+
+
+def test_a_teacher_that_does_not_fit_at_all_is_refused(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is loaded, and again when the run comes to it."""
+    settings = LocalTeacher(model=str(gguf))
+    machine(monkeypatch, gguf.stat().st_size / 2**30 - 1e-6)
+    for load in (check_local, lambda given: open_local(given, "auto", CONTEXT)):
+        with pytest.raises(BackendError, match=r"takes about 0\.0 GiB; 0\.0 are free") as error:
+            load(settings)
+        assert "pudistill anchors RECIPE" in error.value.hint
+    machine(monkeypatch, gguf.stat().st_size / 2**30 + 1e-6)
+    check_local(settings)
+
+
+def test_unknown_memory_refuses_no_teacher(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "detect", lambda: Hardware("Plan 9", "mips"))
+    check_local(LocalTeacher(model=str(gguf)))
+
+
+@pytest.mark.parametrize("backend", ["torch", "llamacpp"])
+def test_the_student_waits_for_a_teacher_that_needs_its_room(
+    backend: str, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    from pudistill_torch.engine import TorchEngine
+
+    engine = TorchEngine if backend == "torch" else LlamaCppEngine
+    suspend, resume, steps = engine.suspend, engine.resume, list[str]()
+
+    def suspended(given: Any) -> None:
+        if given.spec.folder != gguf:
+            steps.append("suspend")
+            machine(monkeypatch, 8.0)
+        suspend(given)
+
+    def resumed(given: Any) -> None:
+        if steps == ["suspend"] and given.spec.folder != gguf:
+            steps.append("resume")
+        resume(given)
+
+    settings = {"kind": "local", "model": str(gguf), "max_new_tokens": 40}
+    tiny = Tiny.make(tmp_path, backend=backend, teacher=settings, prefer={"rounds": 1})
+    monkeypatch.setattr(engine, "suspend", suspended)
+    monkeypatch.setattr(engine, "resume", resumed)
+    monkeypatch.setattr(local, "check_local", lambda settings: None)  # nothing is loaded then, and there is room
+    machine(monkeypatch, 0.0001)
+    ended = call(*tiny.arguments("--until", "sft"))
+    assert ended.code == 0, ended.err
+    assert steps[:2] == ["suspend", "resume"]
+    assert "does not fit beside the student" in ended.flat
+    assert tiny.value("SELECT count(*) FROM anchors WHERE status = 'ok'") > 0
 
 
 # --- behind a server ---
