@@ -39,7 +39,8 @@ def load_base(folder: Path, dtype: mx.Dtype, base: Base) -> Any:
         with redirect_stdout(stderr):  # mlx-lm prints its warnings; results are what stdout is for
             model: Any = load_model(folder, lazy=True, strict=True, model_config=_settings(folder))[0]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"{folder} cannot be loaded: {error}", "Download or copy the student again.") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{folder} cannot be loaded: {reason}", "Download or copy the student again.") from error
     model.eval()
     model.set_dtype(dtype)
     factor = quirks.embedding_factor(read_json(folder / "config.json"))
