@@ -76,15 +76,16 @@ def _checkpointed_call(
     differentiated = {key: x for key, x in given.items() if _is_floating(x)}
     at = next((key for key, x in given.items() if isinstance(x, LayerRows)), None)
     cache: LayerRows | None = given.get(at)
+    # Backward traces `run` again, when the cache has long grown and another adapter may be on.
+    before = copy(cache)
     adapter = {n: low for n, low in switch.active.items() if n.startswith(name)}
 
     def run(inputs: list[mx.array], pairs: list[tuple[mx.array, mx.array]], held: list[Any]) -> Any:
         now = given | dict(zip(differentiated, inputs, strict=True))
-        rows = None if cache is None else _holding(cache, *held)
+        rows = None if before is None else _holding(before, *held)
         if rows is not None:
             now[at] = rows
         low = {n: LowRank(*pair, x.scale) for (n, x), pair in zip(adapter.items(), pairs, strict=True)}
-        # Backward traces this function again, when another adapter may be on.
         with switch.on(low):
             out = kind.__call__(block, *(now[i] for i in range(len(args))), **{k: now[k] for k in kwargs})
         return out, None if rows is None else (rows.keys, rows.values)

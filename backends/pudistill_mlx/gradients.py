@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +14,9 @@ from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.objectives import Objective
 from pudistill_mlx.branches import Branch, branch_states
 from pudistill_mlx.checkpointing import checkpointed_if_large
+from pudistill_mlx.head import Head
 from pudistill_mlx.lora import LowRanks
+from pudistill_mlx.micro_batches import group_batches, longest_row, row_batches, row_length, tokens_of
 from pudistill_mlx.model import Model
 from pudistill_mlx.padding import padded_right
 from pudistill_mlx.policy import Arrays, as_adapter
@@ -50,12 +52,12 @@ def sft_gradient(model: Model, policy: Arrays, scale: float, batch: SftBatch) ->
     """Of the mean over all answer tokens of -log p; metrics are `loss` and `tokens`."""
     count = sum(len(row.completion) for row in batch.rows)
     total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": float(count)})
-    for rows in _row_batches(batch.rows, model.spec.token_budget):
+    for rows in row_batches(batch.rows, model.spec.token_budget):
 
         def loss(arrays: Arrays, rows: list[Row] = rows) -> tuple[mx.array, dict[str, mx.array]]:
             return -_row_logprobs(model, as_adapter(arrays, scale), rows).sum() / count, {}
 
-        longest = _row_length(rows[0])
+        longest = row_length(rows[0])
         total.add(loss, len(rows) * longest, longest)
     return total
 
@@ -65,9 +67,9 @@ def group_gradient(model: Model, policy: Arrays, scale: float, batch: GroupBatch
     constants = step_constants(batch.groups)
     tokens = float(sum(len(r) for g in batch.groups for r in g.reference))
     total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": tokens})
-    for groups in _group_batches(batch.groups, model.spec.token_budget):
+    for groups in group_batches(batch.groups, model.spec.token_budget):
         step = _Step(total, batch.objective, constants, groups)
-        if sum(map(_tokens, groups)) <= model.spec.token_budget:
+        if sum(map(tokens_of, groups)) <= model.spec.token_budget:
             step.whole()
         else:
             step.split()
@@ -107,7 +109,7 @@ class _Step:
 
     def split(self) -> None:
         """The same gradient in pieces: dL/dlogp first, then each piece's backward with it as weights."""
-        pieces = self._pieces(max(1, self.total.model.spec.token_budget // max(map(_longest, self.groups))))
+        pieces = self._pieces(max(1, self.total.model.spec.token_budget // max(map(longest_row, self.groups))))
         scored: list[mx.array] = []
         for piece in pieces:
             scored.append(self._logprobs(self.total.policy, piece))
@@ -143,7 +145,7 @@ class _Step:
         fed = [Branch(branch.owner, branch.tokens[:-1]) for branch in piece.branches]
         ((_, states),) = branch_states(self.total.model, piece.prompts, fed, adapter, len(fed))
         hidden, targets = supervised(states, [branch.tokens for branch in piece.branches])
-        return self.total.model.head.logprobs(hidden, targets)
+        return _head_logprobs(self.total.model.head, hidden, targets)
 
     def _objective(self, logp: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         """The objective at flat log-probs (N,)."""
@@ -161,44 +163,15 @@ def _row_logprobs(model: Model, adapter: LowRanks, rows: Sequence[Row]) -> mx.ar
     at = [b * width + len(row.prompt) - 1 + t for b, row in enumerate(rows) for t in range(len(row.completion))]
     targets = [token for row in rows for token in row.completion]
     predicting = hidden.reshape(-1, hidden.shape[-1])[mx.array(at, mx.int32)]  # (N, D)
-    return model.head.logprobs(predicting, mx.array(targets, mx.int32))
+    return _head_logprobs(model.head, predicting, mx.array(targets, mx.int32))
 
 
-def longest_row(batch: SftBatch | GroupBatch) -> int:
-    """Tokens of a batch's longest row: the least that a pass can hold."""
-    rows = batch.rows if isinstance(batch, SftBatch) else [row for group in batch.groups for row in group.rows]
-    return max(map(_row_length, rows))
-
-
-def _row_length(row: Row) -> int:
-    return len(row.prompt) + len(row.completion)
-
-
-def _row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
-    """Rows of like length together, longest first, padded tokens within the budget."""
-    ordered = sorted(rows, key=lambda row: -_row_length(row))
-    while ordered:
-        most = max(1, budget // _row_length(ordered[0]))
-        yield ordered[:most]
-        ordered = ordered[most:]
-
-
-def _group_batches(groups: Sequence[TrainGroup], budget: int) -> Iterator[list[TrainGroup]]:
-    """Groups together within the budget, with padding; the largest first."""
-    batch: list[TrainGroup] = []
-    for group in sorted(groups, key=_longest, reverse=True):
-        rows = sum(len(g.rows) for g in batch) + len(group.rows)
-        if batch and rows * _longest(batch[0]) > budget:
-            yield batch
-            batch = []
-        batch.append(group)
-    if batch:
-        yield batch
-
-
-def _longest(group: TrainGroup) -> int:
-    return max(map(_row_length, group.rows))
-
-
-def _tokens(group: TrainGroup) -> int:
-    return len(group.rows) * _longest(group)
+def _head_logprobs(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
+    """(N, D) hidden states, (N,) ids -> (N,) log-probs; backward computes the logits again, one chunk at a time."""
+    size = head.chunk
+    if len(targets) <= size:
+        return head.logprobs(hidden, targets)
+    # Ids are bound, not passed: a checkpointed function is differentiated in each of its arguments.
+    starts = range(0, len(targets), size)
+    logprobs = [mx.checkpoint(partial(head.logprobs, targets=targets[i : i + size])) for i in starts]
+    return mx.concatenate([chunk(hidden[i : i + size]) for i, chunk in zip(starts, logprobs, strict=True)])

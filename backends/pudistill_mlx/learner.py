@@ -25,7 +25,8 @@ from pudistill_cli.contract import (
 from pudistill_cli.errors import DataError, OutOfMemory, TrainingError
 from pudistill_mlx import memory, policy, scoring, training_state
 from pudistill_mlx.adapter_files import read_adapter, write_adapter
-from pudistill_mlx.gradients import Accumulated, group_gradient, longest_row, sft_gradient
+from pudistill_mlx.gradients import Accumulated, group_gradient, sft_gradient
+from pudistill_mlx.micro_batches import smallest_pass
 from pudistill_mlx.model import Model
 from pudistill_mlx.optimizer import Optimizer, global_norm
 
@@ -40,7 +41,7 @@ class MlxLearner:
         self._scale = lora.alpha / lora.r
         self._policy = policy.fresh(model.shapes, lora)
         self._optimizer = Optimizer(optimizer)
-        self._longest = 1
+        self._smallest_pass = 1
         memory.use_limits(model.placement.device)
 
     # --- training ---
@@ -52,7 +53,7 @@ class MlxLearner:
             TrainingError: it is not finite, or (OutOfMemory) memory or the device's time is short; the adapter is then
                 unchanged.
         """
-        self._longest = longest_row(batch)
+        self._smallest_pass = smallest_pass(batch)
         try:
             found = self._gradient(batch)
             norm = global_norm(found.gradient) if found.gradient else math.nan
@@ -79,7 +80,7 @@ class MlxLearner:
         """Half as many tokens in a pass; None where each pass held a single row of the last batch already."""
         mx.clear_cache()
         budget = self.model.spec.token_budget
-        if budget <= self._longest:
+        if budget <= self._smallest_pass:
             return None
         self.model.spec = replace(self.model.spec, token_budget=budget // 2)
         return budget // 2

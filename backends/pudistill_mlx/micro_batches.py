@@ -1,0 +1,49 @@
+"""What is computed together: rows and groups within the token budget, padding included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pudistill_cli.contract import Batch, Row, SftBatch, TrainGroup
+
+
+def row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+    """Rows of like length together, longest first."""
+    ordered = sorted(rows, key=lambda row: -row_length(row))
+    while ordered:
+        most = max(1, budget // row_length(ordered[0]))
+        yield ordered[:most]
+        ordered = ordered[most:]
+
+
+def group_batches(groups: Sequence[TrainGroup], budget: int) -> Iterator[list[TrainGroup]]:
+    """Groups together, the largest first; one alone may be larger than the budget."""
+    batch: list[TrainGroup] = []
+    for group in sorted(groups, key=longest_row, reverse=True):
+        rows = sum(len(g.rows) for g in batch) + len(group.rows)
+        if batch and rows * longest_row(batch[0]) > budget:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
+
+
+def tokens_of(group: TrainGroup) -> int:
+    """Of a group, padding included."""
+    return len(group.rows) * longest_row(group)
+
+
+def longest_row(group: SftBatch | TrainGroup) -> int:
+    """Tokens of the longest row."""
+    return max(map(row_length, group.rows))
+
+
+def smallest_pass(batch: Batch) -> int:
+    """Tokens of a batch's longest row: no pass can be cut smaller."""
+    return longest_row(batch) if isinstance(batch, SftBatch) else max(map(longest_row, batch.groups))
+
+
+def row_length(row: Row) -> int:
+    """Tokens of prompt and answer."""
+    return len(row.prompt) + len(row.completion)
