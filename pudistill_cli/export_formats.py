@@ -42,6 +42,17 @@ def mlx_variant(bits: int, group_size: int) -> str:
     return name if bits in MLX_FULL or group_size == MLX_GROUP_SIZE else f"{name}-g{group_size}"
 
 
+def keeps_more(target: Target) -> str:
+    """What to type where a backend's format lost part of the training; nothing for one that loses none."""
+    if target.format == "gguf":
+        return "Use a larger --quant, or --format gguf-adapter."
+    if target.format != "mlx":
+        return ""
+    bits = next(b for b in MLX_BITS if target.variant.startswith(mlx_variant(b, MLX_GROUP_SIZE)))
+    more = [str(b) for b in (8, *MLX_FULL) if b > bits]
+    return f"Use --bits {' or '.join(more)}, or --format adapter." if more else "Use --format adapter."
+
+
 def formats_of(export: ExportSettings, gguf_student: bool) -> list[Target]:
     """The recipe's exports, one for each quantisation.
 

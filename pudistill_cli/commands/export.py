@@ -16,8 +16,7 @@ def command(
         typer.Option(
             "--format",
             help="hf: merged weights; adapter: the PEFT adapter alone; gguf: merged weights for llama.cpp, Ollama and "
-            "LM Studio; gguf-adapter: the adapter alone for llama.cpp; mlx: merged weights for mlx-lm and LM Studio on a "
-            "Mac.",
+            "LM Studio; gguf-adapter: the adapter alone for llama.cpp; mlx: merged weights for mlx-lm and LM Studio.",
         ),
     ] = "hf",
     quant: Annotated[
@@ -52,6 +51,7 @@ def command(
     """
     from pudistill_cli.console import Console
     from pudistill_cli.loop import export_run
+    from pudistill_cli.preflight import check_exports
     from pudistill_cli.prepare import reopen
 
     console = Console(as_json=as_json)
@@ -64,6 +64,7 @@ def command(
         changes.append(f"export.group_size={group_size}")
     job = reopen(run, runs, console, changes)
     try:
+        check_exports(job.recipe.export, job.student, job.folder.path)
         for exported in export_run(job, adapter):
             found = exported.comparison
             console.event("exported", path=str(exported.folder), kl=found.kl, ratio=found.ratio)

@@ -12,7 +12,7 @@ from typing import Protocol
 from pudistill_cli import weights
 from pudistill_cli.contract import Engine, Sampling
 from pudistill_cli.errors import ExportError, PudistillError
-from pudistill_cli.export_formats import Target
+from pudistill_cli.export_formats import Target, keeps_more
 from pudistill_cli.exporter import ExportRequest, Speech, WrittenExport
 from pudistill_cli.job import Job
 from pudistill_cli.registry import exporter_of
@@ -23,11 +23,6 @@ from pudistill_cli.tokenizer import StudentTokenizer
 ROUNDING = 1e-6
 """Mean next-token KL in nats that float32 arithmetic may show: rounding alone is below 1e-8."""
 CALIBRATION_ROWS = 200
-KEEPS_MORE = {
-    "gguf": "Use a larger --quant, or --format gguf-adapter.",
-    "mlx": "Use more --bits (8, 16 or 32), or --format adapter.",
-}
-"""What to type for a format that loses less, where a backend's format can lose anything."""
 
 
 class Writer(Protocol):
@@ -128,7 +123,7 @@ class OfBackend:
 
     def __init__(self, job: Job, anchors: Anchors, name: str, target: Target, out: Path) -> None:
         self._job, self._target = job, target
-        self.keeps_more = KEEPS_MORE.get(target.format, "")
+        self.keeps_more = keeps_more(target)
         self._exporter = exporter_of(target.format)
         self._written = WrittenExport(out)
         self._request = ExportRequest(
