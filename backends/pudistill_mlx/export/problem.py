@@ -30,7 +30,7 @@ def export_problem(student: Path, format: str, variant: str, converter: Path | N
         )
     try:
         chosen = variant_of(variant)
-        return base_weights.problem(student) or _narrow(student, chosen) or _text(student)
+        return base_weights.problem(student) or _nothing_to_quantise(student, chosen) or _text(student)
     except PudistillError as error:
         return f"{error.message} {error.hint}".strip()
 
@@ -43,16 +43,16 @@ def export_bytes(student: Path, format: str, variant: str) -> int:
     return 4 * count_parameters(weight_files(student)) + found.nbytes + _ROOM
 
 
-def _narrow(student: Path, variant: Variant) -> str | None:
-    """Whether there is nothing to quantise."""
+def _nothing_to_quantise(student: Path, variant: Variant) -> str | None:
     try:
-        model, _ = open_model(student)
+        model, config = open_model(student)
+        fits = [size for size in MLX_GROUP_SIZES if quantisable(model, size)]
+        found, _ = store(model, config, variant, dtype_of(variant, student))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return f"mlx-lm cannot load it: {error}."
-    if not variant.quantised or quantisable(model, variant.group_size):
+    if not variant.quantised or found.quantised:
         return None
-    fits = [size for size in MLX_GROUP_SIZES if quantisable(model, size)]
-    advice = f"--set export.group_size={max(fits)}" if fits else "--set export.bits=16"
+    advice = f"a group size of {max(fits)} (export.group_size)" if fits else "16 bits (export.bits)"
     return f"no layer's width is a multiple of {variant.group_size}, so none can be quantised. Use {advice}."
 
 
