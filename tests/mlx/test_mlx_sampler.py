@@ -109,7 +109,7 @@ def test_a_prompt_is_computed_once_for_its_candidates(
 
 
 def test_tokens_are_kept_as_drawn(engine: MlxEngine, handle: str, together: Groups) -> None:
-    """Random text does not survive decoding and encoding; the candidates' ids and their log-probs do not go that way."""
+    """Random text does not survive decoding and encoding: ids and their log-probs do not go that way."""
     prompts = {prompt.key: prompt for prompt in make_prompts()}
     changed = 0
     for key, group in together.items():
