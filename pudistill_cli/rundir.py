@@ -4,7 +4,8 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
             ledger.sqlite    everything else (ledger.py)
             metrics.jsonl    the figures of every step, for tail -f
             adapters/<name>/ in PEFT's format
-            state/           run.json: identity and resolved settings; <name>/: the learner's, to go on from
+            state/           run.json: identity and resolved settings; <name>/: the learner's, to go on from;
+                             token_budget: tokens in a pass that fit, where the recipe's did not
             export/<format>/
 """
 
@@ -125,7 +126,22 @@ class RunFolder:
         """An export's folder."""
         return self.path / "export" / format
 
+    @property
+    def step_marker(self) -> Path:
+        """An empty file that is there while a training step is under way (stages/steps.py)."""
+        return self.path / "state" / "step-under-way"
+
     # --- records ---
+
+    @property
+    def token_budget(self) -> int | None:
+        """Tokens in a pass of training that were found to fit; None while the recipe's do."""
+        kept = self.path / "state" / "token_budget"
+        return int(kept.read_text(encoding="utf-8")) if kept.exists() else None
+
+    def keep_token_budget(self, tokens: int) -> None:
+        """Train with so many from now on, also when the run is resumed. It is no part of the run's identity."""
+        write_atomic(self.path / "state" / "token_budget", f"{tokens}\n")
 
     def resolve_once(self, values: Mapping[str, T]) -> dict[str, T]:
         """What `auto` settings mean in this run: the values given first, whatever is given later."""

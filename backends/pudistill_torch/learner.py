@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from pudistill_cli.contract import (
     OptimizerSpec,
     SftBatch,
 )
-from pudistill_cli.errors import DataError, TrainingError
+from pudistill_cli.errors import DataError, OutOfMemory, TrainingError
 from pudistill_torch import scoring, training_state
 from pudistill_torch.adapter_files import read_adapter, whole_folder, write_adapter
 from pudistill_torch.gradients import group_gradient, sft_gradient
@@ -35,11 +36,13 @@ class TorchLearner:
         self._parameters = model.new_policy(lora)
         self._optimizer = self._fresh_optimizer()
         self._steps = 0
+        self._smallest_pass = 1
 
     # --- training ---
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step; TrainingError if it is not finite or memory is short, the adapter then unchanged."""
+        self._smallest_pass = _longest_row(batch)
         try:
             gradient = sft_gradient if isinstance(batch, SftBatch) else group_gradient
             metrics = gradient(self.model, batch)  # type: ignore[arg-type]
@@ -51,7 +54,7 @@ class TorchLearner:
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            raise TrainingError(
+            raise OutOfMemory(
                 "There is not enough memory for this step.",
                 f"Halve the tokens of a pass: --set student.token_budget={self.model.spec.token_budget // 2}",
             ) from error
@@ -63,6 +66,16 @@ class TorchLearner:
     def _refuse_non_finite(self, loss: float, norm: float) -> None:
         if not (torch.isfinite(torch.tensor([loss, norm])).all()):
             raise TrainingError(f"loss {loss}, gradient norm {norm}: not finite.", "Try a lower learning rate.")
+
+    def halve_budget(self) -> int | None:
+        """Half as many tokens in a pass; None where each pass held a single row of the last batch already."""
+        budget = self.model.spec.token_budget
+        if budget <= self._smallest_pass:
+            return None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.model.spec = replace(self.model.spec, token_budget=budget // 2)
+        return budget // 2
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         settings = self._settings
@@ -124,6 +137,12 @@ class TorchLearner:
 
     def _write_adapter(self, folder: Path) -> None:
         write_adapter(folder, self.model.config(POLICY), self.model.weights(POLICY))
+
+
+def _longest_row(batch: Batch) -> int:
+    """Tokens of a batch's longest row: no pass can be cut smaller."""
+    rows = batch.rows if isinstance(batch, SftBatch) else [row for group in batch.groups for row in group.rows]
+    return max(len(row.prompt) + len(row.completion) for row in rows)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

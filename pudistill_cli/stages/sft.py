@@ -9,6 +9,7 @@ from pudistill_cli.errors import TrainingError
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
+from pudistill_cli.stages.steps import stopped, train_step
 
 
 def learn_anchors(job: Job, anchors: Anchors) -> None:
@@ -21,6 +22,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     per_epoch = math.ceil(len(rows) / settings.batch)
     total = per_epoch * settings.epochs
     warmup = max(1, round(settings.warmup * total))
+    slower = f"sft.lr={settings.lr / 3:.1g}"
     job.ledger.begin_stage("sft")
     losses: list[float] = []
     with job.console.bar("SFT", total) as bar:
@@ -30,9 +32,9 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
             for batch in shuffled_batches(rows, settings.batch, job.recipe.seed, 0, epoch)
         ):
             try:
-                metrics = job.learner.step(SftBatch(batch), learning_rate(settings.lr, step, total, warmup))
+                metrics = train_step(job, SftBatch(batch), learning_rate(settings.lr, step, total, warmup))
             except TrainingError as error:
-                raise _stopped(job, error, step) from error
+                raise stopped(job, error, "sft", f"SFT stopped at step {step + 1}", slower) from error
             losses.append(metrics["loss"])
             job.metrics("sft", 0, step, metrics)
             bar.note(loss=metrics["loss"])
@@ -40,12 +42,3 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     job.save_learner("sft")
     last = losses[-per_epoch:]
     job.ledger.finish_stage("sft", {"rows": len(rows), "steps": total, "loss": sum(last) / len(last)})
-
-
-def _stopped(job: Job, error: TrainingError, step: int) -> TrainingError:
-    job.learner.snapshot(job.folder.adapter("sft-stopped"))
-    return TrainingError(
-        f"SFT stopped at step {step + 1}: {error.message}",
-        f"The last good adapter is {job.folder.adapter('sft-stopped')}. Try a lower rate: "
-        f"--set sft.lr={job.recipe.sft.lr / 3:.1g} --name {job.folder.name}-2",
-    )

@@ -12,6 +12,7 @@ from pudistill_cli.method.off_policy import sampler_gap
 from pudistill_cli.stages.candidates import policy_of
 from pudistill_cli.stages.ranking import Ranked, RankedGroup
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
+from pudistill_cli.stages.steps import stopped, train_step
 
 
 def improve(job: Job, ranked: Ranked, number: int) -> None:
@@ -28,15 +29,16 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     per_round = math.ceil(len(groups) / train.groups_per_step)
     total = per_round * job.recipe.prefer.rounds
     first = per_round * (number - 1)
+    slower = f"train.lr={job.preference_lr / 3:.1g}"
     job.ledger.begin_stage(name)
     with job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
         batches = shuffled_batches(groups, train.groups_per_step, job.recipe.seed, 1, number)
         for step, batch in enumerate(batches, start=first):
             lr = learning_rate(job.preference_lr, step, total, train.warmup_steps, train.schedule)
             try:
-                metrics = job.learner.step(GroupBatch(objective, batch), lr)
+                metrics = train_step(job, GroupBatch(objective, batch), lr)
             except TrainingError as error:
-                raise _stopped(job, error, name) from error
+                raise stopped(job, error, name, f"{name} stopped", slower) from error
             job.metrics("prefer", number, step, metrics)
             bar.note(**{k: v for k, v in metrics.items() if k in ("loss", "kl")})
             bar.advance()
@@ -95,12 +97,3 @@ def _record_gap(job: Job, groups: list[RankedGroup], behaviour: list[tuple[Float
             f"candidates are worth {gap.ess:.0%} of the learner's own. Sample in more bits: "
             "--set backend.options.quant=f16"
         )
-
-
-def _stopped(job: Job, error: TrainingError, name: str) -> TrainingError:
-    job.learner.snapshot(job.folder.adapter(f"{name}-stopped"))
-    return TrainingError(
-        f"{name} stopped: {error.message}",
-        f"The last good adapter is {job.folder.adapter(f'{name}-stopped')}. Try a lower rate: "
-        f"--set train.lr={job.preference_lr / 3:.1g} --name {job.folder.name}-2",
-    )

@@ -1,0 +1,192 @@
+"""A step that finds too little memory is done again with fewer tokens in a pass, and a run keeps that number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny import Ended, Tiny
+
+from pudistill_cli.contract import Row, SftBatch
+from pudistill_cli.errors import OutOfMemory, TrainingError
+from pudistill_cli.rundir import RunFolder
+from pudistill_cli.stages.steps import stopped, train_step
+
+Call = Callable[..., Ended]
+BATCH = SftBatch((Row((3,), (4,)),))
+
+
+class FakeLearner:
+    """Has memory for `room` tokens in a pass, and cannot pass fewer than `least`."""
+
+    def __init__(self, room: int, budget: int = 4096, least: int = 1, error: BaseException | None = None) -> None:
+        self.room, self.budget, self.least, self.error = room, budget, least, error
+        self.tried: list[int] = []
+
+    def step(self, batch: SftBatch, lr: float) -> dict[str, float]:
+        self.tried.append(self.budget)
+        if self.error is not None:
+            raise self.error
+        if self.budget > self.room:
+            raise OutOfMemory("There is not enough memory for this step.", "Halve it.")
+        return {"loss": lr}
+
+    def halve_budget(self) -> int | None:
+        if self.budget <= self.least:
+            return None
+        self.budget //= 2
+        return self.budget
+
+    def snapshot(self, path: Path) -> Path:
+        return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Any:
+    opened = RunFolder.create_or_open(tmp_path, "run", {})
+    yield opened
+    opened.close()
+
+
+def job_of(folder: RunFolder, learner: FakeLearner, device: str = "cpu") -> Any:
+    warnings: list[str] = []
+    return SimpleNamespace(
+        folder=folder,
+        learner=learner,
+        learner_spec=SimpleNamespace(token_budget=4096),
+        resolved={"device": device},
+        console=SimpleNamespace(warn=warnings.append),
+        warnings=warnings,
+    )
+
+
+def test_halved_until_it_fits_and_said_each_time(folder: RunFolder) -> None:
+    job = job_of(folder, FakeLearner(room=1500))
+    assert train_step(job, BATCH, 0.5) == {"loss": 0.5}
+    assert job.learner.tried == [4096, 2048, 1024]
+    assert job.warnings == [
+        "There was not enough memory for 4,096 tokens in a pass: going on with 2,048.",
+        "There was not enough memory for 2,048 tokens in a pass: going on with 1,024.",
+    ]
+    assert folder.token_budget == 1024
+    train_step(job, BATCH, 0.5)
+    assert job.learner.tried[3:] == [1024]
+    assert len(job.warnings) == 2
+
+
+def test_another_learner_of_the_run_begins_with_what_fits(folder: RunFolder) -> None:
+    """Engine and learner in turns, or a resumed run: nothing is tried that failed before, and nothing said again."""
+    train_step(job_of(folder, FakeLearner(room=1500)), BATCH, 0.5)
+    for budget in (4096, 1024, 512):
+        job = job_of(folder, FakeLearner(room=1500, budget=budget))
+        job.learner_spec.token_budget = budget
+        train_step(job, BATCH, 0.5)
+        assert job.learner.tried == [min(budget, 1024)]
+        assert job.warnings == []
+
+
+def test_gives_up_where_a_pass_can_be_no_smaller(folder: RunFolder) -> None:
+    job = job_of(folder, FakeLearner(room=0, least=1024))
+    with pytest.raises(OutOfMemory, match="not enough memory for this step"):
+        train_step(job, BATCH, 0.5)
+    assert job.learner.tried == [4096, 2048, 1024]
+
+
+def test_what_is_not_finite_is_not_tried_again(folder: RunFolder) -> None:
+    job = job_of(folder, FakeLearner(room=9999, error=TrainingError("not finite")))
+    with pytest.raises(TrainingError, match="not finite"):
+        train_step(job, BATCH, 0.5)
+    assert job.learner.tried == [4096]
+    assert folder.token_budget is None
+
+
+def test_the_end_names_what_helps(folder: RunFolder) -> None:
+    job = job_of(folder, FakeLearner(room=0))
+    ended = stopped(job, OutOfMemory("There is not enough memory."), "sft", "SFT stopped at step 3", "sft.lr=0.1")
+    assert isinstance(ended, OutOfMemory)
+    assert ended.exit_code == 6
+    assert "close other programs" in ended.hint
+    assert "sft.lr" not in ended.hint
+    ended = stopped(job, TrainingError("not finite."), "round-1", "round-1 stopped", "train.lr=0.1")
+    assert ended.message == "round-1 stopped: not finite."
+    assert f"{folder.adapter('round-1-stopped')}. Try a lower rate: --set train.lr=0.1 --name run-2" in ended.hint
+
+
+# --- a process that the system ends ---
+
+
+class Killed(FakeLearner):
+    """Looks at the marker in the middle of a step, as a process that ends there would leave it."""
+
+    marker: Path
+
+    def step(self, batch: SftBatch, lr: float) -> dict[str, float]:
+        self.seen = self.marker.exists()
+        return super().step(batch, lr)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("gpu", True), ("mps", True), ("cpu", False), ("cuda:0", False)])
+def test_a_step_leaves_a_trace_only_where_it_may_end_the_process(
+    folder: RunFolder, device: str, expected: bool
+) -> None:
+    for error in (None, TrainingError("not finite"), KeyboardInterrupt()):
+        learner = Killed(room=9999, error=error)
+        learner.marker = folder.step_marker
+        try:
+            train_step(job_of(folder, learner, device), BATCH, 0.5)
+        except (TrainingError, KeyboardInterrupt):
+            assert error is not None
+        assert learner.seen is expected
+        assert not folder.step_marker.exists()
+
+
+def test_after_a_step_that_ended_the_process_the_budget_is_halved_at_once(folder: RunFolder) -> None:
+    for expected in (2048, 1024):
+        folder.step_marker.touch()
+        job = job_of(folder, FakeLearner(room=9999), "gpu")
+        train_step(job, BATCH, 0.5)
+        assert job.learner.tried == [expected]
+        assert len(job.warnings) == 1
+        assert f"going on with {expected:,} tokens in a pass, not {2 * expected:,}" in job.warnings[0]
+        assert folder.token_budget == expected
+        train_step(job, BATCH, 0.5)
+        assert job.learner.tried == [expected, expected]
+
+
+# --- a whole run ---
+
+
+def test_a_run_short_of_memory_ends_with_the_bytes_of_one_with_that_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """A step that failed has changed nothing, and a resumed run does not fail again."""
+    torch = pytest.importorskip("torch", reason="needs the torch backend")
+    from pudistill_torch import learner
+
+    real, failed, done = learner.sft_gradient, [], []
+
+    def short(model: Any, batch: SftBatch) -> Any:
+        found = real(model, batch)
+        if model.spec.token_budget > 200:
+            failed.append(model.spec.token_budget)
+            raise torch.OutOfMemoryError("out of memory")
+        done.append(batch)
+        if len(done) == 2:  # the second of two steps
+            raise KeyboardInterrupt
+        return found
+
+    tiny = Tiny.make(tmp_path / "short", student={"token_budget": 512})
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "sft_gradient", short)
+        ended = call(*tiny.arguments("--until", "sft"))
+        assert ended.code == 130, ended.err
+        assert "not enough memory for 256 tokens in a pass: going on with 128" in ended.flat
+        assert call(*tiny.arguments("--until", "sft")).code == 0
+    assert failed == [512, 256]
+    told = Tiny.make(tmp_path / "told", student={"token_budget": 128})
+    assert call(*told.arguments("--until", "sft")).code == 0
+    adapter = "adapters/sft/*.safetensors"
+    assert tiny.bytes_of(adapter) == told.bytes_of(adapter)
