@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.contract import Adapter, Engine, Tokens
+from pudistill_cli.contract import Adapter, Continuations, Floats, Scoring, Tokens
 from pudistill_cli.method.scorers.templates import Templates
 
 if TYPE_CHECKING:  # the recipe, which prompts.py reads, holds templates
@@ -20,11 +20,25 @@ Scores = Iterator[tuple[int, Array]]
 """(index of the item, (K,) scores of its candidates), as the items finish, in any order."""
 
 
+class Reader(Scoring, Protocol):
+    """What of a `contract.Engine` a judge is asked through."""
+
+    def choice_logits(
+        self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
+    ) -> Iterator[tuple[int, Floats]]:
+        """As `contract.Engine.choice_logits`."""
+        ...
+
+    def distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
+        """As `contract.Engine.distributions`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """The frozen student that scores, and how text becomes its tokens."""
 
-    engine: Engine
+    engine: Reader
     adapter: Adapter | None
     encode: Callable[[tuple[Message, ...]], Tokens]
     """A conversation as the student sees it, generation prompt included."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from pudistill_cli.method.preferences import center
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Scores
+from pudistill_cli.method.scorers.agreement import Weighting, agreement_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Ensemble:
     """
 
     scorers: tuple[Scorer, ...]
+    weighting: Weighting = "equal"
+    """agreement: each scorer counts as much as the others agree with it (`agreement_weights`)."""
 
     @property
     def name(self) -> str:
@@ -33,16 +36,16 @@ class Ensemble:
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """Yields when every scorer is through."""
-        raw = [dict(scorer.score(judge, items)) for scorer in self.scorers]
-        combined = combine([[scores[i] for i in range(len(items))] for scores in raw])
-        yield from enumerate(combined)
+        found = [dict(scorer.score(judge, items)) for scorer in self.scorers]
+        raw = [[scores[i] for i in range(len(items))] for scores in found]
+        yield from enumerate(combine(raw, agreement_weights(raw) if self.weighting == "agreement" else None))
 
 
-def combine(scores: Sequence[Sequence[Array]]) -> list[Array]:
-    """Per item (K,), from each scorer's (K,) scores of each item."""
+def combine(scores: Sequence[Sequence[Array]], weights: Array | None = None) -> list[Array]:
+    """Per item (K,), from each scorer's (K,) scores of each item; `weights` are the scorers', 1 without."""
     total = [np.zeros(len(s)) for s in scores[0]]
-    for groups in scores:
+    for groups, weight in zip(scores, np.ones(len(scores)) if weights is None else weights, strict=True):
         pooled = [s - s.mean() for s in groups if len(s)]
         deviation = float(np.concatenate(pooled).std()) if pooled else 0.0
-        total = [t + center(s, deviation) for t, s in zip(total, groups, strict=True)]
+        total = [t + weight * center(s, deviation) for t, s in zip(total, groups, strict=True)]
     return total

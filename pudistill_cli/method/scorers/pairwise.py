@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
-from pudistill_cli.method.scorers.reading import ask, read_choices
+from pudistill_cli.method.scorers.reading import ask, mean_over_wordings, read_choices
 
 RIDGE = 1e-3
 """Weight of the prior theta = 0: keeps strengths finite where an answer wins everything (ours)."""
@@ -17,29 +17,51 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Pairwise:
-    """The strengths of the answers; K (K - 1) questions an item."""
+    """The strengths of the answers; K (K - 1) questions an item and wording."""
 
-    name = "pairwise"
-    model = True
+    blind: bool = False
+    """Without the anchor: a baseline, and what is left where there is none."""
+
+    @property
+    def name(self) -> str:
+        """pairwise, marked where it is not the plain one."""
+        return "pairwise-blind" if self.blind else "pairwise"
+
+    @property
+    def model(self) -> bool:
+        """It asks the model."""
+        return True
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """The logits of both orders are averaged: a judge that loves the first place is even on all."""
         for index, first in self.first_wins(judge, items):
-            yield index, bradley_terry((first - first.T) / 2)
+            yield index, strengths(first)
 
-    def first_wins(self, judge: Judge, items: Sequence[Item]) -> Iterator[tuple[int, Array]]:
-        """Yield (index, (K, K) log-odds that answer i, shown first, beats answer j); 0 on the diagonal."""
-        questions = [
-            [
-                ask(judge, item, judge.templates.pairwise, first=a.text, second=b.text)
-                for a, b in permutations(item.candidates, 2)
-            ]
-            for item in items
-        ]
-        for index, logits in read_choices(judge, questions, judge.templates.pairwise_choices):  # (K (K - 1), 2)
-            odds = np.zeros((len(items[index].candidates),) * 2)
-            odds[~np.eye(len(odds), dtype=bool)] = logits[:, 0].astype(np.float64) - logits[:, 1]
-            yield index, odds
+    def first_wins(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """Yield (index, (K, K) log-odds that answer i, shown first, beats answer j); 0 on the diagonal.
+
+        The mean over the judge's wordings.
+        """
+        wordings = judge.templates
+        templates = (wordings.pairwise_blind,) if self.blind else (wordings.pairwise, *wordings.other_pairwise)
+        read = (found for template in templates for found in _log_odds(judge, items, template))
+        return mean_over_wordings(read, len(templates))
+
+
+def _log_odds(judge: Judge, items: Sequence[Item], template: str) -> Iterator[tuple[int, Array]]:
+    questions = [
+        [ask(judge, item, template, first=a.text, second=b.text) for a, b in permutations(item.candidates, 2)]
+        for item in items
+    ]
+    for index, logits in read_choices(judge, questions, judge.templates.pairwise_choices):  # (K (K - 1), 2)
+        odds = np.zeros((len(items[index].candidates),) * 2)
+        odds[~np.eye(len(odds), dtype=bool)] = logits[:, 0].astype(np.float64) - logits[:, 1]
+        yield index, odds
+
+
+def strengths(first: Array) -> Array:
+    """(K,) of the answers, from the (K, K) log-odds of each when shown first: both orders, then Bradley-Terry."""
+    return bradley_terry((first - first.T) / 2)
 
 
 def bradley_terry(odds: Array, iterations: int = 50) -> Array:

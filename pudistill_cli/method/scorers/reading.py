@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from pudistill_cli.contract import Continuations, Floats, Tokens
 from pudistill_cli.errors import DataError
-from pudistill_cli.method.scorers import Item, Judge, Scores
+from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.templates import fill
 
 WORD = 8
@@ -51,6 +51,16 @@ def read_choices(
     lead, choices = _choice_tokens(judge, questions[0][0], words) if questions else ((), ())
     requests = [_shared_prefix([tokens + lead for tokens in asked]) for asked in questions]
     yield from judge.engine.choice_logits(requests, choices, judge.adapter)
+
+
+def mean_over_wordings(found: Iterable[tuple[int, Array]], wordings: int) -> Scores:
+    """Yield (index, the mean of an item's `wordings` results) as its last one comes."""
+    waiting: dict[int, list[Array]] = {}
+    for index, result in found:
+        held = waiting.setdefault(index, [])
+        held.append(result)
+        if len(held) == wordings:
+            yield index, np.mean(waiting.pop(index), axis=0)
 
 
 def _shared_prefix(sequences: Sequence[Tokens]) -> Continuations:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pudistill_cli.method.scorers import Scorer
+from pudistill_cli.method.scorers.agreement import Weighting
 from pudistill_cli.method.scorers.ensemble import Ensemble
+from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.likelihood import Likelihood
 from pudistill_cli.method.scorers.likelihood_blind import LikelihoodBlind
 from pudistill_cli.method.scorers.overlap import Chrf, TokenF1
@@ -13,11 +15,25 @@ from pudistill_cli.method.scorers.pairwise import Pairwise
 from pudistill_cli.method.scorers.pmi import Pmi
 from pudistill_cli.method.scorers.verdict import Verdict
 
-_ALL: tuple[Scorer, ...] = (Likelihood(), LikelihoodBlind(), Pmi(), Verdict(), Pairwise(), Chrf(), TokenF1())
+_ALL: tuple[Scorer, ...] = (
+    Likelihood(),
+    LikelihoodBlind(),
+    Pmi(),
+    Verdict(),
+    Verdict("contextual"),
+    Verdict("batch"),
+    Verdict(blind=True),
+    Pairwise(),
+    Pairwise(blind=True),
+    Chrf(),
+    TokenF1(),
+)
 SCORERS = {scorer.name: scorer for scorer in _ALL}
+WITHOUT_ANCHOR = ("likelihood-blind", "verdict-blind", "pairwise-blind")
+"""Those that do not look at the anchor."""
 
 
-def scorer_from(names: Sequence[str]) -> Scorer:
-    """The named scorer, or the ensemble of several."""
-    scorers = tuple(SCORERS[name] for name in names)
-    return scorers[0] if len(scorers) == 1 else Ensemble(scorers)
+def scorer_from(names: Sequence[str], weighting: Weighting = "equal", *, length_free: bool = False) -> Scorer:
+    """The named scorer, or the ensemble of several; `length_free` takes the length out of each."""
+    scorers = tuple(LengthFree(SCORERS[name]) if length_free else SCORERS[name] for name in names)
+    return scorers[0] if len(scorers) == 1 else Ensemble(scorers, weighting)

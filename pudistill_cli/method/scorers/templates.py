@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 VIEW = """{prompt}
 
@@ -47,6 +47,61 @@ Answer B:
 
 Which answer is better? Reply with A or B."""
 
+OTHER_VERDICTS = (
+    """An expert was asked this:
+{prompt}
+
+The expert answered:
+{anchor}
+
+Someone else answered:
+{candidate}
+
+Grade the other answer as a strict teacher would: 5 if it serves as well as the expert's, 3 if it is partly right, \
+1 if it is of no use. Say only the grade.""",
+)
+OTHER_PAIRWISE = (
+    """Here are two drafts, A and B, for one task.
+
+Draft A:
+{first}
+
+Draft B:
+{second}
+
+The task was:
+{prompt}
+
+An expert's own solution:
+{anchor}
+
+Choose the draft that does the task better. Say only its letter, A or B.""",
+)
+"""Second wordings: other words, another order, the same choices."""
+
+VERDICT_BLIND = """Rate an answer to a request.
+
+Request:
+{prompt}
+
+Answer to rate:
+{candidate}
+
+How good is the answer? 1 is useless or wrong, 5 is as good as it can be. Reply with one digit, 1 to 5."""
+
+PAIRWISE_BLIND = """Compare two answers to a request.
+
+Request:
+{prompt}
+
+Answer A:
+{first}
+
+Answer B:
+{second}
+
+Which answer is better? Reply with A or B."""
+
 
 @dataclass(frozen=True, slots=True)
 class Templates:
@@ -60,9 +115,24 @@ class Templates:
     """`pairwise`: {prompt}, {anchor}, {first}, {second}."""
     other_views: tuple[str, ...] = ()
     """Further wordings of `view`; the gates report how well the scores agree."""
+    other_verdicts: tuple[str, ...] = ()
+    other_pairwise: tuple[str, ...] = ()
+    """Further wordings of both: each is asked as well, and the read-outs are averaged."""
+    verdict_blind: str = VERDICT_BLIND
+    """`verdict-blind`: {prompt}, {candidate}."""
+    pairwise_blind: str = PAIRWISE_BLIND
+    """`pairwise-blind`: {prompt}, {first}, {second}."""
     verdict_choices: tuple[str, ...] = ("1", "2", "3", "4", "5")
     """Ratings, worst first."""
     pairwise_choices: tuple[str, str] = ("A", "B")
+
+    def in_several_wordings(self) -> Templates:
+        """With the vetted further wordings, of those questions that are in the vetted first one."""
+        return replace(
+            self,
+            other_verdicts=OTHER_VERDICTS if self.verdict == VERDICT else self.other_verdicts,
+            other_pairwise=OTHER_PAIRWISE if self.pairwise == PAIRWISE else self.other_pairwise,
+        )
 
 
 def fill(template: str, **values: str) -> str:

@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pudistill_cli.method.scorers import Item, Judge, Scores
-from pudistill_cli.method.scorers.reading import ask, read_choices
+from pudistill_cli.method.scorers import Array, Item, Judge, Scores
+from pudistill_cli.method.scorers.calibration import CONTENT_FREE, Calibration, batch, contextual
+from pudistill_cli.method.scorers.reading import ask, mean_over_wordings, read_choices
 from pudistill_cli.method.xp import log_softmax
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """s_i = sum_c c p(rating c | x, a, y_i), ratings 1 to C (G-Eval, Liu et al. 2023). Nothing is decoded."""
+    """s_i = sum_c c p(rating c | x, a, y_i), ratings 1 to C (G-Eval, Liu et al. 2023). Nothing is decoded.
 
-    name = "verdict"
-    model = True
+    The mean over the judge's wordings; of each, the label prior is removed first.
+    """
+
+    calibration: Calibration = "none"
+    """contextual reads `CONTENT_FREE` in the answer's place too; batch takes the mean over the items of one call."""
+    blind: bool = False
+    """Without the anchor: a baseline, and what is left where there is none."""
+
+    @property
+    def name(self) -> str:
+        """verdict, marked where it is not the plain one."""
+        marks = ["blind"] * self.blind + [self.calibration] * (self.calibration != "none")
+        return "-".join(["verdict", *marks])
+
+    @property
+    def model(self) -> bool:
+        """It asks the model."""
+        return True
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
-        """One question a candidate; an item's questions share their beginning up to the candidate."""
-        words = judge.templates.verdict_choices
+        """One question a candidate and wording; an item's questions share their beginning up to the candidate."""
+        wordings = judge.templates
+        templates = (wordings.verdict_blind,) if self.blind else (wordings.verdict, *wordings.other_verdicts)
+        ratings = np.arange(1, len(wordings.verdict_choices) + 1, dtype=np.float64)
+        rated = (
+            (index, np.asarray(np.exp(log_p) @ ratings))
+            for template in templates
+            for index, log_p in self._log_ratings(judge, items, template)
+        )
+        return mean_over_wordings(rated, len(templates))
+
+    def _log_ratings(self, judge: Judge, items: Sequence[Item], template: str) -> Iterator[tuple[int, Array]]:
+        """Yield (index, (K, C) calibrated log-probs of the ratings)."""
+        free = CONTENT_FREE if self.calibration == "contextual" else ()
         questions = [
-            [ask(judge, item, judge.templates.verdict, candidate=c.text) for c in item.candidates] for item in items
+            [ask(judge, item, template, candidate=text) for text in (*(c.text for c in item.candidates), *free)]
+            for item in items
         ]
-        ratings = np.arange(1, len(words) + 1)
-        for index, logits in read_choices(judge, questions, words):  # (K, C)
-            yield index, np.exp(log_softmax(np, logits.astype(np.float64))) @ ratings
+        words = judge.templates.verdict_choices
+        read = ((i, _log_p(logits)) for i, logits in read_choices(judge, questions, words))  # (K + F, C)
+        if self.calibration == "batch":
+            yield from _batch_calibrated(dict(read))
+        elif free:
+            for index, log_p in read:
+                yield index, contextual(log_p[: -len(free)], log_p[-len(free) :])
+        else:
+            yield from read
+
+
+def _batch_calibrated(read: dict[int, Array]) -> Iterator[tuple[int, Array]]:
+    if not read:
+        return
+    ends = np.cumsum([len(log_p) for log_p in read.values()])[:-1]
+    yield from zip(read, np.split(batch(np.concatenate(list(read.values()))), ends), strict=True)
+
+
+def _log_p(logits: object) -> Array:
+    return np.asarray(log_softmax(np, np.asarray(logits, dtype=np.float64)), dtype=np.float64)
