@@ -1,0 +1,61 @@
+"""`pudistill judge`: what any scorer of any student is worth, measured against gold judgements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pudistill_cli.commands.options import JsonOption, SetOption
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A local folder, a GGUF file, or a hub id.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Gold judgements: JSONL, or a JSON array.")],
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option("--scorer", help="As in rank.scorer; a+b is an ensemble. May be repeated; by default all."),
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="A LoRA adapter's folder, in PEFT's form.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="torch, llamacpp or mlx; auto looks here.")] = "auto",
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Ask as this recipe does: its wordings, context and template.")
+    ] = None,
+    changes: SetOption = None,
+    wordings: Annotated[
+        bool, typer.Option("--wordings", help="Ask in the vetted second wordings too, and average.")
+    ] = False,
+    length_free: Annotated[bool, typer.Option("--length-free", help="Regress the length out, within groups.")] = False,
+    context: Annotated[int | None, typer.Option("--context", min=1, help="The longest sequence, in tokens.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well a model judges answers, before a run relies on it. Nothing is trained or written.
+
+    A record of DATA is {"prompt", "anchor", "chosen", "rejected"}, {"prompt", "anchor", "candidates": [{"text",
+    "grade"}, ...]}, or AlpacaEval's {"instruction", "output_1", "output_2", "preference"}, with a "reference" where
+    there is one.
+
+    Examples:
+
+      pudistill judge Qwen/Qwen2.5-3B-Instruct preferences.jsonl
+
+      pudistill judge my.gguf graded.jsonl --scorer verdict --scorer pairwise --adapter runs/my-run/adapters/sft
+
+      pudistill judge recipes/quickstart/student graded.jsonl --recipe quickstart
+    """
+    from pudistill_cli.console import Console
+    from pudistill_cli.errors import UsageError
+    from pudistill_cli.judging.gold import read_gold
+    from pudistill_cli.judging.opening import Manner
+    from pudistill_cli.judging.panel import scorers_for
+    from pudistill_cli.judging.session import judge_file
+    from pudistill_cli.recipe_file import load_recipe
+
+    if changes and recipe is None:
+        raise UsageError(f"--set {changes[0]} changes a recipe, and none is named.", "Name one: --recipe RECIPE")
+    console = Console(as_json=as_json)
+    gold = read_gold(data)
+    scorers = scorers_for(scorer or [], gold.groups, length_free=length_free)
+    manner = Manner.of(model, None if recipe is None else load_recipe(recipe, changes or []).recipe)
+    judge_file(console, gold, scorers, manner.several() if wordings else manner, adapter, backend, context)

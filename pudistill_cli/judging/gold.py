@@ -1,0 +1,100 @@
+"""Gold data in plain form: groups of answers to one prompt with their grades, read from JSONL or a JSON array."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pudistill_cli.errors import DataError
+from pudistill_cli.judging.records import Gold, Unannotated, gold_of
+
+FORMATS = (
+    '{"prompt": ..., "anchor": ..., "chosen": ..., "rejected": ...}, '
+    '{"prompt": ..., "anchor": ..., "candidates": [{"text": ..., "grade": ...}]} or '
+    '{"instruction": ..., "output_1": ..., "output_2": ..., "preference": 1 or 2}'
+)
+_SHOWN = 20
+"""Bad records named in one message; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldFile:
+    """A file's groups in its order, and what the user should know of the rest."""
+
+    groups: tuple[Gold, ...]
+    notices: tuple[str, ...] = ()
+
+
+def read_gold(path: Path) -> GoldFile:
+    """Read gold preferences, graded candidates, or AlpacaEval's annotations: one JSON object a line, or one array.
+
+    Raises:
+        DataError: no such file, records that cannot be read (each with its number and the reason), or none that can.
+    """
+    groups: list[Gold] = []
+    bad: list[str] = []
+    unannotated = 0
+    for place, record in _records(_text(path)):
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            groups.append(gold_of(record, place))
+        except Unannotated:
+            unannotated += 1
+        except ValueError as error:
+            bad.append(f"{place}: {error}")
+    if bad:
+        raise DataError(
+            f"{path}: {_counted(len(bad), 'record')} cannot be read:\n  {_listed(bad)}",
+            f"Correct them, or take them out. A record is {FORMATS}.",
+        )
+    if not groups:
+        raise DataError(f"{path} holds no judged answers.", f"A record is {FORMATS}.")
+    notices = (f"{path}: {_counted(unannotated, 'record')} without a preference left out.",) if unannotated else ()
+    return GoldFile(tuple(groups), notices)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.", "Name a .jsonl or .json file.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+
+
+def _records(text: str) -> Iterator[tuple[str, Any]]:
+    """Yield (where, the record), or in its place the ValueError that says why there is none."""
+    if text.lstrip().startswith("["):
+        array = _json(text)
+        if isinstance(array, ValueError):
+            yield "the array", array
+            return
+        for number, record in enumerate(cast("list[Any]", array), start=1):
+            yield f"item {number}", record
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", _json(line)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, " if error.lineno > 1 else ""
+        return ValueError(f"not JSON ({error.msg} at {where}character {error.colno})")
+    except RecursionError:
+        return ValueError("not JSON of a sane depth")
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = [f"and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
+    return "\n  ".join([*items[:_SHOWN], *more])

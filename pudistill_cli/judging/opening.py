@@ -1,0 +1,148 @@
+"""A student opened as a judge: any model that can be a student, through any backend, with or without an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pudistill_cli.checkpoint import read_json
+from pudistill_cli.contract import Backend, ModelSpec, Tokens
+from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.hardware import detect, runner
+from pudistill_cli.memory import demand_of
+from pudistill_cli.method.scorers import Judge
+from pudistill_cli.method.scorers.templates import Templates
+from pudistill_cli.model_file import ReadsModelFiles
+from pudistill_cli.plan import DEFAULT_CONTEXT
+from pudistill_cli.prompts import Message
+from pudistill_cli.recipe import Recipe, StudentSettings
+from pudistill_cli.registry import backends
+from pudistill_cli.student import Student, resolve_student
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How the judge is asked: what a recipe says about it, or the defaults."""
+
+    templates: Templates
+    student: StudentSettings
+    text: bool = False
+    """Bare text, without a chat template."""
+
+    @classmethod
+    def of(cls, model: str, recipe: Recipe | None) -> Manner:
+        """With a recipe as its runs ask, whatever student it names."""
+        if recipe is None:
+            return cls(Templates(), StudentSettings(model=model))
+        format = recipe.prompts.format
+        student = recipe.student.model_copy(update={"model": model, "revision": None, "original": None})
+        return cls(recipe.rank.templates(format), student, format == "text")
+
+    def several(self) -> Manner:
+        """The same in the vetted second wordings too."""
+        return replace(self, templates=self.templates.in_several_wordings())
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A judge that is ready, its context in tokens, and how to name it."""
+
+    judge: Judge
+    context: int
+    about: str
+
+
+@contextmanager
+def open_judge(
+    manner: Manner,
+    adapter: Path | None,
+    engine: str,
+    context: int | None,
+    warn: Callable[[str], None],
+) -> Generator[Opened]:
+    """Find and load the model; it is freed at the end of the block.
+
+    Raises:
+        DataError: model or adapter are not there, not whole, or in a format that is not read.
+        BackendError: no backend here can score with it.
+    """
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise DataError(
+            f"{adapter} holds no adapter_config.json.", "Name an adapter's folder: runs/NAME/adapters/sft, say."
+        )
+    settings = manner.student
+    student = resolve_student(
+        settings.model,
+        context=context or settings.context,
+        format="text" if manner.text else "chat",
+    )
+    for notice in student.notices:
+        warn(notice)
+    backend = _backend(student, engine)
+    reads = student.context if context or settings.context else min(student.context, DEFAULT_CONTEXT)
+    opened = backend.open(_spec(student, backend, settings, reads))
+    try:
+        handle = None if adapter is None else opened.load_adapter(adapter)
+        judge = Judge(
+            engine=opened,
+            adapter=handle,
+            encode=_encoder(student, manner),
+            encode_answer=student.tokenizer.encode_answer,
+            decode=student.tokenizer.decode,
+            templates=manner.templates,
+            context=reads,
+            tell=warn,
+        )
+        yield Opened(judge, reads, f"{student.parameters:,} parameters, through {backend.name}")
+    finally:
+        opened.close()
+
+
+def _backend(student: Student, engine: str) -> Backend:
+    """The named backend, or the one that fits the machine; it must score, and hold this checkpoint."""
+    demand = demand_of(read_json(student.folder / "config.json"), student.parameters, gguf=student.gguf is not None)
+    backend = runner(engine, backends(), detect(), demand)
+    problem = None if _own_file(student, backend) else backend.refusal(student.folder)
+    if problem is not None and engine == "auto":
+        others = {name: other for name, other in backends().items() if name != backend.name}
+        backend, problem = runner("auto", others, detect(), demand), None
+    if problem is None and not backend.capabilities.score:
+        problem = "it cannot score"
+    known = backend.architectures()
+    if problem is None and known is not None and student.model_type not in known:
+        problem = f"it does not know the model type {student.model_type!r}"
+    if problem is not None:
+        raise BackendError(f"The {backend.name} backend cannot judge with this model: {problem}.", "Use --backend auto")
+    return backend
+
+
+def _own_file(student: Student, backend: Backend) -> bool:
+    """Whether the backend opens the student's GGUF file itself."""
+    return student.gguf is not None and isinstance(backend, ReadsModelFiles)
+
+
+def _spec(student: Student, backend: Backend, settings: StudentSettings, context: int) -> ModelSpec:
+    spec = ModelSpec(
+        folder=student.folder,
+        stop_tokens=tuple(student.tokenizer.stop_tokens),
+        context=context,
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        token_budget=settings.token_budget,
+    )
+    return replace(spec, folder=student.gguf) if student.gguf and _own_file(student, backend) else spec
+
+
+def _encoder(student: Student, manner: Manner) -> Callable[[tuple[Message, ...]], Tokens]:
+    variables: dict[str, Any] = manner.student.template_kwargs
+
+    def encode(messages: tuple[Message, ...]) -> Tokens:
+        if manner.text:
+            return student.tokenizer.encode_text(messages[-1].content)
+        return student.tokenizer.encode_prompt(messages, **variables)
+
+    return encode

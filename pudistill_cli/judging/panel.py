@@ -1,0 +1,140 @@
+"""Scorers put to the test: the groups that all of them can read, each scorer's scores, and what they are worth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pudistill_cli.errors import DataError, UsageError
+from pudistill_cli.judging.measures import Measures, clustered, measure, order_consistency
+from pudistill_cli.judging.probe import Reading, reading_of
+from pudistill_cli.judging.records import Gold
+from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Text
+from pudistill_cli.method.scorers.pairwise import Pairwise, strengths
+from pudistill_cli.method.scorers.registry import SCORERS, WITHOUT_ANCHOR, scorer_from
+from pudistill_cli.method.statistics import Interval
+from pudistill_cli.suggestion import did_you_mean
+
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """What is judged: groups, in tokens, that every scorer can read; and those that are too long."""
+
+    gold: tuple[Gold, ...]
+    items: tuple[Item, ...]
+    readings: Mapping[str, tuple[Reading, ...]]
+    """By scorer, per item."""
+    too_long: tuple[Gold, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What one scorer is worth, and what it costs."""
+
+    scorer: str
+    measures: Measures
+    orders: Interval | None
+    """Of `pairwise`: share of the pairs decided alike in both orders."""
+    tokens: Interval
+    """Read through the model for a judgement of one candidate; a prefix that is shared counts once."""
+    seconds: float
+    """By the clock, for a judgement of one candidate; answers come in batches, so there is no interval."""
+
+
+def scorers_for(names: Sequence[str], gold: Sequence[Gold], *, length_free: bool = False) -> list[Scorer]:
+    """The named scorers, "a+b" being an ensemble; without names every one that the file allows.
+
+    Raises:
+        UsageError: there is no such scorer.
+        DataError: a scorer needs the anchor, and there are groups without one.
+    """
+    for part in (part for name in names for part in name.split("+")):
+        if part not in SCORERS:
+            raise UsageError(
+                f"There is no scorer {part!r}{did_you_mean(part, SCORERS)}.", f"There are {', '.join(SCORERS)}."
+            )
+    without = sum(group.anchor is None for group in gold)
+    if not names:
+        names = WITHOUT_ANCHOR if without else tuple(SCORERS)
+    need = [name for name in names if not set(name.split("+")) <= set(WITHOUT_ANCHOR)]
+    if need and without:
+        raise DataError(
+            f"{', '.join(need)} compare with the anchor, and {without:,} of {len(gold):,} groups have none.",
+            f'Give each an "anchor", or use what works without: --scorer {" --scorer ".join(WITHOUT_ANCHOR)}',
+        )
+    return [scorer_from(name.split("+"), length_free=length_free) for name in names]
+
+
+def seat(judge: Judge, scorers: Sequence[Scorer], gold: Sequence[Gold], context: int) -> Panel:
+    """Tokenise the groups and leave out those of which a scorer's question is longer than the context.
+
+    The same groups for all scorers: their figures are compared.
+
+    Raises:
+        DataError: none is left.
+    """
+    items = [_item(judge, group) for group in gold]
+    readings = [[reading_of(scorer, judge, item) for item in items] for scorer in scorers]
+    fits = [all(row[i].longest <= context for row in readings) for i in range(len(items))]
+    if not any(fits):
+        shortest = min(max(row[i].longest for row in readings) for i in range(len(items)))
+        raise DataError(
+            f"No group fits the context of {context:,} tokens: the shortest takes {shortest:,}.",
+            f"If the model can read more: --context {shortest}. Or use a scorer that reads less: --scorer likelihood",
+        )
+    kept = [i for i, fit in enumerate(fits) if fit]
+    return Panel(
+        tuple(gold[i] for i in kept),
+        tuple(items[i] for i in kept),
+        {scorer.name: tuple(row[i] for i in kept) for scorer, row in zip(scorers, readings, strict=True)},
+        tuple(group for group, fit in zip(gold, fits, strict=True) if not fit),
+    )
+
+
+def appraise(judge: Judge, scorer: Scorer, panel: Panel, tick: Tick, seed: int = 0) -> Worth:
+    """Ask one scorer about every group, `tick` as each is done, and compare with gold."""
+    started = time.monotonic()
+    found: dict[int, Array] = {}
+    orders: dict[int, float] = {}
+    if isinstance(scorer, Pairwise):
+        for index, first in scorer.first_wins(judge, panel.items):
+            found[index], orders[index] = strengths(first), order_consistency(first)
+            tick()
+    else:
+        for index, scores in scorer.score(judge, panel.items):
+            found[index] = scores
+            tick()
+    seconds = time.monotonic() - started
+    keys = [group.key for group in panel.gold]
+    counts = [len(item.candidates) for item in panel.items]
+    per_candidate = [r.tokens / n for r, n in zip(panel.readings[scorer.name], counts, strict=True)]
+    tokens = clustered(keys, np.array(per_candidate), seed)
+    assert tokens is not None, "a panel is not empty"
+    return Worth(
+        scorer=scorer.name,
+        measures=measure(
+            keys,
+            [found[i] for i in range(len(keys))],
+            [np.array(group.grades) for group in panel.gold],
+            [np.array([float(len(c.tokens)) for c in item.candidates]) for item in panel.items],
+            seed,
+        ),
+        orders=clustered(keys, np.array([orders[i] for i in range(len(keys))]), seed) if orders else None,
+        tokens=tokens,
+        seconds=seconds / sum(counts),
+    )
+
+
+def _item(judge: Judge, group: Gold) -> Item:
+    prompt = judge.encode(group.messages)
+
+    def answer(text: str) -> Text:
+        return Text(judge.encode_answer(prompt, text), text)
+
+    anchor = Text((), "") if group.anchor is None else answer(group.anchor)
+    return Item(group.key, group.messages, prompt, anchor, tuple(answer(text) for text in group.texts))

@@ -1,0 +1,73 @@
+"""What a panel of scorers is worth, as two tables that fit in 80 columns, as JSON, and in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from pudistill_cli.judging.panel import Worth
+from pudistill_cli.method.statistics import Interval
+
+
+def tables(worth: Sequence[Worth]) -> list[Table]:
+    """Agreement with gold, then what else is true of each scorer."""
+    agreement = _table("scorer", "accuracy", "Kendall", "AUC")
+    beside = _table("scorer", "orders", "length", "tokens", "ms")
+    for one in worth:
+        m = one.measures
+        agreement.add_row(one.scorer, _cell(m.accuracy), _cell(m.kendall, signed=True), _cell(m.auc))
+        row = (_cell(one.orders), _cell(m.length, signed=True), _cell(one.tokens), f"{1000 * one.seconds:,.1f}")
+        beside.add_row(one.scorer, *row)
+    return [agreement, beside]
+
+
+LEGEND = (
+    "accuracy: pairs within a group ordered as gold has them, a tie counts half; Kendall: tau-b within groups; "
+    "AUC: above the median grade, over all groups; orders: pairs decided alike in both orders; length: tau-b of score "
+    "and length; tokens, ms: read and spent for one judgement. Brackets: 95 % bootstrap intervals over prompts."
+)
+
+
+def as_json(worth: Sequence[Worth]) -> list[dict[str, Any]]:
+    """One object a scorer; null where there was nothing to measure."""
+    found: list[dict[str, Any]] = []
+    for one in worth:
+        whole = asdict(one)
+        found.append({"scorer": whole.pop("scorer"), **whole.pop("measures"), **whole})
+    return found
+
+
+def verdict(worth: Sequence[Worth]) -> str:
+    """Which scorer to use, if any, as one sentence."""
+    known = [(one, one.measures.accuracy) for one in worth if one.measures.accuracy is not None]
+    if not known:
+        return "No group has answers of unequal grades, so nothing can be said about who judges well."
+    best, accuracy = max(known, key=lambda found: found[1].mean)
+    if accuracy.low <= 0.5:
+        return f"No scorer is better than chance here: the best, {best.scorer}, may be a coin ({_cell(accuracy)})."
+    level = [one.scorer for one, other in known if one is not best and other.high >= accuracy.mean]
+    beside = f" Not clearly worse: {', '.join(level)}." if level else ""
+    return f"Best within groups: {best.scorer} ({_cell(accuracy)}).{beside}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "scorer" else "right", no_wrap=True)
+    return table
+
+
+def _cell(interval: Interval | None, *, signed: bool = False) -> str:
+    """0.913 [.89, .94]."""
+    if interval is None:
+        return "-"
+    sign, digits = ("+" if signed else ""), (0 if abs(interval.mean) >= 10 else 3)
+    low, high = (f"{value:{sign}.{max(digits - 1, 0)}f}" for value in (interval.low, interval.high))
+    return f"{interval.mean:{sign},.{digits}f} [{_bare(low)}, {_bare(high)}]"
+
+
+def _bare(number: str) -> str:
+    return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number
