@@ -63,6 +63,8 @@ def problem(folder: Path) -> str | None:
             model = _empty(config | quirks.settings_for_mlx_lm(config, frozenset(shapes)))
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
         return f"mlx-lm cannot build {config.get('model_type')!r} from this config.json: {error}."
+    except SystemExit:  # its olmo.py ends the process
+        return f"mlx-lm needs another package for {config.get('model_type')!r}."
     return _structure(model, shapes, quantised="quantization" in config)
 
 

@@ -20,7 +20,7 @@ from pudistill_cli.contract import (
 )
 from pudistill_cli.errors import BackendError
 from pudistill_cli.tokenizer_files import read_tokenizer
-from pudistill_mlx import sampler, scoring
+from pudistill_mlx import memory, sampler, scoring
 from pudistill_mlx.model import Model
 
 
@@ -96,6 +96,7 @@ class MlxEngine:
         if self._model is not None:
             return
         self._model = Model(self.spec)
+        memory.use_limits(self._model.placement.device)
         self._model.users += 1
         for handle, path in self._adapters.items():
             self._model.load_adapter(path, handle)

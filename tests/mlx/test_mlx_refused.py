@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def test_an_architecture_that_does_not_fit(tmp_path: Path, name: str, settings: 
     assert message in str(backend.refusal(tmp_path))
     with pytest.raises(BackendError, match="MLX cannot run"):
         backend.open(spec_of(tmp_path))
+
+
+def test_a_file_of_mlx_lm_that_ends_the_process(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
+    if find_spec("hf_olmo") is not None:
+        pytest.skip("needs hf_olmo not to be installed")
+    assert "needs another package for 'olmo'" in str(backend.refusal(save(tmp_path, weights, model_type="olmo")))
 
 
 def test_the_quickstarts_student_is_not_refused() -> None:
