@@ -19,6 +19,7 @@ from mlx_small import (
     open_learner,
     policy_of,
     random_groups,
+    save_llama,
     spec_of,
 )
 
@@ -55,6 +56,12 @@ def test_a_fresh_adapter_changes_nothing_and_is_seeded_layer_by_layer() -> None:
         assert one[f"{name}.b"].shape == (rows, 64)
         assert not one[f"{name}.b"].any()
     assert not np.array_equal(one["model.layers.0.mlp.up_proj.a"], one["model.layers.1.mlp.up_proj.a"])
+
+
+def test_a_layers_first_numbers_do_not_depend_on_how_many_layers_there_are(tmp_path: Path) -> None:
+    shallow, deep = (policy_of(fresh_learner(save_llama(tmp_path / str(n), layers=n))) for n in (1, 3))
+    assert shallow.keys() < deep.keys()
+    assert equal(shallow, {name: deep[name] for name in shallow})
 
 
 def test_an_engine_of_the_same_spec_lends_its_weights_and_its_random_numbers_are_left_alone() -> None:
