@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pudistill_cli import probes
 from pudistill_cli.contract import Backend, Capabilities
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware import Choice, Hardware, choose, detect, improvements, runner
 from pudistill_cli.memory import Demand
 from pudistill_cli.probes import Card
-from pudistill_cli.registry import usable
+from pudistill_cli.registry import backends, usable
 
 MAC = Hardware("Darwin", "arm64", "Apple M3", ("NEON", "bf16"), 8, 16.0, 16.0, (Card("apple", "Apple M3", 16, 16),))
 CPU = Hardware("Linux", "x86_64", "a CPU", ("AVX2",), 8, 24.0, 20.0, torch="cpu")
@@ -95,6 +97,25 @@ def auto(hardware: Hardware, demand: Demand | None = None, found: Any = None) ->
 )
 def test_auto_picks_by_platform_and_student(hardware: Hardware, demand: Demand, expected: tuple[str, str]) -> None:
     assert names(auto(hardware, demand)) == expected
+
+
+def test_auto_means_mlx_on_a_simulated_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way: the machine's answers, the installed backends, with torch there and without."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr(probes, "memory_gib", lambda: (16.0, 16.0))
+    found = backends()
+    if "mlx" not in found or found["mlx"].problem() is not None:
+        pytest.skip("needs the MLX backend: pip install 'pudistill[mlx]'")
+    hardware = detect()
+    assert (hardware.system, hardware.machine) == ("Darwin", "arm64")
+    assert [card.maker for card in hardware.cards] == ["apple"]
+    alone = {"mlx": found["mlx"]}
+    for torch, there in ((hardware.torch, found), (None, alone)):
+        choice = choose("auto", "auto", there, replace(hardware, torch=torch), SMOL)
+        assert names(choice) == ("mlx", "mlx")
+        assert choice.advice == ""
 
 
 def test_a_card_that_is_too_small_leaves_the_student_to_the_cpu() -> None:
