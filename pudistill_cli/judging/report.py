@@ -18,8 +18,8 @@ def tables(worth: Sequence[Worth]) -> list[Table]:
     beside = _table("scorer", "orders", "length", "tokens", "ms")
     for one in worth:
         m = one.measures
-        agreement.add_row(one.scorer, _cell(m.accuracy), _cell(m.kendall, signed=True), _cell(m.auc))
-        row = (_cell(one.orders), _cell(m.length, signed=True), _cell(one.tokens), f"{1000 * one.seconds:,.1f}")
+        agreement.add_row(one.scorer, _cell(m.accuracy), _cell(m.kendall), _cell(m.auc))
+        row = (_cell(one.orders), _cell(m.length), _cell(one.tokens), f"{1000 * one.seconds:,.1f}")
         beside.add_row(one.scorer, *row)
     return [agreement, beside]
 
@@ -56,18 +56,19 @@ def verdict(worth: Sequence[Worth]) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="left" if column == "scorer" else "right", no_wrap=True)
+        name = column == "scorer"
+        table.add_column(column, justify="left" if name else "right", overflow="fold", no_wrap=not name)
     return table
 
 
-def _cell(interval: Interval | None, *, signed: bool = False) -> str:
-    """0.913 [.89, .94]."""
+def _cell(interval: Interval | None) -> str:
+    """0.913 [.89, .94]: the bounds without their leading zero, so that four columns fit in 80."""
     if interval is None:
         return "-"
-    sign, digits = ("+" if signed else ""), (0 if abs(interval.mean) >= 10 else 3)
-    low, high = (f"{value:{sign}.{max(digits - 1, 0)}f}" for value in (interval.low, interval.high))
-    return f"{interval.mean:{sign},.{digits}f} [{_bare(low)}, {_bare(high)}]"
+    digits = 0 if abs(interval.mean) >= 10 else 3
+    low, high = (_bare(f"{value:,.{max(digits - 1, 0)}f}") for value in (interval.low, interval.high))
+    return f"{interval.mean:,.{digits}f} [{low}, {high}]"
 
 
 def _bare(number: str) -> str:
-    return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number
+    return number.replace("0.", ".", 1) if number.lstrip("-").startswith("0.") else number
