@@ -16,7 +16,8 @@ from pudistill_cli.prompts import Message
 from pudistill_cli.stress_texts import STRESS
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_mlx.export.reading import read_text
-from pudistill_mlx.quirks import longest_context
+from pudistill_mlx.export.storing import tensor_names
+from pudistill_mlx.quirks import longest_context, settings_for_mlx_lm
 
 if TYPE_CHECKING:
     from pudistill_mlx.engine import MlxEngine
@@ -40,14 +41,30 @@ def open_export(request: ExportRequest, written: WrittenExport, spec: ModelSpec)
 
 
 def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:
-    """Ids, template, rendered conversations and stop tokens, by mlx-lm's own tokenizer.
+    """Ids, template, rendered conversations and stop tokens, by mlx-lm's own tokenizer; and the config as it reads it.
 
     Raises:
         ExportError: mlx-lm reads or ends something differently.
     """
+    _check_config(written.model)
     student = StudentTokenizer.load(request.student, format=request.speech.format)
     check_text(written.model, student, request.stop_tokens, request.speech, texts)
     return ()
+
+
+def _check_config(folder: Path) -> None:
+    """Our engine puts right what mlx-lm alone would take for granted; an export has to say it by itself."""
+    config = read_json(folder / "config.json")
+    try:
+        names = tensor_names(folder)
+    except DataError as error:
+        raise ExportError(f"The export is not whole: {error.message}", "Please report this.") from error
+    for name, value in settings_for_mlx_lm(config, names).items():
+        if config.get(name) != value:
+            raise ExportError(
+                f"mlx-lm would compute another model: {name} is {config.get(name)!r} in config.json, not {value!r}.",
+                "Please report this with the student's config.json.",
+            )
 
 
 def check_text(

@@ -56,11 +56,15 @@ def open_model(folder: Path) -> tuple[Any, dict[str, Any]]:
         ValueError, KeyError, TypeError, RuntimeError, OSError: mlx-lm cannot load it.
     """
     config = read_json(folder / "config.json")
-    names = frozenset(name for file in weight_files(folder) for name in safetensors_header(file))
-    settings = settings_for_mlx_lm(config, names)
+    settings = settings_for_mlx_lm(config, tensor_names(folder))
     with redirect_stdout(StringIO()):
         model, _ = load_model(folder, lazy=True, model_config=settings)
     return model, config | settings
+
+
+def tensor_names(folder: Path) -> frozenset[str]:
+    """Of a checkpoint, by the headers of its files."""
+    return frozenset(name for file in weight_files(folder) for name in safetensors_header(file))
 
 
 def dtype_of(variant: Variant, folder: Path) -> str:
