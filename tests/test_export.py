@@ -15,6 +15,8 @@ from safetensors.numpy import load_file, save_file
 from tiny import STUDENT, Ended, Tiny
 
 from pudistill_cli import weights
+from pudistill_cli.export_formats import Target, formats_of, keeps_more
+from pudistill_cli.recipe import ExportSettings
 from pudistill_cli.stages import exporting
 from pudistill_cli.stages.verification import Comparison
 
@@ -197,3 +199,48 @@ def test_a_run_whose_export_fails_is_not_done(
     assert tiny.value("SELECT count(*) FROM stages WHERE name = 'export/hf' AND finished IS NOT NULL") == 0
     assert call(*tiny.arguments()).code == 0
     assert (tiny.run / "export" / "hf" / "model.safetensors").is_file()
+
+
+# --- formats and their variants ---
+
+
+def names_of(**settings: Any) -> list[str]:
+    return [str(target) for target in formats_of(ExportSettings.model_validate(settings), gguf_student=False)]
+
+
+def test_each_number_of_bits_is_a_folder_of_its_own() -> None:
+    """A group size other than mlx-lm's own is in the name; weights that are not quantised have no groups."""
+    assert names_of(formats=["mlx"]) == ["mlx-8bit"]
+    assert names_of(formats="mlx", bits=4) == ["mlx-4bit"]
+    assert names_of(formats=["mlx", "hf"], bits=[4, 6, 16, 32]) == ["mlx-4bit", "mlx-6bit", "mlx-bf16", "mlx-f32", "hf"]
+    assert names_of(formats=["mlx"], bits=[4, 16], group_size=32) == ["mlx-4bit-g32", "mlx-bf16"]
+    assert names_of(formats=["mlx"], bits=[4, 4]) == ["mlx-4bit"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"bits": 2}, "3, 4, 5, 6, 8, 16 or 32 bits, not 2"),
+        ({"bits": [4, 7]}, "not 7"),
+        ({"bits": []}, "at least 1"),
+        ({"group_size": 16}, "32, 64 or 128 weights, not 16"),
+    ],
+)
+def test_other_bits_and_groups_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ExportSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("format", "variant", "words"),
+    [
+        ("gguf", "q4_0", "Use a larger --quant, or --format gguf-adapter."),
+        ("gguf-adapter", "", ""),
+        ("mlx", "4bit-g32", "Use --bits 8 or 16 or 32, or --format adapter."),
+        ("mlx", "8bit", "Use --bits 16 or 32, or --format adapter."),
+        ("mlx", "bf16", "Use --bits 32, or --format adapter."),
+        ("mlx", "f32", "Use --format adapter."),
+    ],
+)
+def test_what_to_type_for_more_names_the_formats_own_option(format: str, variant: str, words: str) -> None:
+    assert keeps_more(Target(format, variant)) == words
