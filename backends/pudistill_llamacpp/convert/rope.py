@@ -30,13 +30,15 @@ class Rope:
         """Why llama.cpp would compute other positions, where only `kinds` are known for the architecture."""
         if self.kind not in kinds:
             return f"its RoPE scaling is {self.kind!r}"
+        if self.kind in ("linear", "yarn") and not isinstance(self.settings.get("factor"), int | float):
+            return f"its {self.kind} RoPE scaling names no factor"
         if self.kind == "yarn":
             other = [key for key, value in _YARN.items() if self.settings.get(key) not in (None, value)]
             if other:
                 return f"its YaRN scaling has a {other[0]} of {self.settings[other[0]]}"
             if self.settings.get("truncate") is False or not self.settings.get("original_max_position_embeddings"):
                 return "its YaRN scaling does not truncate, or names no original context"
-        if self.settings.get("partial_rotary_factor", 1.0) != 1.0 and "longrope" not in kinds:
+        if (self.settings.get("partial_rotary_factor") or 1.0) != 1.0 and "longrope" not in kinds:
             return "it rotates only part of each head"
         return None
 
@@ -69,6 +71,8 @@ def rope_of(hyper: Hyperparameters, layers: str = "full_attention") -> Rope:
         settings = dict(settings[layers])
     elif layers == "sliding_attention" and hyper.get("rope_local_base_freq") is not None:
         settings = {"rope_theta": hyper.get("rope_local_base_freq")}
+    if (share := hyper.get("partial_rotary_factor")) is not None:
+        settings = {"partial_rotary_factor": share, **settings}  # transformers moves it there too
     theta = settings.get("rope_theta") or hyper.get("rope_theta") or _THETA
     kind = str(settings.get("rope_type") or settings.get("type") or "default").lower()
     # Phi-3's first configs call it "su".

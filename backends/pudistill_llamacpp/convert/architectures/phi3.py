@@ -28,7 +28,7 @@ _BLOCK = {
 
 def rotated_width(hyper: Hyperparameters) -> int:
     """How much of each head is rotated."""
-    share = rope_of(hyper).settings.get("partial_rotary_factor") or hyper.get("partial_rotary_factor") or 1.0
+    share = rope_of(hyper).settings.get("partial_rotary_factor") or 1.0
     return int(share * hyper.integer("hidden_size")) // hyper.heads
 
 
