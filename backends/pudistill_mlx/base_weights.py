@@ -39,8 +39,7 @@ def load_base(folder: Path, dtype: mx.Dtype, base: Base) -> Any:
         with redirect_stdout(stderr):  # mlx-lm prints its warnings; results are what stdout is for
             model: Any = load_model(folder, lazy=True, strict=True, model_config=_settings(folder))[0]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{folder} cannot be loaded: {reason}", "Download or copy the student again.") from error
+        raise _not_loaded(folder, " ".join(str(error).split())) from error
     model.eval()
     model.set_dtype(dtype)
     factor = quirks.embedding_factor(read_json(folder / "config.json"))
@@ -82,6 +81,16 @@ def _refuse(folder: Path) -> None:
         raise BackendError(
             f"MLX cannot run {folder.name}: {found}", "Use another backend: --set backend=torch, or another student."
         )
+
+
+def _not_loaded(folder: Path, reason: str) -> BackendError | DataError:
+    if reason.startswith("Received"):  # what mlx-lm says of weights that its model has no place for
+        names = reason.partition(": ")[2].rstrip(".").split(", ")
+        return BackendError(
+            f"mlx-lm's model has no place for {len(names)} of the weights of {folder.name}, {names[0]} among them.",
+            "Use another backend: --set backend=torch, or another student.",
+        )
+    return DataError(f"{folder} cannot be loaded: {reason}", "Download or copy the student again.")
 
 
 def _empty(config: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Where mlx-lm reads a checkpoint's config otherwise than it is meant: put right, or refused.
 
-All of it is silent there: the model loads, and is another one.
+All of it is silent there: the model loads, and is another one. Left as it is: GELU, which mlx-lm computes exactly for
+Gemma 1 and StarCoder2 and transformers by a tanh, up to 1e-2 in the log-probs of sharp random models.
 """
 
 from __future__ import annotations

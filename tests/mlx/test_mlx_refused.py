@@ -88,6 +88,14 @@ def test_missing_weights(tmp_path: Path, weights: dict[str, np.ndarray]) -> None
         backend.open(spec_of(save(tmp_path, weights)))
 
 
+def test_weights_that_mlx_lm_has_no_place_for(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
+    """As the biases of a Qwen3 with attention_bias: a model without them is another one."""
+    biases = {name.replace(".weight", ".bias"): np.ones(80, np.float32) for name in weights if "q_proj" in name}
+    weights |= {f"model.layers.{i}.self_attn.{n}_norm.weight": np.ones(20, np.float32) for i in range(2) for n in "qk"}
+    with pytest.raises(BackendError, match=r"no place for 2 of the weights of .*q_proj\.bias among"):
+        backend.open(spec_of(save(tmp_path, weights | biases, model_type="qwen3", head_dim=20)))
+
+
 def test_weights_that_are_not_finite(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
     weights["model.norm.weight"] = np.full_like(weights["model.norm.weight"], np.nan)
     with pytest.raises(DataError, match="not finite"):
