@@ -11,7 +11,7 @@ from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_mlx.export.next_steps import variables_of
 from pudistill_mlx.export.storing import Stored
 from pudistill_mlx.export.variants import Variant
-from pudistill_mlx.quirks import longest_context
+from pudistill_mlx.quirks import longest_context, uniform_window
 
 LARGE_PART = 0.1
 """Share of the weights that stay full above which the user is told."""
@@ -40,7 +40,8 @@ def notices(request: ExportRequest, student: StudentTokenizer, variant: Variant,
             f"{variant.group_size}, or mlx-lm keeps them whole. That makes {found.bits_per_weight:.1f} bits a "
             f"weight.{advice}"
         )
-    longest = longest_context(read_json(request.out / "config.json"))
+    config = read_json(request.out / "config.json")
+    longest = longest_context(config) or uniform_window(config)  # our engine has the latter, mlx-lm alone has not
     if longest is not None and longest < request.context:
         yield f"mlx-lm leaves out this model's sliding window: keep conversations within {longest} tokens."
     told = variables_of(request, student.chat_template)

@@ -107,6 +107,13 @@ def test_mlx_lm_alone_computes_the_trained_model(name: str, models: dict[str, Pa
         assert mean_kl(wanted, of_engine(asked, written, tokens)) < most
 
 
+def test_a_window_that_mlx_lm_leaves_out_is_told(models: dict[str, Path], tmp_path: Path) -> None:
+    """Phi-3's of 40 tokens, in a run whose context is 256."""
+    student = models["phi3"]
+    asked = request(tmp_path / "out", student, save_adapter(student, tmp_path / "adapter"), "8bit-g32")
+    assert any("keep conversations within 40 tokens" in notice for notice in write_export(asked).notices)
+
+
 def of_engine(asked: ExportRequest, written: WrittenExport, tokens: Tokens) -> Array:
     """What the core compares."""
     engine, handle = open_export(asked, written, SPEC)
