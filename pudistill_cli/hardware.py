@@ -63,7 +63,7 @@ class Choice:
     suspend: bool = False
     """Engine and learner do not fit beside each other: the one that is not at work gives its memory back."""
     token_budget: int | None = None
-    """The largest pass of training that fits, in tokens, where the recipe's own may not."""
+    """The largest pass of training that fits, in tokens, where the one that is wanted may not."""
     notices: tuple[str, ...] = ()
 
 

@@ -28,6 +28,9 @@ FLOOR_TOKENS = 512
 FRAMEWORK_GIB = 1.0
 """What a framework's own code and buffers take of the RAM."""
 
+TOKEN_BUDGET = 4096
+"""Tokens in a pass of training where the recipe leaves it to us and they fit."""
+
 _STEP = 64
 """A suggested number of tokens is a multiple of it."""
 _GIB = 2**30
@@ -39,7 +42,7 @@ class Fit:
 
     suspend: bool
     token_budget: int | None
-    """The largest that fits, where the recipe's own may not."""
+    """The largest that fits, where the one that is wanted may not."""
     notices: tuple[str, ...]
 
 
@@ -56,7 +59,9 @@ class Demand:
     """Width of all keys of a layer: key-value heads times head size."""
     vocabulary: int = 0
     context: int = 4096
-    token_budget: int = 4096
+    token_budget: int = TOKEN_BUDGET
+    own_budget: bool = False
+    """The recipe gives the token budget: what does not fit is then told, and not changed."""
     rank: int = 32
     device: str = "auto"
     """As the recipe says."""
@@ -103,9 +108,12 @@ class Demand:
         if most > room:
             fits = self.tokens_in(room, weight_bytes)
             budget = max(fits - fits % _STEP, self.floor_tokens)
+            may = f"training may take {most:.1f} of {room:.1f} GiB"
             notices.append(
-                f"At student.token_budget={self.token_budget} training may take {most:.1f} of {room:.1f} GiB; "
-                f"if it runs out of memory: --set student.token_budget={budget}"
+                f"At student.token_budget={self.token_budget} {may}; if it runs out of memory: "
+                f"--set student.token_budget={budget}"
+                if self.own_budget
+                else f"With passes of {self.token_budget:,} tokens {may}, so a new run's passes hold {budget:,}."
             )
         return Fit(suspend, budget, tuple(notices))
 

@@ -14,7 +14,7 @@ from pudistill_cli.console import Console
 from pudistill_cli.contract import ModelSpec
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware import Choice, choose, detect
-from pudistill_cli.memory import demand_of
+from pudistill_cli.memory import TOKEN_BUDGET, demand_of
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.prompts import (
     PromptFile,
@@ -89,7 +89,7 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
         base=recipe.lora.base,
         threads=recipe.student.threads,
         sample_rows=recipe.student.sample_rows or SAMPLE_ROWS,
-        token_budget=recipe.student.token_budget,
+        token_budget=recipe.student.token_budget or choice.token_budget or TOKEN_BUDGET,
         options=recipe.backend.options if choice.engine.name == recipe.backend.engine else {},
     )
     checked = Plan(recipe, student, prompts, choice, spec, {})
@@ -102,7 +102,8 @@ def _choice(recipe: Recipe, student: Student, console: Console) -> Choice:
         read_json(student.folder / "config.json"),
         student.parameters,
         context=min(student.context, DEFAULT_CONTEXT),
-        token_budget=recipe.student.token_budget,
+        token_budget=recipe.student.token_budget or TOKEN_BUDGET,
+        own_budget=recipe.student.token_budget is not None,
         rank=recipe.lora.r,
         device=recipe.student.device,
         gguf=student.gguf is not None,
@@ -120,7 +121,7 @@ def _choice(recipe: Recipe, student: Student, console: Console) -> Choice:
 
 
 def _resolved(choice: Choice, spec: ModelSpec, learner_spec: ModelSpec) -> dict[str, str]:
-    found = dict(choice.learner.describe(learner_spec))
+    found = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
     if choice.engine.name != choice.learner.name or spec.options:
         found |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
     return found

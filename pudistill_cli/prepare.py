@@ -72,12 +72,13 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
 def _as_first_resolved(checked: Plan, resolved: Mapping[str, str]) -> tuple[ModelSpec, ModelSpec]:
     """The specs of engine and learner with what can change a byte as the run first resolved it, on whatever machine."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if resolved["dtype"] == "bfloat16" else "float32"
-    learner = replace(checked.learner_spec, dtype=dtype, threads=_threads(resolved))
+    budget = int(resolved["token_budget"])
+    learner = replace(checked.learner_spec, dtype=dtype, threads=_threads(resolved), token_budget=budget)
     own = {k.removeprefix(ENGINE): v for k, v in resolved.items() if k.startswith(ENGINE)}
     if not own:
         return learner, learner
     options = {k: v for k, v in own.items() if k not in ("device", "threads", "rows")}
-    return replace(checked.spec, threads=_threads(own), options=options), learner
+    return replace(checked.spec, threads=_threads(own), token_budget=budget, options=options), learner
 
 
 def _threads(resolved: Mapping[str, str]) -> int | None:

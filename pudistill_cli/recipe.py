@@ -78,8 +78,9 @@ class StudentSettings(Section):
     """CPU threads; None leaves the framework's own choice."""
     sample_rows: Annotated[Count | None, BeforeValidator(lambda v: None if v == "auto" else v)] = None
     """At most this many sequences are decoded together; None or "auto" lets the backend choose."""
-    token_budget: Count = 4096
-    """At most this many tokens, padding included, in one forward pass of training or scoring."""
+    token_budget: Annotated[Count | None, BeforeValidator(lambda v: None if v == "auto" else v)] = None
+    """At most this many tokens, padding included, in one forward pass of training or scoring; None or "auto" is 4,096,
+    or what fits the memory."""
 
 
 class PromptSettings(Section):

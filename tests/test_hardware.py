@@ -196,12 +196,16 @@ def test_two_copies_that_do_not_fit_together_take_turns() -> None:
 
 def test_a_pass_that_is_too_large_is_answered_by_one_that_fits() -> None:
     choice = auto(replace(CPU, free_gib=1.0 + 5.0), SMOL, installed(TORCH))
-    [notice] = choice.notices
-    budget = int(notice.rpartition("=")[2])
+    budget = choice.token_budget
+    assert budget is not None
     # What is left beside weights and adapter, over the bytes of a token.
     fits = int((5.0 * 2**30 - 135e6 * 4 - 16 * 32 * 30 * (8 * 576 + 3 * 1536)) / (6 * 30 * 21_312))
     assert budget == fits // 64 * 64
     assert SMOL.learner_gib(4, budget) <= 5.0 < SMOL.learner_gib(4, budget + 64)
+    [notice] = choice.notices
+    assert notice.endswith(f"so a new run's passes hold {budget:,}.")
+    [notice] = auto(replace(CPU, free_gib=1.0 + 5.0), replace(SMOL, own_budget=True), installed(TORCH)).notices
+    assert notice.endswith(f"--set student.token_budget={budget}")
 
 
 @pytest.mark.parametrize(("demand", "free"), [(SMOL, 1.5), (LLAMA_3B, 8.0)])

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,10 @@ import pytest
 import yaml
 from teacher.server import Request, Response, Server, says
 from tiny import SIZES, STUDENT, Ended, Tiny, process
+
+from pudistill_cli import plan
+from pudistill_cli.console import Console
+from pudistill_cli.prepare import reopen
 
 RESULT = ("adapters/*/*", "results.json", "export/*/*.safetensors", "export/*/*config.json")
 DRAWN = "SELECT round, prompt_key, k, tokens, text, finish FROM candidates ORDER BY round, prompt_key, k"
@@ -343,3 +348,29 @@ def test_ctrl_c_ends_the_other_commands_with_130_too(
     for name in ("distributions", "logprobs"):
         monkeypatch.setattr(engine, name, lambda *_: signal.raise_signal(signal.SIGINT))
     assert call(command, "tiny", "--runs", str(copied.runs)).code == 130
+
+
+def test_a_pass_that_was_made_smaller_stays_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    """Sums of a batch depend on its passes: memory that is free later must not change them."""
+    real = plan.choose
+    for free, stage in ((640, "sft"), (None, "prefer")):
+        monkeypatch.setattr(plan, "choose", lambda *given, free=free: replace(real(*given), token_budget=free))
+        tiny = Tiny.make(tmp_path, prefer={"rounds": 1})
+        assert call(*tiny.arguments("--until", stage)).code == 0
+        record = json.loads((tiny.run / "state" / "run.json").read_text())
+        assert record["resolved"]["token_budget"] == "640"
+    assert call(*tiny.arguments()).code == 0
+    with closing(reopen("tiny", tiny.runs, Console(), [])) as job:
+        assert (job.spec.token_budget, job.learner_spec.token_budget) == (640, 640)
+
+
+def test_a_recipes_own_pass_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    real = plan.choose
+    monkeypatch.setattr(plan, "choose", lambda *given: replace(real(*given), token_budget=640))
+    tiny = Tiny.make(tmp_path, student={"token_budget": 2048})
+    assert call(*tiny.arguments("--until", "anchors")).code == 0
+    assert json.loads((tiny.run / "state" / "run.json").read_text())["resolved"]["token_budget"] == "2048"
