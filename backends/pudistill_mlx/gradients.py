@@ -116,9 +116,6 @@ class _Step:
             mx.eval(scored[-1])  # nothing of this piece is kept for the next
         (loss, metrics), weights = mx.value_and_grad(self._objective)(mx.concatenate(scored))
         self.total.count({"loss": loss, **metrics})
-        if not bool(mx.isfinite(weights).all()):
-            self.total.metrics["loss"] = float("nan")
-            return
         ends = np.cumsum([len(logp) for logp in scored])
         for piece, weight in zip(pieces, mx.split(weights, ends[:-1].tolist()), strict=True):
             weighted = partial(self._weighted, piece=piece, weight=weight)

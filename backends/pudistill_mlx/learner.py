@@ -56,7 +56,7 @@ class MlxLearner:
         self._smallest_pass = smallest_pass(batch)
         try:
             found = self._gradient(batch)
-            norm = global_norm(found.gradient) if found.gradient else math.nan
+            norm = global_norm(found.gradient)
             if not (math.isfinite(found.metrics["loss"]) and math.isfinite(norm)):
                 raise TrainingError(
                     f"loss {found.metrics['loss']}, gradient norm {norm}: not finite.", "Try a lower learning rate."

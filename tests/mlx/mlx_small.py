@@ -79,15 +79,19 @@ def save_llama(folder: Path, *, layers: int = 2, width: int = 64, heads: int = 4
     return folder
 
 
-def random_tokens(rng: np.random.Generator, length: int) -> tuple[int, ...]:
-    return tuple(int(token) for token in rng.integers(3, 768, length))
+def random_tokens(rng: np.random.Generator, length: int, vocabulary: int = 768) -> tuple[int, ...]:
+    return tuple(int(token) for token in rng.integers(3, vocabulary, length))
 
 
-def random_groups(learner: Learner, seed: int = 0, sizes: tuple[int, ...] = (3, 5, 2)) -> tuple[TrainGroup, ...]:
+def random_groups(
+    learner: Learner, seed: int = 0, sizes: tuple[int, ...] = (3, 5, 2), vocabulary: int = 768
+) -> tuple[TrainGroup, ...]:
     """Groups of uneven size, prompt and length, log-probs by the bare base; the first row of a big one is no member."""
     rng = np.random.default_rng(seed)
-    prompts = [random_tokens(rng, int(rng.integers(3, 12))) for _ in sizes]
-    answers = [tuple((*random_tokens(rng, int(rng.integers(1, 9))), STOP) for _ in range(size)) for size in sizes]
+    prompts = [random_tokens(rng, int(rng.integers(3, 12)), vocabulary) for _ in sizes]
+    answers = [
+        tuple((*random_tokens(rng, int(rng.integers(1, 9)), vocabulary), STOP) for _ in range(size)) for size in sizes
+    ]
     requests = [Continuations(p, a) for p, a in zip(prompts, answers, strict=True)]
     scored = dict(learner.logprobs(requests, None))
     return tuple(

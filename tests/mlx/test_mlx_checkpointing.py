@@ -47,6 +47,19 @@ def test_gradients_are_equal_with_and_without(name: str, changes: dict) -> None:
     assert_near(gradient, recomputed, 1e-6)
 
 
+def test_on_every_architecture(models: dict[str, Path]) -> None:
+    """Blocks are called in more than one way; windows and masks with padding go through the branches of a prompt."""
+    for name, folder in models.items():
+        learner = open_learner(folder, context=16)  # more than that needs a sliding window, in some
+        groups = GroupBatch(LdlGrpo(), random_groups(learner, vocabulary=learner.model.head.vocabulary))
+        metrics, gradient = gradient_of(learner, groups)
+        with checkpointed(learner.model):
+            again, recomputed = gradient_of(learner, groups)
+        assert again == pytest.approx(metrics, rel=1e-5), name
+        assert_near(gradient, recomputed, 1e-5)
+    assert {"llama", "qwen3", "gemma3", "phi3"} <= models.keys()
+
+
 def test_on_a_quantised_base(tmp_path: Path) -> None:
     learner = open_learner(save_llama(tmp_path), base="4bit")
     _, gradient = gradient_of(learner, SFT)
