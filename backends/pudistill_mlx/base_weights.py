@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from sys import stderr
@@ -10,17 +10,16 @@ from typing import Any, NoReturn
 
 import mlx.core as mx
 from mlx import nn
-from mlx_lm.models.cache import KVCache, RotatingKVCache
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
-from mlx_lm.utils import _get_classes as model_classes
+from mlx_lm.models.cache import RotatingKVCache
 from mlx_lm.utils import load_model
 
-from pudistill_cli.checkpoint import read_json, safetensors_header, weight_files
+from pudistill_cli.checkpoint import read_json
 from pudistill_cli.contract import Base
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_mlx import quirks
 from pudistill_mlx.embedding import RescaledEmbedding
 from pudistill_mlx.lora import linear_layers
+from pudistill_mlx.refusal import problem, shapes_of
 
 GROUP_SIZE = 64
 """Weights that share a scale and a bias: MLX's own default."""
@@ -51,22 +50,6 @@ def load_base(folder: Path, dtype: mx.Dtype, base: Base) -> Any:
     return model
 
 
-def problem(folder: Path) -> str | None:
-    """Why MLX cannot hold this checkpoint, in one line; no weight is read."""
-    config, shapes = read_json(folder / "config.json"), _shapes(folder)
-    known = quirks.problem(config)
-    if known is not None:
-        return f"{known}."
-    try:
-        with redirect_stdout(stderr):
-            model = _empty(config | quirks.settings_for_mlx_lm(config, frozenset(shapes)))
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
-        return f"mlx-lm cannot build {config.get('model_type')!r} from this config.json: {error}."
-    except SystemExit:  # its olmo.py ends the process
-        return f"mlx-lm needs another package for {config.get('model_type')!r}."
-    return _structure(model, shapes, quantised="quantization" in config)
-
-
 def windows_of(model: Any, folder: Path) -> list[int | None]:
     """The sliding window of each layer: one for all by the checkpoint's config, else what mlx-lm would cache."""
     uniform = quirks.uniform_window(read_json(folder / "config.json"))
@@ -93,39 +76,8 @@ def _not_loaded(folder: Path, reason: str) -> BackendError | DataError:
     return DataError(f"{folder} cannot be loaded: {reason}", "Download or copy the student again.")
 
 
-def _empty(config: dict[str, Any]) -> Any:
-    """The model before its weights are read; MLX computes nothing that nobody asks for."""
-    make, arguments = model_classes(config=config)
-    return make(arguments.from_dict(config))
-
-
-def _structure(model: Any, shapes: Mapping[str, tuple[int, ...]], *, quantised: bool) -> str | None:
-    if not callable(getattr(model, "model", None)) or not hasattr(model, "layers"):
-        return "its parts are not those of a plain causal language model in mlx-lm."
-    if any(isinstance(m, SwitchLinear | QuantizedSwitchLinear) for m in model.modules()):
-        return "it has expert layers, which cannot be adapted here."
-    caches = model.make_cache() if hasattr(model, "make_cache") else []
-    if not all(isinstance(layer, KVCache | RotatingKVCache) for layer in caches):
-        return "it has recurrent layers, whose state cannot be branched as keys and values are."
-    layers = linear_layers(model)
-    if not layers:
-        return "mlx-lm has no linear layers in its blocks that an adapter could be on."
-    for name, layer in layers.items():
-        shape = shapes.get(f"{name}.weight")
-        if shape is None:
-            return f"mlx-lm calls {name} what the checkpoint calls otherwise, so an adapter would not fit it."
-        if not quantised and shape != tuple(layer.weight.shape):
-            return f"mlx-lm holds {name} in another shape than the checkpoint, so an adapter would not fit it."
-    return None
-
-
 def _settings(folder: Path) -> dict[str, Any]:
-    return quirks.settings_for_mlx_lm(read_json(folder / "config.json"), frozenset(_shapes(folder)))
-
-
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    headers = [safetensors_header(file) for file in weight_files(folder)]
-    return {name: tuple(x["shape"]) for header in headers for name, x in header.items() if name != "__metadata__"}
+    return quirks.settings_for_mlx_lm(read_json(folder / "config.json"), frozenset(shapes_of(folder)))
 
 
 def _quantise(model: Any, bits: int) -> None:

@@ -43,9 +43,9 @@ class MlxBackend:
 
     def refusal(self, checkpoint: Path) -> str | None:
         """Why MLX cannot hold this checkpoint."""
-        from pudistill_mlx import base_weights
+        from pudistill_mlx.refusal import problem
 
-        return base_weights.problem(checkpoint)
+        return problem(checkpoint)
 
     def describe(self, spec: ModelSpec) -> Mapping[str, str]:
         """Device and dtype that `spec` resolves to here.

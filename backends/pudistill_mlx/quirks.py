@@ -29,7 +29,7 @@ def settings_for_mlx_lm(config: Mapping[str, Any], tensors: frozenset[str]) -> d
     pattern = _sliding_pattern(config)
     if pattern is not None and "sliding_window_pattern" not in config:
         changed["sliding_window_pattern"] = pattern
-    if uniform_window(config) is not None:
+    if uniform_window(config) is not None and _layer_types(config):
         changed["layer_types"] = None  # mlx-lm would look for a layer that does not slide
     return changed
 

@@ -46,7 +46,11 @@ TIED = {"tie_word_embeddings": True}
                 "rope_local_base_freq": 100.0,
             },
         ),
-        ({"model_type": "mistral", "sliding_window": 4096}, {"layer_types": None}),
+        (
+            {"model_type": "mistral", "sliding_window": 4096, "layer_types": ["sliding_attention"] * 2},
+            {"layer_types": None},
+        ),
+        ({"model_type": "mistral", "sliding_window": 4096}, {}),
         ({"model_type": "mistral", "sliding_window": None}, {}),
         (
             {"layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]},
