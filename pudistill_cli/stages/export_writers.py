@@ -23,6 +23,9 @@ from pudistill_cli.tokenizer import StudentTokenizer
 ROUNDING = 1e-6
 """Mean next-token KL in nats that float32 arithmetic may show: rounding alone is below 1e-8."""
 CALIBRATION_ROWS = 200
+TRAINED_QUANTISED = (
+    "The run trained on quantised weights, and this has the original ones: that is part of the difference."
+)
 
 
 class Writer(Protocol):
@@ -56,9 +59,8 @@ def writer_of(job: Job, anchors: Anchors, name: str, target: Target, out: Path) 
 class MergedWeights:
     """The checkpoint with the adapter added, in Hugging Face form."""
 
-    keeps_more = "Use --dtype float32 or --format adapter."
-
     def __init__(self, job: Job, name: str, target: Target, out: Path) -> None:
+        self.keeps_more = _advice(job, "Use --dtype float32 or --format adapter.")
         self._job, self._adapter, self._out = job, job.folder.adapter(name), out
         self._target = target
 
@@ -123,7 +125,7 @@ class OfBackend:
 
     def __init__(self, job: Job, anchors: Anchors, name: str, target: Target, out: Path) -> None:
         self._job, self._target = job, target
-        self.keeps_more = keeps_more(target)
+        self.keeps_more = _advice(job, keeps_more(target))
         self._exporter = exporter_of(target.format)
         self._written = WrittenExport(out)
         self._request = ExportRequest(
@@ -166,6 +168,10 @@ class OfBackend:
 def _has_the_trained_base(job: Job) -> bool:
     """Whether the run trained on the weights that exports are merged into, and not on a quantised form of them."""
     return job.student.original is None and job.recipe.lora.base == "bf16"
+
+
+def _advice(job: Job, keeps_more: str) -> str:
+    return keeps_more if _has_the_trained_base(job) else f"{TRAINED_QUANTISED} {keeps_more}"
 
 
 def _speech(job: Job, name: str) -> Speech:
