@@ -49,7 +49,7 @@ def _nothing_to_quantise(student: Path, variant: Variant) -> str | None:
         fits = [size for size in MLX_GROUP_SIZES if quantisable(model, size)]
         found, _ = store(model, config, variant, dtype_of(variant, student))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        return f"mlx-lm cannot load it: {error}."
+        return f"mlx-lm cannot load it: {' '.join(str(error).split())}."
     if not variant.quantised or found.quantised:
         return None
     advice = f"a group size of {max(fits)} (export.group_size)" if fits else "16 bits (export.bits)"
