@@ -84,12 +84,14 @@ def test_the_peak_of_a_deep_model_is_lower(tmp_path: Path) -> None:
         ({"layers": 6, "width": 64, "feed_forward": 128}, 2, 256),
         ({"layers": 6, "width": 64, "feed_forward": 128, "heads": 8}, 2, 256),
         ({"layers": 4, "width": 128, "feed_forward": 256}, 4, 128),
+        ({"layers": 6, "width": 64, "feed_forward": 128, "dtype": "bfloat16"}, 8, 64),
     ],
     ids=str,
 )
 def test_the_estimate_is_near_the_peak(tmp_path: Path, sizes: dict, rows: int, length: int) -> None:
     """Measured: from 0.9 to 1.2 of it."""
-    learner = open_learner(save_llama(tmp_path, **sizes))
+    shape = {key: size for key, size in sizes.items() if key != "dtype"}
+    learner = open_learner(save_llama(tmp_path, **shape), dtype=sizes.get("dtype", "float32"))
     peak = peak_of(learner, long_rows(rows, length))
     assert 0.7 * peak < activation_bytes(learner.model, rows * length, length) < 1.4 * peak
 
