@@ -59,11 +59,16 @@ def test_greedy_takes_the_lowest_of_the_likeliest_ids() -> None:
     assert draw(mx.array(logits), U[:1], Sampling(1, 0.0))[0].tolist() == [40]
 
 
-def test_far_ends_of_a_large_vocabulary_are_drawn_at_their_rate() -> None:
-    """152,064 equal tokens: u is the token, where a float32 sum over all of them would be off by many."""
+def test_tokens_of_a_large_vocabulary_are_drawn_at_their_rate() -> None:
+    """The middle of a rare token's interval, of 152,064: a cumulative sum in float32 is off by more than its width."""
     vocabulary = 152_064
     wanted = np.array([0, 1, BLOCK - 1, BLOCK, 77_777, vocabulary - 2, vocabulary - 1])
-    logits = mx.zeros((len(wanted), vocabulary))
-    tokens, logprobs = draw(logits, (wanted + 0.5) / vocabulary, Sampling(1))
+    logits = RNG.normal(size=vocabulary).astype(np.float32)
+    logits[wanted] = -3.0
+    weights = np.exp(logits.astype(np.float64))
+    ends = np.cumsum(weights)
+    middles = (ends - weights / 2)[wanted] / ends[-1]
+    every = mx.broadcast_to(mx.array(logits), (len(wanted), vocabulary))
+    tokens, logprobs = draw(every, middles, Sampling(1))
     assert tokens.tolist() == wanted.tolist()
-    np.testing.assert_allclose(logprobs, -np.log(vocabulary), atol=1e-6)
+    np.testing.assert_allclose(logprobs, -3.0 - np.log(ends[-1]), atol=2e-6)

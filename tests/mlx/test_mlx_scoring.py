@@ -12,8 +12,10 @@ from mlx_small import open_learner, random_tokens, spec_of
 from pudistill_cli.contract import Continuations
 from pudistill_mlx import backend, head
 from pudistill_mlx.branches import Branch, branch_states
+from pudistill_mlx.cache import RowCache
 from pudistill_mlx.engine import MlxEngine
-from pudistill_mlx.lora import LowRank
+from pudistill_mlx.lora import LowRank, LowRanks
+from pudistill_mlx.model import Model
 from pudistill_mlx.scoring import supervised
 
 
@@ -51,6 +53,23 @@ def test_the_budget_changes_no_result(engine: MlxEngine, budget: int) -> None:
     for i, request in enumerate(requests):
         for answer, logprobs in zip(request.continuations, found[i], strict=True):
             np.testing.assert_allclose(logprobs, alone(engine, request.prefix, answer), atol=1e-5)
+
+
+def test_no_pass_is_larger_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cache and padding included, unless a single row is."""
+    passes: list[tuple[int, int]] = []
+    real = Model.hidden
+
+    def watched(self: Model, ids: mx.array, adapter: LowRanks, cache: RowCache | None = None) -> mx.array:
+        passes.append((ids.shape[0], ids.shape[1] + (cache.used if cache else 0)))
+        return real(self, ids, adapter, cache)
+
+    engine = backend.open(spec_of(token_budget=64))
+    monkeypatch.setattr(Model, "hidden", watched)
+    list(engine.logprobs(make_requests(), None))
+    engine.close()
+    assert max(rows for rows, _ in passes) > 1
+    assert all(rows * columns <= 64 for rows, columns in passes)
 
 
 def test_the_prompt_is_in_view(engine: MlxEngine) -> None:
