@@ -4,9 +4,9 @@
     python -m benchmarks.mlx_training --model FOLDER --pairs 4 --prompt 512 --answer 128 --out mac.json      # on a Mac
 
 mlx-lm-lora is no dependency of ours: pip install mlx-lm-lora, in an environment of its own. Both sides are timed on
-whole steps with their reference log-probs, which theirs scores with a second copy of the model, ours with the base under
-the adapter. In turns after a warm-up, the best of all steps counts. Memory is what a side holds before its first step,
-and the most that a step takes above what it finds. There is no padding: all rows have one length.
+whole steps with their reference log-probs, which theirs scores with a second copy of the model, ours with the base
+under the adapter. In turns after a warm-up, the best of all steps counts. Memory is what a side holds before its first
+step, and the most that a step takes above what it finds. There is no padding: all rows have one length.
 """
 
 from __future__ import annotations

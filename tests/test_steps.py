@@ -159,26 +159,32 @@ def test_after_a_step_that_ended_the_process_the_budget_is_halved_at_once(folder
 # --- a whole run ---
 
 
+@pytest.mark.parametrize(
+    ("backend", "shortage"),
+    [
+        ("torch", "[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        ("mlx", "[METAL] Command buffer execution failed: (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."),
+    ],
+)
 def test_a_run_short_of_memory_ends_with_the_bytes_of_one_with_that_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call, backend: str, shortage: str
 ) -> None:
     """A step that failed has changed nothing, and a resumed run does not fail again."""
-    torch = pytest.importorskip("torch", reason="needs the torch backend")
-    from pudistill_torch import learner
-
+    learner = pytest.importorskip(f"pudistill_{backend}.learner", reason=f"needs the {backend} backend")
     real, failed, done = learner.sft_gradient, [], []
 
-    def short(model: Any, batch: SftBatch) -> Any:
-        found = real(model, batch)
+    def short(model: Any, *given: Any) -> Any:
+        found = real(model, *given)
         if model.spec.token_budget > 200:
             failed.append(model.spec.token_budget)
-            raise torch.OutOfMemoryError("out of memory")
-        done.append(batch)
+            raise RuntimeError(shortage)
+        done.append(model.spec.token_budget)
         if len(done) == 2:  # the second of two steps
             raise KeyboardInterrupt
         return found
 
-    tiny = Tiny.make(tmp_path / "short", student={"token_budget": 512})
+    threads = {"threads": None} if backend == "mlx" else {}
+    tiny = Tiny.make(tmp_path / "short", backend=backend, student={"token_budget": 512, **threads})
     with monkeypatch.context() as patch:
         patch.setattr(learner, "sft_gradient", short)
         ended = call(*tiny.arguments("--until", "sft"))
@@ -186,7 +192,7 @@ def test_a_run_short_of_memory_ends_with_the_bytes_of_one_with_that_budget(
         assert "not enough memory for 256 tokens in a pass: going on with 128" in ended.flat
         assert call(*tiny.arguments("--until", "sft")).code == 0
     assert failed == [512, 256]
-    told = Tiny.make(tmp_path / "told", student={"token_budget": 128})
+    told = Tiny.make(tmp_path / "told", backend=backend, student={"token_budget": 128, **threads})
     assert call(*told.arguments("--until", "sft")).code == 0
     adapter = "adapters/sft/*.safetensors"
     assert tiny.bytes_of(adapter) == told.bytes_of(adapter)
