@@ -77,8 +77,6 @@ def test_all_errors_at_once_each_with_its_place_and_what_was_meant(tiny: Tiny, c
     ("setting", "code", "words"),
     [
         ("lora.base=nf4", 5, ["nf4", "--set lora.base=bf16"]),
-        ("backend=mlx", 5, ["mlx", "Apple Silicon"]),
-        ("backend.engine=mlx", 5, ["mlx", "Apple Silicon"]),
         ("student.device=cuda:99", 5, ["cuda:99", "--set student.device=auto"]),
         ("eval.metric=no_such_module:f", 2, ["no_such_module"]),
         ("eval.metric=math:no_such_function", 2, ["no_such_function"]),
@@ -86,6 +84,15 @@ def test_all_errors_at_once_each_with_its_place_and_what_was_meant(tiny: Tiny, c
 )
 def test_what_this_installation_cannot_do(setting: str, code: int, words: list[str], tiny: Tiny, call: Call) -> None:
     refused(call(*tiny.arguments("--set", setting)), code, *words)
+    assert not tiny.runs.exists()
+
+
+@pytest.mark.parametrize("setting", ["backend=mlx", "backend.engine=mlx"])
+def test_a_backend_whose_packages_are_missing(
+    setting: str, tiny: Tiny, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pudistill_mlx.mlx_backend.find_spec", lambda _: None)
+    refused(call(*tiny.arguments("--set", setting)), 5, "mlx, mlx-lm not installed", 'pip install "pudistill[mlx]"')
     assert not tiny.runs.exists()
 
 

@@ -128,8 +128,7 @@ def test_prompts_that_do_not_fit_together(prompts: dict[str, Any], message: str)
     assert message in refusal(prompts=prompts)
 
 
-def test_what_is_not_built_yet_is_refused_clearly() -> None:
-    assert "'mlx' is not built yet" in refusal(export={"formats": ["hf", "mlx"]})
+def test_formats_and_bases_that_are_not_there_are_refused_clearly() -> None:
     assert "did you mean 'gguf'?" in refusal(export={"formats": ["ggfu"]})
     nf4 = LoraSettings(base="nf4")
     check_base(LoraSettings(), "torch", frozenset())

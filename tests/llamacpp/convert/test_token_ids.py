@@ -13,12 +13,13 @@ from tokenizers import Tokenizer
 from vocabularies import SPACE, rebuilt, trained
 
 from pudistill_cli.errors import ExportError
+from pudistill_cli.stress_texts import STRESS
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.pretokenizer import NAMES, pretokenizer_name
 from pudistill_llamacpp.convert.writer import write_vocabulary
 from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.native.vocabulary import Vocabulary
-from pudistill_llamacpp.verify import STRESS, check_text, expected_of
+from pudistill_llamacpp.verify import check_text, expected_of
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 REAL = ("gpt2", "qwen2.5-0.5b-instruct", "smollm2-135m-instruct")

@@ -18,10 +18,11 @@ from tiny import QUICKSTART, STUDENT, lines_of
 
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.prompts import Message
+from pudistill_cli.stress_texts import STRESS
 from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.native.model import Model
-from pudistill_llamacpp.verify import STRESS, check_text, expected_of
+from pudistill_llamacpp.verify import check_text, expected_of
 
 CONFIG = {
     "model_type": "llama",
