@@ -12,7 +12,7 @@ from pudistill_cli.checkpoint import read_json
 from pudistill_cli.contract import Backend, ModelSpec, Tokens
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.hardware import detect, runner
-from pudistill_cli.memory import demand_of
+from pudistill_cli.memory import TOKEN_BUDGET, demand_of
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.method.scorers.templates import Templates
 from pudistill_cli.model_file import ReadsModelFiles
@@ -132,7 +132,7 @@ def _spec(student: Student, backend: Backend, settings: StudentSettings, context
         device=settings.device,
         dtype=settings.dtype,
         threads=settings.threads,
-        token_budget=settings.token_budget,
+        token_budget=settings.token_budget or TOKEN_BUDGET,
     )
     return replace(spec, folder=student.gguf) if student.gguf and _own_file(student, backend) else spec
 

@@ -1,0 +1,246 @@
+"""What every scorer is worth where the truth is known and the student can judge: `python -m benchmarks.judges`.
+
+The fixture's student samples four answers to each of 150 dev prompts, after SFT; the truth is the action that was asked
+for. Three judges rank them: the base, the snapshot after SFT, and the student after two rounds of RL ("refreshed"). A
+seed has its own SFT, RL and samples. Then what the ranking is worth to the student: RL ranked by each scorer and judge,
+exact answers at greedy decoding on 600 test prompts. One core, about ten minutes.
+
+    python -m benchmarks.judges --seeds 0 --training-seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fixtures.judge import wordings
+from benchmarks.fixtures.judge.panel import Trained, trained
+from pudistill_cli import probes
+from pudistill_cli.evaluate import Evaluator, System
+from pudistill_cli.judging.panel import Worth, appraise, seat
+from pudistill_cli.judging.records import Gold
+from pudistill_cli.judging.report import as_json
+from pudistill_cli.method.sampling import uniforms
+from pudistill_cli.method.scorers import Item, Judge, Scorer, Scores
+from pudistill_cli.method.scorers.ensemble import Ensemble
+from pudistill_cli.method.scorers.length import LengthFree
+from pudistill_cli.method.scorers.pairwise import Pairwise, bradley_terry
+from pudistill_cli.method.scorers.registry import SCORERS
+from pudistill_cli.method.scorers.templates import Templates
+from pudistill_cli.method.statistics import paired_difference
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "judges.json"
+SEEDS = (0, 1)
+TRAINING_SEEDS = (0,)
+ROUNDS = 2
+NAMES = ("likelihood", "likelihood-blind", "pmi", "verdict", "verdict-contextual", "verdict-batch", "pairwise", "chrf",
+         "token-f1")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OneOrder:
+    """`pairwise` at half its cost: each pair in one order only, with or without the batch's mean log-odds removed."""
+
+    calibrated: bool
+    model = True
+
+    @property
+    def name(self) -> str:
+        return "one-order-batch" if self.calibrated else "one-order"
+
+    def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """The answer that was drawn earlier is shown first."""
+        read = dict(Pairwise().first_wins(judge, items))
+        pairs = [odds[np.triu_indices(len(odds), 1)] for odds in read.values()]
+        prior = float(np.concatenate(pairs).mean()) if self.calibrated else 0.0
+        for index, odds in read.items():
+            upper = np.triu(odds - prior, 1)
+            yield index, bradley_terry(upper - upper.T)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A bad judge: uniform numbers, or another scorer's opinion turned round."""
+
+    reversed: Scorer | None = None
+    model = True
+
+    @property
+    def name(self) -> str:
+        return "random" if self.reversed is None else f"reversed-{self.reversed.name}"
+
+    def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """Independent of the answers, or against them."""
+        if self.reversed is not None:
+            yield from ((index, -scores) for index, scores in self.reversed.score(judge, items))
+            return
+        for index, item in enumerate(items):
+            yield index, uniforms(0, 0, item.key, 0, len(item.candidates))
+
+
+@dataclass(frozen=True)
+class Once:
+    """Asks one judge about the same items once, however many ensembles want to know."""
+
+    scorer: Scorer
+    held: dict[int, np.ndarray] = field(default_factory=dict)
+    model = True
+
+    @property
+    def name(self) -> str:
+        return self.scorer.name
+
+    def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """As the scorer, or as it said before; a single item, which is only counted, is not kept."""
+        if len(items) == 1:
+            yield from self.scorer.score(judge, items)
+            return
+        if not self.held:
+            self.held.update(self.scorer.score(judge, items))
+        yield from self.held.items()
+
+
+TRAINING: tuple[tuple[Scorer, str], ...] = (
+    (SCORERS["likelihood"], "sft"),
+    (SCORERS["verdict"], "base"),
+    (SCORERS["verdict"], "sft"),
+    (SCORERS["pairwise"], "base"),
+)
+"""Scorers and judges of the runs that are compared at greedy decoding."""
+
+
+def scorers() -> list[Scorer]:
+    """Everything that one judge is measured on in the first wording."""
+    model = tuple(Once(SCORERS[name]) for name in ("likelihood", "verdict", "pairwise"))
+    bad = Planted(model[1])
+    return [
+        *(SCORERS[name] for name in NAMES),
+        OneOrder(False),
+        OneOrder(True),
+        *(LengthFree(scorer) for scorer in model),
+        *(Ensemble(pair) for pair in combinations(model, 2)),
+        Ensemble(model),
+        Ensemble(model, "agreement"),
+        Planted(),
+        Ensemble((*model, Planted())),
+        Ensemble((*model, Planted()), "agreement"),
+        Ensemble((*model[::2], bad)),
+        Ensemble((*model[::2], bad), "agreement"),
+    ]
+
+
+def named(scorer: Scorer) -> str:
+    """Its own name, with how an ensemble weighs."""
+    weighed = isinstance(scorer, Ensemble) and scorer.weighting == "agreement"
+    return f"{scorer.name} (agreement)" if weighed else scorer.name
+
+
+WORDINGS: dict[str, Templates] = {
+    "second wording": replace(wordings.HOME, verdict=wordings.VERDICTS[1], pairwise=wordings.PAIRWISE[1]),
+    "both wordings": replace(wordings.HOME, other_verdicts=wordings.VERDICTS[1:], other_pairwise=wordings.PAIRWISE[1:]),
+}
+ASKED = ("verdict", "verdict-contextual", "verdict-batch", "pairwise")
+"""The scorers whose question has wordings."""
+
+
+def measured(run: Trained, adapter: str | None, gold: Sequence[Gold]) -> Iterator[tuple[str, Worth]]:
+    """Yield (scorer and wording, its worth) with that adapter as the judge."""
+    judge = run.judge(adapter)
+    plans = [("", scorers(), judge)]
+    for name, templates in WORDINGS.items():
+        plans.append((f", {name}", [SCORERS[s] for s in ASKED], replace(judge, templates=templates)))
+    for suffix, asked, by in plans:
+        panel = seat(by, asked, gold, run.job.spec.context)
+        assert not panel.too_long, "the fixture's answers fit its context"
+        for scorer in asked:
+            yield named(scorer) + suffix, appraise(by, scorer, panel, lambda: None)
+
+
+def exact_answers(run: Trained, adapter: str) -> np.ndarray:
+    """(N,) 1 where the greedy answer to a test prompt states the right action."""
+    sets = {"test": run.anchors.held_out["test"]}
+    return Evaluator(run.job, sets).quality(System(adapter, adapter), "test", 0.0)[:, 0]
+
+
+def judging(folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each seed, judge and scorer; no seconds, since members of ensembles are asked once."""
+    for seed in seeds:
+        with trained(folder, seed, ROUNDS, SCORERS["likelihood"]) as run:
+            gold = run.sampled("sft")
+            for judge, adapter in zip(("base", "sft", "refreshed"), run.adapters, strict=True):
+                for name, worth in measured(run, adapter, gold):
+                    yield {"seed": seed, "judge": judge, **as_json([worth])[0], "scorer": name, "seconds": None}
+
+
+def training(folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each seed, and each scorer and judge of `TRAINING`: greedy exact answers before and after RL."""
+    for seed in seeds:
+        for scorer, judge in TRAINING:
+            with trained(folder, seed, ROUNDS, scorer, judge) as run:
+                sft, last = exact_answers(run, "sft"), exact_answers(run, f"round-{ROUNDS}")
+                gain = asdict(paired_difference(last, sft, seed=0))
+                row = {"seed": seed, "scorer": scorer.name, "judge": judge, "sft": sft.mean(), "rl": last.mean()}
+                yield {**row, "gain": gain}
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Accuracy within groups, the mean over seeds, a column for each judge."""
+    judges = list(dict.fromkeys(row["judge"] for row in rows))
+    print(f"{'accuracy within groups':<44}" + "".join(f"{judge:>11}" for judge in judges))
+    for name in dict.fromkeys(row["scorer"] for row in rows):
+        cells = [[r["accuracy"]["mean"] for r in rows if (r["scorer"], r["judge"]) == (name, j)] for j in judges]
+        print(f"{name:<44}" + "".join(f"{np.mean(cell):>11.3f}" for cell in cells))
+
+
+def main() -> None:
+    """Measure, print, and write the results, after every row: an interrupted benchmark leaves what it has."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS), help="of the measured scorers")
+    parser.add_argument("--training-seeds", nargs="*", type=int, default=list(TRAINING_SEEDS), help="of RL by each")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    started = time.process_time()
+    record: dict[str, Any] = {**provenance(), "core_seconds": 0, "judging": [], "training": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["PUDISTILL_CACHE"] = temporary
+        for part, rows in (
+            ("judging", judging(Path(temporary), options.seeds)),
+            ("training", training(Path(temporary), options.training_seeds)),
+        ):
+            for row in rows:
+                record[part].append(row)
+                record["core_seconds"] = round(time.process_time() - started)
+                options.out.write_text(json.dumps(record, indent=1) + "\n")
+    show(record["judging"])
+    for row in record["training"]:
+        gain = row["gain"]
+        print(
+            f"RL by {row['scorer']}, judge {row['judge']}, seed {row['seed']}: {row['sft']:.3f} -> {row['rl']:.3f}, "
+            f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+        )
+    print(f"{record['core_seconds']} core-seconds; written to {options.out}")
+
+
+def provenance() -> dict[str, Any]:
+    """The commit, and the machine."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    name, features = probes.cpu()
+    machine = {"cpu": name, "features": features, "platform": platform.platform()}
+    return {"commit": commit.stdout.strip(), "machine": machine}
+
+
+if __name__ == "__main__":
+    main()
