@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from pudistill_cli.contract import Continuations, ModelSpec, PromptTokens, Sampling
 from pudistill_cli.errors import DataError
-from pudistill_mlx import backend
+from pudistill_mlx import backend, memory
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "student"
 
@@ -61,3 +61,11 @@ def test_a_pretrained_model_tells_its_story(shared: Path) -> None:
     noise = tuple(int(t) for t in np.random.default_rng(0).integers(3, 512, 20))
     ((_, (story, random)),) = engine.logprobs([Continuations(prompt, (candidate.tokens, noise))], None)
     assert story.mean() > -1.5 > -4 > random.mean()
+
+
+def test_an_engine_alone_sets_the_devices_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation has no learner that would."""
+    devices: list[str] = []
+    monkeypatch.setattr(memory, "use_limits", devices.append)
+    backend.open(spec_of()).close()
+    assert devices == ["cpu"]
