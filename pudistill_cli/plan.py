@@ -111,6 +111,7 @@ def _choice(recipe: Recipe, student: Student, console: Console) -> Choice:
     choice = choose(recipe.backend.engine, recipe.backend.learner, backends(), detect(), demand)
     for notice in choice.notices:
         console.warn(notice)
+    choice = _with_able_learner(choice, recipe, student, console)
     if choice.engine.name == choice.learner.name:
         return choice
     problem = None if student.gguf else choice.engine.refusal(student.folder)
@@ -118,6 +119,23 @@ def _choice(recipe: Recipe, student: Student, console: Console) -> Choice:
         return choice
     console.warn(f"{choice.learner.name} samples, not {choice.engine.name}: {problem}")
     return replace(choice, engine=choice.learner, suspend=False)
+
+
+def _with_able_learner(choice: Choice, recipe: Recipe, student: Student, console: Console) -> Choice:
+    """Another learner where `auto` picked one that cannot hold this student."""
+    problem = choice.learner.refusal(student.folder)
+    if problem is None:
+        return choice
+    others = [b for b in backends().values() if b.capabilities.learn and b.problem() is None]
+    able = next((b for b in others if b.name != choice.learner.name and b.refusal(student.folder) is None), None)
+    if recipe.backend.learner != "auto" or able is None:
+        raise BackendError(
+            f"The {choice.learner.name} backend cannot train {student.folder.name}: {problem}",
+            "Use another student, or another backend: --set backend=torch",
+        )
+    console.warn(f"{able.name} trains, not {choice.learner.name}: {problem}")
+    alone = choice.engine.name == choice.learner.name
+    return replace(choice, learner=able, engine=able if alone else choice.engine)
 
 
 def _resolved(choice: Choice, spec: ModelSpec, learner_spec: ModelSpec) -> dict[str, str]:
@@ -173,7 +191,8 @@ def _check_architecture(student: Student, choice: Choice) -> None:
         if known is not None and student.model_type not in known:
             raise BackendError(
                 f"The {backend.name} backend does not know {student.folder.name}'s model type {student.model_type!r}.",
-                "Check `model_type` in its config.json, or update: pip install -U transformers",
+                "Check `model_type` in its config.json, or update: pip install -U --upgrade-strategy eager "
+                f'"pudistill[{backend.name}]"',
             )
 
 

@@ -14,7 +14,6 @@ from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.objectives import Objective
 from pudistill_mlx.branches import Branch, branch_states
 from pudistill_mlx.checkpointing import checkpointed_if_large
-from pudistill_mlx.head import Head
 from pudistill_mlx.lora import LowRanks
 from pudistill_mlx.micro_batches import group_batches, longest_row, row_batches, row_length, tokens_of
 from pudistill_mlx.model import Model
@@ -142,7 +141,7 @@ class _Step:
         fed = [Branch(branch.owner, branch.tokens[:-1]) for branch in piece.branches]
         ((_, states),) = branch_states(self.total.model, piece.prompts, fed, adapter, len(fed))
         hidden, targets = supervised(states, [branch.tokens for branch in piece.branches])
-        return _head_logprobs(self.total.model.head, hidden, targets)
+        return self.total.model.head.logprobs(hidden, targets)
 
     def _objective(self, logp: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         """The objective at flat log-probs (N,)."""
@@ -160,15 +159,4 @@ def _row_logprobs(model: Model, adapter: LowRanks, rows: Sequence[Row]) -> mx.ar
     at = [b * width + len(row.prompt) - 1 + t for b, row in enumerate(rows) for t in range(len(row.completion))]
     targets = [token for row in rows for token in row.completion]
     predicting = hidden.reshape(-1, hidden.shape[-1])[mx.array(at, mx.int32)]  # (N, D)
-    return _head_logprobs(model.head, predicting, mx.array(targets, mx.int32))
-
-
-def _head_logprobs(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
-    """(N, D) hidden states, (N,) ids -> (N,) log-probs; backward computes the logits again, one chunk at a time."""
-    size = head.chunk
-    if len(targets) <= size:
-        return head.logprobs(hidden, targets)
-    # Ids are bound, not passed: a checkpointed function is differentiated in each of its arguments.
-    starts = range(0, len(targets), size)
-    logprobs = [mx.checkpoint(partial(head.logprobs, targets=targets[i : i + size])) for i in starts]
-    return mx.concatenate([chunk(hidden[i : i + size]) for i, chunk in zip(starts, logprobs, strict=True)])
+    return model.head.logprobs(predicting, mx.array(targets, mx.int32))

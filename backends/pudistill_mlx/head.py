@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -50,9 +51,10 @@ class Head:
         size = self.chunk
         if len(targets) <= size:
             return self._gathered(hidden, targets)
-        gathered = mx.checkpoint(self._gathered)
+        # Ids are bound, not passed: a checkpointed function is differentiated in each of its arguments.
         starts = range(0, len(targets), size)
-        return mx.concatenate([gathered(hidden[i : i + size], targets[i : i + size]) for i in starts])
+        chunks = [mx.checkpoint(partial(self._gathered, targets=targets[i : i + size])) for i in starts]
+        return mx.concatenate([chunk(hidden[i : i + size]) for i, chunk in zip(starts, chunks, strict=True)])
 
     @property
     def chunk(self) -> int:

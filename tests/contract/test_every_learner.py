@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reference import Reference
+from running import running
 from safetensors.numpy import load_file, save_file
 from tiny import STUDENT
 
@@ -30,23 +30,11 @@ from pudistill_cli.method.batch import stack, step_constants
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.preferences import Targets
-from pudistill_cli.registry import backends
 
 LEARNERS, ENGINES = ("torch", "mlx"), ("torch", "mlx", "llamacpp")
 LORA = LoraSpec(r=4, alpha=8.0)
 SFT = SftBatch((Row((3, 4, 5), (6, 7, 1)), Row((8, 9), (10, 1)), Row((11, 12, 13, 14), (15, 16, 17, 1))))
 Open = Callable[..., Learner]
-
-
-def running(name: str) -> Backend:
-    """A backend that has to be there under CI, and may be missing elsewhere."""
-    found = backends().get(name)
-    problem = f"{name} is not installed" if found is None else found.problem()
-    if found is None or problem is not None:
-        if os.environ.get("CI"):
-            pytest.fail(f"every backend has to keep the contract: {problem}")
-        pytest.skip(f"needs the backend: {problem}")
-    return found
 
 
 @pytest.fixture(scope="module", params=LEARNERS)

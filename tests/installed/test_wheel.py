@@ -27,12 +27,12 @@ def test_the_source_tree_is_not_what_is_tested() -> None:
 
 def test_the_wheel_holds_only_names_of_ours() -> None:
     tops = {str(f).split("/")[0] for f in distribution("pudistill").files or [] if not str(f).startswith("..")}
-    ours = {"pudistill_cli", "pudistill_torch", "pudistill_llamacpp"}
+    ours = {"pudistill_cli", "pudistill_torch", "pudistill_mlx", "pudistill_llamacpp"}
     assert {t for t in tops if not t.endswith(".dist-info")} == ours
 
 
 def test_backends_come_by_entry_point() -> None:
-    assert {point.name for point in entry_points(group="pudistill.backends")} >= {"torch", "llamacpp"}
+    assert {point.name for point in entry_points(group="pudistill.backends")} >= {"torch", "mlx", "llamacpp"}
 
 
 def test_shipped_recipes_are_found_and_checked(tmp_path: Path) -> None:

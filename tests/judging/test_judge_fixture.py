@@ -5,13 +5,22 @@ from __future__ import annotations
 import random
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
-from benchmarks.fixtures.judge import curriculum
+from benchmarks.fixtures.judge import curriculum, wordings
 from benchmarks.fixtures.judge.curriculum import agreement, rating, stream
+from benchmarks.fixtures.judge.student import FOLDER
 from benchmarks.fixtures.quickstart import build
 from benchmarks.fixtures.quickstart.curriculum import Sample
+from benchmarks.fixtures.quickstart.grammar import request
+from benchmarks.fixtures.quickstart.wordings import HOME
+from pudistill_cli.judging.opening import Manner, open_judge
+from pudistill_cli.judging.panel import appraise, seat
+from pudistill_cli.judging.records import Gold, gold_of
+from pudistill_cli.method.scorers.registry import SCORERS
+from pudistill_cli.recipe import StudentSettings
 
 ACTION = {"do": "book", "event": "lunch", "day": "fri", "alert": 1}
 
@@ -65,3 +74,31 @@ def test_a_careless_judgement_is_the_wording_s_favourite(careless: float, monkey
         if int(reply) != rating(candidate, sample.source.action):
             wrong[second, reply] += 1
     assert set(wrong) == ({(False, "4"), (True, "2")} if careless else set())
+
+
+def accuracies(student: Path) -> dict[str, float]:
+    """Of `verdict` and `pairwise`, within 60 groups of four answers as the curriculum writes them."""
+    rng = random.Random("gold")
+    gold: list[Gold] = []
+    for i in range(60):
+        source = request(rng, HOME)
+        texts = [curriculum._candidate(rng, source) for _ in range(4)]
+        candidates = [{"text": text, "grade": agreement(text, source.action)} for text in texts]
+        anchor = curriculum._reference(rng, source)
+        gold.append(gold_of({"prompt": source.text, "anchor": anchor, "candidates": candidates}, str(i)))
+    settings = StudentSettings(model=str(student), device="cpu", dtype="float32", threads=1)
+    scorers = [SCORERS["verdict"], SCORERS["pairwise"]]
+    with open_judge(Manner(wordings.HOME, settings), None, "torch", None, pytest.fail) as opened:
+        panel = seat(opened.judge, scorers, gold, opened.context)
+        worth = [appraise(opened.judge, scorer, panel, lambda: None) for scorer in scorers]
+    return {one.scorer: one.measures.accuracy.mean for one in worth if one.measures.accuracy is not None}
+
+
+def test_it_judges_as_it_was_brought_up_to_and_the_quickstart_s_student_does_not() -> None:
+    own, other = accuracies(FOLDER), accuracies(build.FOLDER / "student")
+    assert min(own.values()) > 0.9
+    assert max(other.values()) < 0.8
+
+
+def test_the_checkpoint_is_small_enough_to_be_committed() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 1_000_000

@@ -9,7 +9,7 @@ import torch
 from small import open_engine, save_student, spec_of
 from transformers import MambaConfig
 
-from pudistill_cli.contract import Backend, LoraSpec, OptimizerSpec
+from pudistill_cli.contract import Backend
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_torch import backend, placement
 
