@@ -29,7 +29,8 @@ from benchmarks.fixtures.judge import wordings
 from benchmarks.fixtures.judge.panel import Trained, trained
 from pudistill_cli import probes
 from pudistill_cli.evaluate import Evaluator, System
-from pudistill_cli.judging.panel import Worth, appraise, seat
+from pudistill_cli.judging.measures import pair_accuracy
+from pudistill_cli.judging.panel import ask_about, seat, worth_of
 from pudistill_cli.judging.records import Gold
 from pudistill_cli.judging.report import as_json
 from pudistill_cli.method.sampling import uniforms
@@ -39,12 +40,12 @@ from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.pairwise import Pairwise, bradley_terry
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.scorers.templates import Templates
-from pudistill_cli.method.statistics import paired_difference
+from pudistill_cli.method.statistics import bootstrap_mean, paired_difference
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "judges.json"
-SEEDS = (0, 1)
-TRAINING_SEEDS = (0,)
+SEEDS = (0, 1, 2)
+TRAINING_SEEDS = (0, 1)
 ROUNDS = 2
 NAMES = ("likelihood", "likelihood-blind", "pmi", "verdict", "verdict-contextual", "verdict-batch", "pairwise", "chrf",
          "token-f1")  # fmt: skip
@@ -152,12 +153,31 @@ WORDINGS: dict[str, Templates] = {
     "second wording": replace(wordings.HOME, verdict=wordings.VERDICTS[1], pairwise=wordings.PAIRWISE[1]),
     "both wordings": replace(wordings.HOME, other_verdicts=wordings.VERDICTS[1:], other_pairwise=wordings.PAIRWISE[1:]),
 }
+OVER = (
+    ("verdict", "likelihood"),
+    ("pairwise", "likelihood"),
+    ("verdict-contextual", "verdict"),
+    ("verdict-batch", "verdict"),
+    ("verdict, both wordings", "verdict"),
+    ("verdict-batch, both wordings", "verdict"),
+    ("pairwise, both wordings", "pairwise"),
+    ("one-order", "pairwise"),
+    ("one-order-batch", "one-order"),
+    ("likelihood/length", "likelihood"),
+    ("verdict/length", "verdict"),
+    ("pairwise/length", "pairwise"),
+    ("likelihood+verdict", "likelihood"),
+    ("likelihood+verdict+pairwise (agreement)", "likelihood+verdict+pairwise"),
+    ("likelihood+verdict+pairwise+random (agreement)", "likelihood+verdict+pairwise+random"),
+    ("likelihood+pairwise+reversed-verdict (agreement)", "likelihood+pairwise+reversed-verdict"),
+)
+"""Which scorer is compared with which plainer one, prompt by prompt."""
 ASKED = ("verdict", "verdict-contextual", "verdict-batch", "pairwise")
 """The scorers whose question has wordings."""
 
 
-def measured(run: Trained, adapter: str | None, gold: Sequence[Gold]) -> Iterator[tuple[str, Worth]]:
-    """Yield (scorer and wording, its worth) with that adapter as the judge."""
+def measured(run: Trained, adapter: str | None, gold: Sequence[Gold]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each scorer and wording, with that adapter as the judge; `pairs` is the accuracy by prompt."""
     judge = run.judge(adapter)
     plans = [("", scorers(), judge)]
     for name, templates in WORDINGS.items():
@@ -166,7 +186,11 @@ def measured(run: Trained, adapter: str | None, gold: Sequence[Gold]) -> Iterato
         panel = seat(by, asked, gold, run.job.spec.context)
         assert not panel.too_long, "the fixture's answers fit its context"
         for scorer in asked:
-            yield named(scorer) + suffix, appraise(by, scorer, panel, lambda: None)
+            answers = ask_about(by, scorer, panel, lambda: None)
+            found = as_json([worth_of(scorer, panel, answers)])[0]
+            pairs = {g.key: pair_accuracy(s, np.array(g.grades)) for g, s in zip(gold, answers.scores, strict=True)}
+            # Members of ensembles are asked once, so seconds would mislead.
+            yield {**found, "scorer": named(scorer) + suffix, "seconds": None, "pairs": pairs}
 
 
 def exact_answers(run: Trained, adapter: str) -> np.ndarray:
@@ -176,13 +200,13 @@ def exact_answers(run: Trained, adapter: str) -> np.ndarray:
 
 
 def judging(folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each seed, judge and scorer; no seconds, since members of ensembles are asked once."""
+    """Yield a row for each seed, judge and scorer."""
     for seed in seeds:
         with trained(folder, seed, ROUNDS, SCORERS["likelihood"]) as run:
             gold = run.sampled("sft")
             for judge, adapter in zip(("base", "sft", "refreshed"), run.adapters, strict=True):
-                for name, worth in measured(run, adapter, gold):
-                    yield {"seed": seed, "judge": judge, **as_json([worth])[0], "scorer": name, "seconds": None}
+                for row in measured(run, adapter, gold):
+                    yield {"seed": seed, "judge": judge, **row}
 
 
 def training(folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -196,13 +220,39 @@ def training(folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
                 yield {**row, "gain": gain}
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Accuracy within groups, the mean over seeds, a column for each judge."""
-    judges = list(dict.fromkeys(row["judge"] for row in rows))
-    print(f"{'accuracy within groups':<44}" + "".join(f"{judge:>11}" for judge in judges))
-    for name in dict.fromkeys(row["scorer"] for row in rows):
-        cells = [[r["accuracy"]["mean"] for r in rows if (r["scorer"], r["judge"]) == (name, j)] for j in judges]
-        print(f"{name:<44}" + "".join(f"{np.mean(cell):>11.3f}" for cell in cells))
+def pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy by judge and scorer over all seeds, with the paired gain over the plain scorer of `OVER`."""
+    by_prompt: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        found = by_prompt.setdefault((row["judge"], row["scorer"]), {})
+        for key, value in row["pairs"].items():
+            if np.isfinite(value):
+                found.setdefault(key, []).append(value)
+    means = {name: {k: float(np.mean(v)) for k, v in found.items()} for name, found in by_prompt.items()}
+    table: list[dict[str, Any]] = []
+    for (judge, scorer), values in means.items():
+        line = {"judge": judge, "scorer": scorer, "accuracy": asdict(bootstrap_mean(list(values.values()), seed=0))}
+        over = next((plain for variant, plain in OVER if variant == scorer), None)
+        if over is not None:
+            plain = means[judge, over]
+            gain = paired_difference([values[k] for k in plain], [plain[k] for k in plain], seed=0)
+            line["gain"] = {"over": over, **asdict(gain)}
+        table.append(line)
+    return table
+
+
+def show(table: Sequence[dict[str, Any]]) -> None:
+    """Accuracy within groups, a column for each judge; then the gain after SFT of what is to be compared."""
+    judges = list(dict.fromkeys(row["judge"] for row in table))
+    print(f"{'accuracy within groups':<50}" + "".join(f"{judge:>11}" for judge in judges))
+    for name in dict.fromkeys(row["scorer"] for row in table):
+        cells = [row["accuracy"]["mean"] for row in table if row["scorer"] == name]
+        print(f"{name:<50}" + "".join(f"{cell:>11.3f}" for cell in cells))
+    for row in table:
+        if "gain" in row:
+            gain = row["gain"]
+            interval = f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+            print(f"judge {row['judge']:<10}{row['scorer']} - {gain['over']}: {interval}")
 
 
 def main() -> None:
@@ -213,18 +263,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     started = time.process_time()
-    record: dict[str, Any] = {**provenance(), "core_seconds": 0, "judging": [], "training": []}
+    record: dict[str, Any] = {**provenance(), "core_seconds": 0, "pooled": [], "judging": [], "training": []}
+
+    def write() -> None:
+        record["core_seconds"] = round(time.process_time() - started)
+        slim = [{k: v for k, v in row.items() if k != "pairs"} for row in record["judging"]]
+        options.out.write_text(json.dumps({**record, "judging": slim}, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["PUDISTILL_CACHE"] = temporary
-        for part, rows in (
-            ("judging", judging(Path(temporary), options.seeds)),
-            ("training", training(Path(temporary), options.training_seeds)),
-        ):
-            for row in rows:
-                record[part].append(row)
-                record["core_seconds"] = round(time.process_time() - started)
-                options.out.write_text(json.dumps(record, indent=1) + "\n")
-    show(record["judging"])
+        for row in judging(Path(temporary), options.seeds):
+            record["judging"].append(row)
+            write()
+        record["pooled"] = pooled(record["judging"])
+        show(record["pooled"])
+        for row in training(Path(temporary), options.training_seeds):
+            record["training"].append(row)
+            write()
+    write()
     for row in record["training"]:
         gain = row["gain"]
         print(

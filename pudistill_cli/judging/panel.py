@@ -33,6 +33,16 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What one scorer said of a panel's groups, in their order."""
+
+    scores: list[Array]
+    orders: list[float] | None
+    """Of `pairwise`, per group: share of the pairs decided alike in both orders."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Worth:
     """What one scorer is worth, and what it costs."""
 
@@ -98,35 +108,42 @@ def seat(judge: Judge, scorers: Sequence[Scorer], gold: Sequence[Gold], context:
 
 def appraise(judge: Judge, scorer: Scorer, panel: Panel, tick: Tick, seed: int = 0) -> Worth:
     """Ask one scorer about every group, `tick` as each is done, and compare with gold."""
+    return worth_of(scorer, panel, ask_about(judge, scorer, panel, tick), seed)
+
+
+def ask_about(judge: Judge, scorer: Scorer, panel: Panel, tick: Tick) -> Answers:
+    """A scorer's scores of the panel's groups, in their order."""
     started = time.monotonic()
-    found: dict[int, Array] = {}
+    scores: dict[int, Array] = {}
     orders: dict[int, float] = {}
     if isinstance(scorer, Pairwise):
         for index, first in scorer.first_wins(judge, panel.items):
-            found[index], orders[index] = strengths(first), order_consistency(first)
+            scores[index], orders[index] = strengths(first), order_consistency(first)
             tick()
     else:
-        for index, scores in scorer.score(judge, panel.items):
-            found[index] = scores
+        for index, found in scorer.score(judge, panel.items):
+            scores[index] = found
             tick()
-    seconds = time.monotonic() - started
+    places = range(len(panel.items))
+    in_order = [orders[i] for i in places] if orders else None
+    return Answers([scores[i] for i in places], in_order, time.monotonic() - started)
+
+
+def worth_of(scorer: Scorer, panel: Panel, answers: Answers, seed: int = 0) -> Worth:
+    """Compare a scorer's answers with gold."""
     keys = [group.key for group in panel.gold]
     counts = [len(item.candidates) for item in panel.items]
     per_candidate = [r.tokens / n for r, n in zip(panel.readings[scorer.name], counts, strict=True)]
     tokens = clustered(keys, np.array(per_candidate), seed)
     assert tokens is not None, "a panel is not empty"
+    lengths = [np.array([float(len(c.tokens)) for c in item.candidates]) for item in panel.items]
+    grades = [np.array(group.grades) for group in panel.gold]
     return Worth(
         scorer=scorer.name,
-        measures=measure(
-            keys,
-            [found[i] for i in range(len(keys))],
-            [np.array(group.grades) for group in panel.gold],
-            [np.array([float(len(c.tokens)) for c in item.candidates]) for item in panel.items],
-            seed,
-        ),
-        orders=clustered(keys, np.array([orders[i] for i in range(len(keys))]), seed) if orders else None,
+        measures=measure(keys, answers.scores, grades, lengths, seed),
+        orders=None if answers.orders is None else clustered(keys, np.array(answers.orders), seed),
         tokens=tokens,
-        seconds=seconds / sum(counts),
+        seconds=answers.seconds / sum(counts),
     )
 
 
