@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pudistill_cli.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
-from pudistill_cli.errors import BackendError, UsageError
+from pudistill_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from pudistill_torch.engine import TorchEngine
