@@ -2,7 +2,7 @@
 
 The fixture's student samples four answers to each of 150 dev prompts, after SFT; the truth is the action that was asked
 for. Three judges rank them: the base, the snapshot after SFT, and the student after two rounds of RL ("refreshed"). A
-seed has its own SFT, RL and samples. Then what the ranking is worth to the student: RL ranked by each scorer and judge,
+seed has its own SFT, RL and samples. Then what the ranking is worth to the student: four rounds of RL by some of them,
 exact answers at greedy decoding on 600 test prompts. One core, about ten minutes.
 
     python -m benchmarks.judges --seeds 0 --training-seeds
@@ -44,9 +44,10 @@ from pudistill_cli.method.statistics import bootstrap_mean, paired_difference
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "judges.json"
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 TRAINING_SEEDS = (0, 1)
 ROUNDS = 2
+TRAINING_ROUNDS = 4
 NAMES = ("likelihood", "likelihood-blind", "pmi", "verdict", "verdict-contextual", "verdict-batch", "pairwise", "chrf",
          "token-f1")  # fmt: skip
 
@@ -116,9 +117,10 @@ class Once:
 
 TRAINING: tuple[tuple[Scorer, str], ...] = (
     (SCORERS["likelihood"], "sft"),
-    (SCORERS["verdict"], "base"),
     (SCORERS["verdict"], "sft"),
-    (SCORERS["pairwise"], "base"),
+    (SCORERS["verdict"], "base"),
+    (SCORERS["pairwise"], "sft"),
+    (Ensemble((SCORERS["likelihood"], SCORERS["verdict"])), "sft"),
 )
 """Scorers and judges of the runs that are compared at greedy decoding."""
 
@@ -213,8 +215,8 @@ def training(folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yield a row for each seed, and each scorer and judge of `TRAINING`: greedy exact answers before and after RL."""
     for seed in seeds:
         for scorer, judge in TRAINING:
-            with trained(folder, seed, ROUNDS, scorer, judge) as run:
-                sft, last = exact_answers(run, "sft"), exact_answers(run, f"round-{ROUNDS}")
+            with trained(folder, seed, TRAINING_ROUNDS, scorer, judge) as run:
+                sft, last = exact_answers(run, "sft"), exact_answers(run, f"round-{TRAINING_ROUNDS}")
                 gain = asdict(paired_difference(last, sft, seed=0))
                 row = {"seed": seed, "scorer": scorer.name, "judge": judge, "sft": sft.mean(), "rl": last.mean()}
                 yield {**row, "gain": gain}
