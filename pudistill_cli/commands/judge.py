@@ -48,7 +48,7 @@ def command(
     from pudistill_cli.errors import UsageError
     from pudistill_cli.judging.gold import read_gold
     from pudistill_cli.judging.opening import Manner
-    from pudistill_cli.judging.panel import scorers_for
+    from pudistill_cli.judging.panel import scorers_for, without_anchor
     from pudistill_cli.judging.session import judge_file
     from pudistill_cli.recipe_file import load_recipe
 
@@ -57,5 +57,7 @@ def command(
     console = Console(as_json=as_json)
     gold = read_gold(data)
     scorers = scorers_for(scorer or [], gold.groups, length_free=length_free)
+    if not scorer and (notice := without_anchor(gold.groups)):
+        console.warn(notice)
     manner = Manner.of(model, None if recipe is None else load_recipe(recipe, changes or []).recipe)
     judge_file(console, gold, scorers, manner.several() if wordings else manner, adapter, backend, context)

@@ -80,19 +80,36 @@ def scorers_for(names: Sequence[str], gold: Sequence[Gold], *, length_free: bool
     return [scorer_from(name.split("+"), length_free=length_free) for name in names]
 
 
-def seat(judge: Judge, scorers: Sequence[Scorer], gold: Sequence[Gold], context: int) -> Panel:
+def without_anchor(gold: Sequence[Gold]) -> str | None:
+    """What to say where no scorer was named and the file does not allow them all."""
+    without = sum(group.anchor is None for group in gold)
+    if not without:
+        return None
+    return (
+        f"{without:,} of {len(gold):,} groups have no anchor: only {', '.join(WITHOUT_ANCHOR)} are measured. With an "
+        '"anchor" in each the others are too.'
+    )
+
+
+def seat(
+    judge: Judge, scorers: Sequence[Scorer], gold: Sequence[Gold], context: int, tick: Tick = lambda: None
+) -> Panel:
     """Tokenise the groups and leave out those of which a scorer's question is longer than the context.
 
-    The same groups for all scorers: their figures are compared.
+    The same groups for all scorers: their figures are compared. `tick` as each group is tokenised.
 
     Raises:
         DataError: none is left.
     """
     items = [_item(judge, group) for group in gold]
-    readings = [[reading_of(scorer, judge, item) for item in items] for scorer in scorers]
-    fits = [all(row[i].longest <= context for row in readings) for i in range(len(items))]
+    readings: list[list[Reading]] = []  # per item, per scorer
+    for item in items:
+        readings.append([reading_of(scorer, judge, item) for scorer in scorers])
+        tick()
+    longest = [max(reading.longest for reading in row) for row in readings]
+    fits = [length <= context for length in longest]
     if not any(fits):
-        shortest = min(max(row[i].longest for row in readings) for i in range(len(items)))
+        shortest = min(longest)
         raise DataError(
             f"No group fits the context of {context:,} tokens: the shortest takes {shortest:,}.",
             f"If the model can read more: --context {shortest}. Or use a scorer that reads less: --scorer likelihood",
@@ -101,7 +118,7 @@ def seat(judge: Judge, scorers: Sequence[Scorer], gold: Sequence[Gold], context:
     return Panel(
         tuple(gold[i] for i in kept),
         tuple(items[i] for i in kept),
-        {scorer.name: tuple(row[i] for i in kept) for scorer, row in zip(scorers, readings, strict=True)},
+        {scorer.name: tuple(readings[i][s] for i in kept) for s, scorer in enumerate(scorers)},
         tuple(group for group, fit in zip(gold, fits, strict=True) if not fit),
     )
 

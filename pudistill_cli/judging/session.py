@@ -27,7 +27,8 @@ def judge_file(
         console.warn(notice)
     with open_judge(manner, adapter, backend, context, console.warn) as opened:
         console.say(f"judge: {manner.student.model}, {opened.about}")
-        panel = seat(opened.judge, scorers, gold.groups, opened.context)
+        with console.bar("tokenising", len(gold.groups), transient=True) as bar:
+            panel = seat(opened.judge, scorers, gold.groups, opened.context, bar.advance)
         _tell_too_long(console, panel, opened.context)
         worth: list[Worth] = []
         for scorer in scorers:

@@ -119,7 +119,10 @@ def test_alpaca_eval_s_annotations_without_a_reference_go_to_the_blind_scorers(t
         )
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(records), encoding="utf-8")
-    by_default = figures(call("judge", str(STUDENT), str(path), "--json", *FLOAT))
+    ended = call("judge", str(STUDENT), str(path), "--json", *FLOAT)
+    (warning,) = [e["message"] for e in ended.events if e["event"] == "warning"]
+    assert "8 of 8 groups have no anchor: only likelihood-blind, verdict-blind, pairwise-blind" in warning
+    by_default = figures(ended)
     assert set(by_default) == {"likelihood-blind", "verdict-blind", "pairwise-blind"}
     ended = call("judge", str(STUDENT), str(path), "--scorer", "verdict", *FLOAT)
     assert ended.code == 3
