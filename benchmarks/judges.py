@@ -5,6 +5,7 @@ for. Three judges rank them: the base, the snapshot after SFT, and the student a
 seed has its own SFT, RL and samples. Then what the ranking is worth to the student: four rounds of RL by some of them,
 exact answers at greedy decoding on 600 test prompts. One core, about ten minutes.
 
+    python -m benchmarks.judges                  what is not cached, then the tables
     python -m benchmarks.judges --seeds 0 --training-seeds
 """
 
@@ -15,10 +16,14 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -43,6 +48,9 @@ from pudistill_cli.method.scorers.templates import Templates
 from pudistill_cli.method.statistics import bootstrap_mean, paired_difference
 
 ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".benchmarks" / "judges"
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "backends/pudistill_torch",
+              "recipes/quickstart", "benchmarks/fixtures/judge", "benchmarks/judges.py")  # fmt: skip
 RESULTS = ROOT / "benchmarks" / "results" / "judges.json"
 SEEDS = (0, 1)
 TRAINING_SEEDS = (0, 1)
@@ -201,25 +209,21 @@ def exact_answers(run: Trained, adapter: str) -> np.ndarray:
     return Evaluator(run.job, sets).quality(System(adapter, adapter), "test", 0.0)[:, 0]
 
 
-def judging(folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each seed, judge and scorer."""
-    for seed in seeds:
-        with trained(folder, seed, ROUNDS, SCORERS["likelihood"]) as run:
-            gold = run.sampled("sft")
-            for judge, adapter in zip(("base", "sft", "refreshed"), run.adapters, strict=True):
-                for row in measured(run, adapter, gold):
-                    yield {"seed": seed, "judge": judge, **row}
+def judging(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """A row for each judge and scorer."""
+    with trained(folder, seed, ROUNDS, SCORERS["likelihood"]) as run:
+        gold = run.sampled("sft")
+        judges = zip(("base", "sft", "refreshed"), run.adapters, strict=True)
+        return [{"seed": seed, "judge": j, **row} for j, adapter in judges for row in measured(run, adapter, gold)]
 
 
-def training(folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each seed, and each scorer and judge of `TRAINING`: greedy exact answers before and after RL."""
-    for seed in seeds:
-        for scorer, judge in TRAINING:
-            with trained(folder, seed, TRAINING_ROUNDS, scorer, judge) as run:
-                sft, last = exact_answers(run, "sft"), exact_answers(run, f"round-{TRAINING_ROUNDS}")
-                gain = asdict(paired_difference(last, sft, seed=0))
-                row = {"seed": seed, "scorer": scorer.name, "judge": judge, "sft": sft.mean(), "rl": last.mean()}
-                yield {**row, "gain": gain}
+def training(folder: Path, seed: int, scorer: Scorer, judge: str) -> list[dict[str, Any]]:
+    """One row: greedy exact answers before and after RL."""
+    with trained(folder, seed, TRAINING_ROUNDS, scorer, judge) as run:
+        sft, last = exact_answers(run, "sft"), exact_answers(run, f"round-{TRAINING_ROUNDS}")
+    gain = asdict(paired_difference(last, sft, seed=0))
+    row = {"seed": seed, "scorer": scorer.name, "judge": judge, "sft": sft.mean(), "rl": last.mean()}
+    return [{**row, "gain": gain}]
 
 
 def pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -257,32 +261,85 @@ def show(table: Sequence[dict[str, Any]]) -> None:
             print(f"judge {row['judge']:<10}{row['scorer']} - {gain['over']}: {interval}")
 
 
+def cells(seeds: Sequence[int], training_seeds: Sequence[int]) -> dict[str, Callable[[Path], list[dict[str, Any]]]]:
+    """What can be measured by itself, by name."""
+    found: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+        f"judging-{seed}": partial(judging, seed=seed) for seed in seeds
+    }
+    for seed in training_seeds:
+        for scorer, judge in TRAINING:
+            name = f"training-{scorer.name}-{judge}-{seed}"
+            found[name] = partial(training, seed=seed, scorer=scorer, judge=judge)
+    return found
+
+
+def run_cell(name: str, out: Path) -> None:
+    """In a process of its own, on one thread; done when its file is there."""
+    one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+    command = [sys.executable, "-m", "benchmarks.judges", "--cell", name, str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | one_thread, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
+    print(f"{name}: {json.loads(out.read_text())['core_seconds']} core-seconds", flush=True)
+
+
+def measure_cell(name: str, out: Path) -> None:
+    """The inside of `run_cell`."""
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["PUDISTILL_CACHE"] = temporary
+        rows = cells(range(100), range(100))[name](Path(temporary))
+    partial_file = out.with_suffix(".partial")
+    partial_file.write_text(json.dumps({"core_seconds": round(time.process_time() - started), "rows": rows}) + "\n")
+    partial_file.replace(out)
+
+
+def code_hash() -> str:
+    """Of every file that a cell's result depends on."""
+    digest = blake2b(digest_size=6)
+    for name in DEPENDS_ON:
+        path = ROOT / name
+        files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc") if path.is_dir() else [path]
+        for file in files:
+            digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def write(done: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
+    """The results of the cells that are done, pooled over seeds."""
+    rows = [row for cell in done for row in cell["rows"]]
+    judged = [row for row in rows if "pairs" in row]
+    record = {
+        **provenance(),
+        "core_seconds": sum(cell["core_seconds"] for cell in done),
+        "pooled": pooled(judged),
+        "training": [row for row in rows if "pairs" not in row],
+        "judging": [{k: v for k, v in row.items() if k != "pairs"} for row in judged],
+    }
+    out.write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
 def main() -> None:
-    """Measure, print, and write the results, after every row: an interrupted benchmark leaves what it has."""
+    """Measure what is not cached, then print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS), help="of the measured scorers")
     parser.add_argument("--training-seeds", nargs="*", type=int, default=list(TRAINING_SEEDS), help="of RL by each")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    started = time.process_time()
-    record: dict[str, Any] = {**provenance(), "core_seconds": 0, "pooled": [], "judging": [], "training": []}
-
-    def write() -> None:
-        record["core_seconds"] = round(time.process_time() - started)
-        slim = [{k: v for k, v in row.items() if k != "pairs"} for row in record["judging"]]
-        options.out.write_text(json.dumps({**record, "judging": slim}, indent=1) + "\n")
-
-    with tempfile.TemporaryDirectory() as temporary:
-        os.environ["PUDISTILL_CACHE"] = temporary
-        for row in judging(Path(temporary), options.seeds):
-            record["judging"].append(row)
-            write()
-        record["pooled"] = pooled(record["judging"])
-        show(record["pooled"])
-        for row in training(Path(temporary), options.training_seeds):
-            record["training"].append(row)
-            write()
-    write()
+    if options.cell:
+        measure_cell(options.cell[0], Path(options.cell[1]))
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    code = code_hash()
+    paths = {name: CACHE / f"{name}-{code}.json" for name in cells(options.seeds, options.training_seeds)}
+    missing = [(name, path) for name, path in paths.items() if not path.exists()]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda cell: run_cell(*cell), missing))
+    record = write([json.loads(path.read_text()) for path in paths.values()], options.out)
+    show(record["pooled"])
     for row in record["training"]:
         gain = row["gain"]
         print(
