@@ -32,9 +32,15 @@ def command(
 ) -> None:
     """Measure how well a model judges answers, before a run relies on it. Nothing is trained or written.
 
-    A record of DATA is {"prompt", "anchor", "chosen", "rejected"}, {"prompt", "anchor", "candidates": [{"text",
-    "grade"}, ...]}, or AlpacaEval's {"instruction", "output_1", "output_2", "preference"}, with a "reference" where
-    there is one.
+    A record of DATA is one of
+
+      {"prompt", "anchor", "chosen", "rejected"}
+
+      {"prompt", "anchor", "candidates": [{"text", "grade"}, ...]}
+
+      {"instruction", "output_1", "output_2", "preference"}, as AlpacaEval has it
+
+    "anchor" (or "reference") is a good answer; without it only the scorers called -blind can be measured.
 
     Examples:
 
