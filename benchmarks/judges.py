@@ -129,6 +129,7 @@ TRAINING: tuple[tuple[Scorer, str], ...] = (
     (SCORERS["verdict"], "base"),
     (SCORERS["pairwise"], "sft"),
     (Ensemble((SCORERS["likelihood"], SCORERS["verdict"])), "sft"),
+    (Ensemble((SCORERS["likelihood"], SCORERS["token-f1"])), "sft"),
 )
 """Scorers and judges of the runs that are compared at greedy decoding."""
 
@@ -145,6 +146,9 @@ def scorers() -> list[Scorer]:
         *(Ensemble(pair) for pair in combinations(model, 2)),
         Ensemble(model),
         Ensemble(model, "agreement"),
+        Ensemble((model[0], SCORERS["token-f1"])),
+        Ensemble((model[0], SCORERS["token-f1"], model[1])),
+        Ensemble((model[0], SCORERS["token-f1"], model[1]), "agreement"),
         Planted(),
         Ensemble((*model, Planted())),
         Ensemble((*model, Planted()), "agreement"),
@@ -177,6 +181,9 @@ OVER = (
     ("verdict/length", "verdict"),
     ("pairwise/length", "pairwise"),
     ("likelihood+verdict", "likelihood"),
+    ("likelihood+token-f1", "likelihood"),
+    ("likelihood+token-f1+verdict", "likelihood+token-f1"),
+    ("likelihood+token-f1+verdict (agreement)", "likelihood+token-f1+verdict"),
     ("likelihood+verdict+pairwise (agreement)", "likelihood+verdict+pairwise"),
     ("likelihood+verdict+pairwise+random (agreement)", "likelihood+verdict+pairwise+random"),
     ("likelihood+pairwise+reversed-verdict (agreement)", "likelihood+pairwise+reversed-verdict"),
