@@ -11,11 +11,11 @@ import numpy as np
 
 from pudistill_cli.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
+from pudistill_cli.method.micro_batches import group_batches, longest_row, row_batches, row_length, tokens_of
 from pudistill_cli.method.objectives import Objective
 from pudistill_mlx.branches import Branch, branch_states
 from pudistill_mlx.checkpointing import checkpointed_if_large
 from pudistill_mlx.lora import LowRanks
-from pudistill_mlx.micro_batches import group_batches, longest_row, row_batches, row_length, tokens_of
 from pudistill_mlx.model import Model
 from pudistill_mlx.padding import padded_right
 from pudistill_mlx.policy import Arrays, as_adapter

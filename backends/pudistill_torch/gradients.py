@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pudistill_cli.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
+from pudistill_cli.method.micro_batches import group_batches, longest_row, row_batches, tokens_of
 from pudistill_cli.method.objectives import Objective
 from pudistill_torch.branches import Branch, branch_states
 from pudistill_torch.model import POLICY, Model
@@ -22,7 +23,7 @@ def sft_gradient(model: Model, batch: SftBatch) -> Metrics:
     """Add the gradient of the mean over all answer tokens of -log p; returns `loss` and `tokens`."""
     count = sum(len(row.completion) for row in batch.rows)
     total = 0.0
-    for rows in _row_batches(batch.rows, model.spec.token_budget):
+    for rows in row_batches(batch.rows, model.spec.token_budget):
         loss = -_row_logprobs(model, rows).sum() / count
         loss.backward()
         total += loss.item()
@@ -33,9 +34,9 @@ def group_gradient(model: Model, batch: GroupBatch) -> Metrics:
     """Add the gradient of the objective; returns `loss`, `tokens` and the objective's own metrics."""
     constants = step_constants(batch.groups)
     metrics: Metrics = {"loss": 0.0, "tokens": float(sum(len(r) for g in batch.groups for r in g.reference))}
-    for groups in _group_batches(batch.groups, model.spec.token_budget):
+    for groups in group_batches(batch.groups, model.spec.token_budget):
         step = _Step(model, batch.objective, constants, groups)
-        fits = sum(map(_tokens, groups)) <= model.spec.token_budget
+        fits = sum(map(tokens_of, groups)) <= model.spec.token_budget
         for name, value in (step.whole() if fits else step.split()).items():
             metrics[name] = metrics.get(name, 0.0) + value
     return metrics
@@ -59,7 +60,7 @@ class _Step:
 
     def split(self) -> Metrics:
         """The same gradient in pieces: dL/dlogp first, then each piece's backward with it as weights."""
-        rows = max(1, self.model.spec.token_budget // max(map(_longest, self.groups)))
+        rows = max(1, self.model.spec.token_budget // max(map(longest_row, self.groups)))
         with torch.no_grad():
             pieces = list(self._chunks(rows))
         logp = torch.cat(pieces).requires_grad_()
@@ -105,33 +106,3 @@ def _row_logprobs(model: Model, rows: Sequence[Row]) -> Tensor:
     targets = [token for row in rows for token in row.completion]
     predicting = hidden[(at >= begins) & (at < ends)]  # (N, D)
     return model.head.logprobs(predicting, torch.tensor(targets, device=model.device))
-
-
-def _row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
-    """Rows of like length together, longest first, padded tokens within the budget."""
-    ordered = sorted(rows, key=lambda row: -len(row.prompt) - len(row.completion))
-    while ordered:
-        most = max(1, budget // (len(ordered[0].prompt) + len(ordered[0].completion)))
-        yield ordered[:most]
-        ordered = ordered[most:]
-
-
-def _group_batches(groups: Sequence[TrainGroup], budget: int) -> Iterator[list[TrainGroup]]:
-    """Groups together within the budget, with padding; the largest first."""
-    batch: list[TrainGroup] = []
-    for group in sorted(groups, key=_longest, reverse=True):
-        rows = sum(len(g.rows) for g in batch) + len(group.rows)
-        if batch and rows * _longest(batch[0]) > budget:
-            yield batch
-            batch = []
-        batch.append(group)
-    if batch:
-        yield batch
-
-
-def _longest(group: TrainGroup) -> int:
-    return len(group.rows[0].prompt) + max(len(row.completion) for row in group.rows)
-
-
-def _tokens(group: TrainGroup) -> int:
-    return len(group.rows) * _longest(group)
