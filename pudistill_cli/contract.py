@@ -6,7 +6,7 @@ Token ids, NumPy arrays and frozen dataclasses cross; a framework's tensors neve
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -50,6 +50,10 @@ class ModelSpec:
     """At most this many tokens, padding included, in one forward pass of training or scoring."""
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     """The engine's own settings, by name (llama.cpp: quant, kv, flash); what is left out is the engine's choice."""
+
+    def halved(self) -> ModelSpec:
+        """Half as many sequences decoded together, and half as many tokens in a pass, but one at least."""
+        return replace(self, sample_rows=max(1, self.sample_rows // 2), token_budget=max(1, self.token_budget // 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ class Scoring(Protocol):
 
 
 class Engine(Scoring, Protocol):
-    """Loads a model; samples and scores."""
+    """Loads a model; samples and scores. Raises OutOfMemory where a pass has no memory."""
 
     def encode(self, text: str) -> Tokens:
         """Ids of a rendered prompt by this engine's own tokenizer; special tokens are parsed, none is added."""
@@ -217,6 +221,13 @@ class Engine(Scoring, Protocol):
         """(n, V) log-probs of the token after each of the last n positions: for verification."""
         ...
 
+    def halve_budget(self) -> int | None:
+        """Passes of half the size from now on (`ModelSpec.halved`), after a call had no memory.
+
+        Returns the tokens in a pass, or None where the last call would be made of the same passes again.
+        """
+        ...
+
     def suspend(self) -> None:
         """Give the memory of the weights back until `resume`."""
         ...
@@ -231,7 +242,7 @@ class Engine(Scoring, Protocol):
 
 
 class Learner(Scoring, Protocol):
-    """Owns the adapter, the optimizer and the update."""
+    """Owns the adapter, the optimizer and the update. Raises OutOfMemory where a pass has no memory."""
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step; the batch's type names the objective.
@@ -242,7 +253,7 @@ class Learner(Scoring, Protocol):
         ...
 
     def halve_budget(self) -> int | None:
-        """Use half as many tokens in a pass from now on, after a step had no memory; None if it can be no less."""
+        """As `Engine.halve_budget`; an engine that shares the model has the smaller passes too."""
         ...
 
     def snapshot(self, path: Path) -> Path:

@@ -6,13 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pudistill_cli.contract import Engine, Learner
+from pudistill_cli.patient import Shrunk, patient_engine, patient_learner
 
 
 class Models:
-    """Asking for one of them makes sure that it is loaded, and with `in_turns` that the other is not."""
+    """Asking for one of them makes sure that it is loaded, and with `in_turns` that the other is not.
 
-    def __init__(self, engine: Engine, learn: Callable[[Engine], Learner], *, in_turns: bool = False) -> None:
-        self._engine, self._learn, self._in_turns = engine, learn, in_turns
+    Both go on in smaller passes where memory is short, and `shrunk` is told.
+    """
+
+    def __init__(
+        self, engine: Engine, learn: Callable[[Engine], Learner], shrunk: Shrunk, *, in_turns: bool = False
+    ) -> None:
+        self._lender, self._engine = engine, patient_engine(engine, shrunk)
+        self._learn, self._shrunk, self._in_turns = learn, shrunk, in_turns
         self._learner: Learner | None = None
         self._state: Path | None = None
         self._freed = False
@@ -32,7 +39,7 @@ class Models:
         if self._learner is None:
             if self._in_turns:
                 self._engine.suspend()
-            self._learner = self._learn(self._engine)
+            self._learner = patient_learner(self._learn(self._lender), self._shrunk)
             if self._state is not None:
                 self._learner.restore(self._state)
         return self._learner

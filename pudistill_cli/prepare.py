@@ -17,6 +17,7 @@ from pudistill_cli.job import Job
 from pudistill_cli.ledger import Ledger
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.models import Models
+from pudistill_cli.patient import shrinks
 from pudistill_cli.plan import DEFAULT_CONTEXT, ENGINE, Plan, identity, plan
 from pudistill_cli.recipe import Recipe
 from pudistill_cli.recipe_file import load_recipe
@@ -41,15 +42,16 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
 def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) -> Job:
     recipe, student = checked.recipe, checked.student
     resolved = folder.resolve_once(dict(checked.resolved))
-    spec, learner_spec = _as_first_resolved(checked, resolved)
+    spec, learner_spec = _as_first_resolved(checked, resolved, folder.token_budget)
     choice, train = checked.choice, recipe.train
     lora = LoraSpec(recipe.lora.r, recipe.lora.alpha, recipe.seed)
     optimizer = OptimizerSpec(weight_decay=train.weight_decay, clip_norm=train.clip_norm)
 
     def learn(engine: Engine) -> Learner:
-        return choice.learner.learn(learner_spec, lora, optimizer, engine)
+        return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
-    models = Models(choice.engine.open(spec), learn, in_turns=choice.suspend)
+    shrunk = shrinks(console.warn, folder.keep_token_budget)
+    models = Models(choice.engine.open(spec), learn, shrunk, in_turns=choice.suspend)
     return Job(
         recipe=recipe,
         student=student,
@@ -69,16 +71,29 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
     )
 
 
-def _as_first_resolved(checked: Plan, resolved: Mapping[str, str]) -> tuple[ModelSpec, ModelSpec]:
-    """The specs of engine and learner with what can change a byte as the run first resolved it, on whatever machine."""
+def _as_first_resolved(checked: Plan, resolved: Mapping[str, str], kept: int | None) -> tuple[ModelSpec, ModelSpec]:
+    """The specs of engine and learner with what can change a byte as the run first resolved it, on whatever machine.
+
+    `kept` are the tokens in a pass that the learner, and an engine that may share its model, were found to have memory
+    for.
+    """
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if resolved["dtype"] == "bfloat16" else "float32"
     budget = int(resolved["token_budget"])
     learner = replace(checked.learner_spec, dtype=dtype, threads=_threads(resolved), token_budget=budget)
     own = {k.removeprefix(ENGINE): v for k, v in resolved.items() if k.startswith(ENGINE)}
     if not own:
+        learner = _fitting(learner, kept)
         return learner, learner
     options = {k: v for k, v in own.items() if k not in ("device", "threads", "rows")}
-    return replace(checked.spec, threads=_threads(own), token_budget=budget, options=options), learner
+    engine = replace(checked.spec, threads=_threads(own), token_budget=budget, options=options)
+    return engine, _fitting(learner, kept)
+
+
+def _fitting(spec: ModelSpec, kept: int | None) -> ModelSpec:
+    """Halved as engines and learners do it, so that a model with this spec can be shared."""
+    while kept is not None and spec.token_budget > kept:
+        spec = spec.halved()
+    return spec
 
 
 def _threads(resolved: Mapping[str, str]) -> int | None:

@@ -135,13 +135,14 @@ class RunFolder:
 
     @property
     def token_budget(self) -> int | None:
-        """Tokens in a pass of training that were found to fit; None while the recipe's do."""
+        """Tokens in a pass that were found to fit; None while the recipe's do."""
         kept = self.path / "state" / "token_budget"
         return int(kept.read_text(encoding="utf-8")) if kept.exists() else None
 
     def keep_token_budget(self, tokens: int) -> None:
-        """Train with so many from now on, also when the run is resumed. It is no part of the run's identity."""
-        write_atomic(self.path / "state" / "token_budget", f"{tokens}\n")
+        """At most so many from now on, also when the run is resumed. It is no part of the run's identity."""
+        fewest = min(tokens, self.token_budget or tokens)
+        write_atomic(self.path / "state" / "token_budget", f"{fewest}\n")
 
     def resolve_once(self, values: Mapping[str, T]) -> dict[str, T]:
         """What `auto` settings mean in this run: the values given first, whatever is given later."""

@@ -1,4 +1,4 @@
-"""A step that finds too little memory is done again with fewer tokens in a pass, and a run keeps that number."""
+"""A step that ended the process, or that had too little memory, is done again in smaller passes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ BATCH = SftBatch((Row((3,), (4,)),))
 
 
 class FakeLearner:
-    """Has memory for `room` tokens in a pass, and cannot pass fewer than `least`."""
+    """Keeps how many tokens were in a pass of each step."""
 
-    def __init__(self, room: int, budget: int = 4096, least: int = 1, error: BaseException | None = None) -> None:
-        self.room, self.budget, self.least, self.error = room, budget, least, error
+    def __init__(self, budget: int = 4096, least: int = 1, error: BaseException | None = None) -> None:
+        self.budget, self.least, self.error = budget, least, error
         self.tried: list[int] = []
 
     def step(self, batch: SftBatch, lr: float) -> dict[str, float]:
         self.tried.append(self.budget)
         if self.error is not None:
             raise self.error
-        if self.budget > self.room:
-            raise OutOfMemory("There is not enough memory for this step.", "Halve it.")
         return {"loss": lr}
 
     def halve_budget(self) -> int | None:
@@ -56,55 +54,14 @@ def job_of(folder: RunFolder, learner: FakeLearner, device: str = "cpu") -> Any:
     return SimpleNamespace(
         folder=folder,
         learner=learner,
-        learner_spec=SimpleNamespace(token_budget=4096),
         resolved={"device": device},
         console=SimpleNamespace(warn=warnings.append),
         warnings=warnings,
     )
 
 
-def test_halved_until_it_fits_and_said_each_time(folder: RunFolder) -> None:
-    job = job_of(folder, FakeLearner(room=1500))
-    assert train_step(job, BATCH, 0.5) == {"loss": 0.5}
-    assert job.learner.tried == [4096, 2048, 1024]
-    assert job.warnings == [
-        "There was not enough memory for 4,096 tokens in a pass: going on with 2,048.",
-        "There was not enough memory for 2,048 tokens in a pass: going on with 1,024.",
-    ]
-    assert folder.token_budget == 1024
-    train_step(job, BATCH, 0.5)
-    assert job.learner.tried[3:] == [1024]
-    assert len(job.warnings) == 2
-
-
-def test_another_learner_of_the_run_begins_with_what_fits(folder: RunFolder) -> None:
-    """Engine and learner in turns, or a resumed run: nothing is tried that failed before, and nothing said again."""
-    train_step(job_of(folder, FakeLearner(room=1500)), BATCH, 0.5)
-    for budget in (4096, 1024, 512):
-        job = job_of(folder, FakeLearner(room=1500, budget=budget))
-        job.learner_spec.token_budget = budget
-        train_step(job, BATCH, 0.5)
-        assert job.learner.tried == [min(budget, 1024)]
-        assert job.warnings == []
-
-
-def test_gives_up_where_a_pass_can_be_no_smaller(folder: RunFolder) -> None:
-    job = job_of(folder, FakeLearner(room=0, least=1024))
-    with pytest.raises(OutOfMemory, match="not enough memory for this step"):
-        train_step(job, BATCH, 0.5)
-    assert job.learner.tried == [4096, 2048, 1024]
-
-
-def test_what_is_not_finite_is_not_tried_again(folder: RunFolder) -> None:
-    job = job_of(folder, FakeLearner(room=9999, error=TrainingError("not finite")))
-    with pytest.raises(TrainingError, match="not finite"):
-        train_step(job, BATCH, 0.5)
-    assert job.learner.tried == [4096]
-    assert folder.token_budget is None
-
-
 def test_the_end_names_what_helps(folder: RunFolder) -> None:
-    job = job_of(folder, FakeLearner(room=0))
+    job = job_of(folder, FakeLearner())
     ended = stopped(job, OutOfMemory("There is not enough memory."), "sft", "SFT stopped at step 3", "sft.lr=0.1")
     assert isinstance(ended, OutOfMemory)
     assert ended.exit_code == 6
@@ -133,7 +90,7 @@ def test_a_step_leaves_a_trace_only_where_it_may_end_the_process(
     folder: RunFolder, device: str, expected: bool
 ) -> None:
     for error in (None, TrainingError("not finite"), KeyboardInterrupt()):
-        learner = Killed(room=9999, error=error)
+        learner = Killed(error=error)
         learner.marker = folder.step_marker
         try:
             train_step(job_of(folder, learner, device), BATCH, 0.5)
@@ -144,16 +101,24 @@ def test_a_step_leaves_a_trace_only_where_it_may_end_the_process(
 
 
 def test_after_a_step_that_ended_the_process_the_budget_is_halved_at_once(folder: RunFolder) -> None:
-    for expected in (2048, 1024):
+    for budget in (4096, 2048):
         folder.step_marker.touch()
-        job = job_of(folder, FakeLearner(room=9999), "gpu")
+        job = job_of(folder, FakeLearner(budget), "gpu")
         train_step(job, BATCH, 0.5)
-        assert job.learner.tried == [expected]
+        assert job.learner.tried == [budget // 2]
         assert len(job.warnings) == 1
-        assert f"going on with {expected:,} tokens in a pass, not {2 * expected:,}" in job.warnings[0]
-        assert folder.token_budget == expected
+        assert f"going on with half as much in a pass ({budget // 2:,} tokens)" in job.warnings[0]
+        assert folder.token_budget == budget // 2
         train_step(job, BATCH, 0.5)
-        assert job.learner.tried == [expected, expected]
+        assert job.learner.tried == [budget // 2, budget // 2]
+        assert len(job.warnings) == 1
+
+
+def test_a_pass_that_can_be_no_smaller_is_tried_again_as_it_was(folder: RunFolder) -> None:
+    folder.step_marker.touch()
+    job = job_of(folder, FakeLearner(16, least=16), "gpu")
+    train_step(job, BATCH, 0.5)
+    assert (job.learner.tried, job.warnings, folder.token_budget) == ([16], [], None)
 
 
 # --- a whole run ---
@@ -189,7 +154,7 @@ def test_a_run_short_of_memory_ends_with_the_bytes_of_one_with_that_budget(
         patch.setattr(learner, "sft_gradient", short)
         ended = call(*tiny.arguments("--until", "sft"))
         assert ended.code == 130, ended.err
-        assert "not enough memory for 256 tokens in a pass: going on with 128" in ended.flat
+        assert "not enough memory to train: going on with half as much in a pass (128 tokens)" in ended.flat
         assert call(*tiny.arguments("--until", "sft")).code == 0
     assert failed == [512, 256]
     told = Tiny.make(tmp_path / "told", backend=backend, student={"token_budget": 128, **threads})

@@ -79,6 +79,10 @@ class LlamaCppEngine:
         """(n, V) log-probs."""
         return scoring.distributions(self.student, tokens, last_n, self._adapters.lora(adapter))
 
+    def halve_budget(self) -> None:
+        """Contexts are made to fit the option cache_mib before anything is computed: no pass is cut to tokens."""
+        return None
+
     def suspend(self) -> None:
         """Free the weights."""
         if self._student is not None:

@@ -6,10 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-
-import mlx.core as mx
 
 from pudistill_cli.atomic import replace_folder
 from pudistill_cli.contract import (
@@ -22,11 +19,11 @@ from pudistill_cli.contract import (
     OptimizerSpec,
     SftBatch,
 )
-from pudistill_cli.errors import DataError, OutOfMemory, TrainingError
+from pudistill_cli.errors import DataError, TrainingError
+from pudistill_cli.method.micro_batches import smallest_pass
 from pudistill_mlx import memory, policy, scoring, training_state
 from pudistill_mlx.adapter_files import read_adapter, write_adapter
 from pudistill_mlx.gradients import Accumulated, group_gradient, sft_gradient
-from pudistill_mlx.micro_batches import smallest_pass
 from pudistill_mlx.model import Model
 from pudistill_mlx.optimizer import Optimizer, global_norm
 
@@ -54,7 +51,7 @@ class MlxLearner:
                 unchanged.
         """
         self._smallest_pass = smallest_pass(batch)
-        try:
+        with memory.told("train", self.model):
             found = self._gradient(batch)
             norm = global_norm(found.gradient)
             if not (math.isfinite(found.metrics["loss"]) and math.isfinite(norm)):
@@ -62,13 +59,6 @@ class MlxLearner:
                     f"loss {found.metrics['loss']}, gradient norm {norm}: not finite.", "Try a lower learning rate."
                 )
             self._policy = self._optimizer.update(self._policy, found.gradient, norm, lr)
-        except (RuntimeError, MemoryError) as error:
-            if not memory.is_shortage(error):
-                raise
-            raise OutOfMemory(
-                "There is not enough memory for this step.",
-                f"Halve the tokens of a pass: --set student.token_budget={self.model.spec.token_budget // 2}",
-            ) from error
         return {**found.metrics, "grad_norm": norm}
 
     def _gradient(self, batch: Batch) -> Accumulated:
@@ -77,13 +67,8 @@ class MlxLearner:
         return group_gradient(self.model, self._policy, self._scale, batch)
 
     def halve_budget(self) -> int | None:
-        """Half as many tokens in a pass; None where each pass held a single row of the last batch already."""
-        mx.clear_cache()
-        budget = self.model.spec.token_budget
-        if budget <= self._smallest_pass:
-            return None
-        self.model.spec = replace(self.model.spec, token_budget=budget // 2)
-        return budget // 2
+        """Passes of half the size; None where each held a single row of the last call already."""
+        return self.model.halve(math.inf, self._smallest_pass)
 
     # --- scoring ---
 
@@ -91,7 +76,8 @@ class MlxLearner:
         self, requests: Sequence[Continuations], adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
         """Yield (index, per continuation (T,) log-probs)."""
-        return scoring.logprobs(self.model, requests, adapter)
+        self._smallest_pass = scoring.longest(requests)
+        return memory.watched("score", self.model, scoring.logprobs(self.model, requests, adapter))
 
     def load_adapter(self, path: Path) -> Adapter:
         """Load a snapshot, frozen; DataError if it is not whole or not this student's."""

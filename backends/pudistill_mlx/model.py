@@ -42,6 +42,17 @@ class Model:
         self.head = Head(self.causal, _vocabulary(self.causal))
         self._verify()
 
+    def halve(self, rows: float, tokens: float) -> int | None:
+        """Passes of half the size, for engine and learner alike; returns their tokens.
+
+        None where there are no more than `rows` sequences and `tokens` tokens in a pass: less is not possible.
+        """
+        mx.clear_cache()
+        if self.spec.sample_rows <= rows and self.spec.token_budget <= tokens:
+            return None
+        self.spec = self.spec.halved()
+        return self.spec.token_budget
+
     def hidden(self, ids: mx.array, adapter: LowRanks, cache: RowCache | None = None) -> mx.array:
         """(B, L) ids -> (B, L, D) last hidden states; positions go on from the cache."""
         self.forward_tokens += ids.size

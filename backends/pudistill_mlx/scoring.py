@@ -56,6 +56,11 @@ def distributions(model: Model, tokens: Sequence[int], last_n: int, adapter: Ada
     return np.concatenate([np.array(log_softmax(model.head.logits(h))) for _, h in _split(hidden, model.head.chunk)])
 
 
+def longest(requests: Sequence[Continuations]) -> int:
+    """Tokens of the longest request: no pass that reads it can be cut smaller."""
+    return max(map(_length, requests), default=0)
+
+
 def supervised(states: mx.array, completions: Sequence[Tokens]) -> tuple[mx.array, mx.array]:
     """From (R, 1 + W, D) states to the (N, D) that predict the completions' tokens, and their (N,) ids, row by row."""
     width = states.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from math import inf
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,7 +20,7 @@ from pudistill_cli.contract import (
     Tokens,
 )
 from pudistill_cli.errors import BackendError
-from pudistill_torch import sampler, scoring
+from pudistill_torch import memory, sampler, scoring
 from pudistill_torch.model import Model
 
 
@@ -30,6 +31,8 @@ class TorchEngine:
         self.spec = spec
         self._model: Model | None = None
         self._adapters: dict[Adapter, Path] = {}
+        self._least: tuple[float, float] = (1, 1)
+        """(sequences, tokens) in the smallest passes that the last call can be made of; inf: it does not go by them."""
         self.resume()
 
     @property
@@ -71,23 +74,34 @@ class TorchEngine:
         self, prompts: Sequence[PromptTokens], k: int, sampling: Sampling, adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
         """Yield (index, K candidates); DataError if a prompt fills the context."""
-        return sampler.sample(self.model, prompts, k, sampling, adapter)
+        self._least = (k, inf)
+        return memory.watched("sample", self.model, sampler.sample(self.model, prompts, k, sampling, adapter))
 
     def logprobs(
         self, requests: Sequence[Continuations], adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
         """Yield (index, per continuation (T,) log-probs)."""
-        return scoring.logprobs(self.model, requests, adapter)
+        self._least = (inf, scoring.longest(requests))
+        return memory.watched("score", self.model, scoring.logprobs(self.model, requests, adapter))
 
     def choice_logits(
         self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
     ) -> Iterator[tuple[int, Floats]]:
         """Yield (index, (S, C) logits)."""
-        return scoring.choice_logits(self.model, requests, choices, adapter)
+        self._least = (inf, scoring.longest(requests))
+        return memory.watched("score", self.model, scoring.choice_logits(self.model, requests, choices, adapter))
 
     def distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
         """(n, V) log-probs."""
-        return scoring.distributions(self.model, tokens, last_n, adapter)
+        self._least = (inf, inf)
+        with memory.told("score", self.model):
+            return scoring.distributions(self.model, tokens, last_n, adapter)
+
+    def halve_budget(self) -> int | None:
+        """Passes of half the size; None where each held one request of the last call, or one prompt's candidates."""
+        tokens = self.model.halve(*self._least)
+        self.spec = self.model.spec
+        return tokens
 
     def suspend(self) -> None:
         """Free the weights; nothing happens while a learner shares them."""

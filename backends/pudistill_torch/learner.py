@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import torch
@@ -19,8 +19,8 @@ from pudistill_cli.contract import (
     OptimizerSpec,
     SftBatch,
 )
-from pudistill_cli.errors import DataError, OutOfMemory, TrainingError
-from pudistill_torch import scoring, training_state
+from pudistill_cli.errors import DataError, TrainingError
+from pudistill_torch import memory, scoring, training_state
 from pudistill_torch.adapter_files import read_adapter, whole_folder, write_adapter
 from pudistill_torch.gradients import group_gradient, sft_gradient
 from pudistill_torch.model import POLICY, Model
@@ -44,20 +44,14 @@ class TorchLearner:
         """One optimizer step; TrainingError if it is not finite or memory is short, the adapter then unchanged."""
         self._smallest_pass = _longest_row(batch)
         try:
-            gradient = sft_gradient if isinstance(batch, SftBatch) else group_gradient
-            metrics = gradient(self.model, batch)  # type: ignore[arg-type]
-            norm = float(clip_grad_norm_(self._parameters, self._settings.clip_norm))
-            self._refuse_non_finite(metrics["loss"], norm)
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
-            self._optimizer.step()
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            raise OutOfMemory(
-                "There is not enough memory for this step.",
-                f"Halve the tokens of a pass: --set student.token_budget={self.model.spec.token_budget // 2}",
-            ) from error
+            with memory.told("train", self.model):
+                gradient = sft_gradient if isinstance(batch, SftBatch) else group_gradient
+                metrics = gradient(self.model, batch)  # type: ignore[arg-type]
+                norm = float(clip_grad_norm_(self._parameters, self._settings.clip_norm))
+                self._refuse_non_finite(metrics["loss"], norm)
+                for group in self._optimizer.param_groups:
+                    group["lr"] = lr
+                self._optimizer.step()
         finally:
             self._optimizer.zero_grad(set_to_none=True)
         self._steps += 1
@@ -68,14 +62,8 @@ class TorchLearner:
             raise TrainingError(f"loss {loss}, gradient norm {norm}: not finite.", "Try a lower learning rate.")
 
     def halve_budget(self) -> int | None:
-        """Half as many tokens in a pass; None where each pass held a single row of the last batch already."""
-        budget = self.model.spec.token_budget
-        if budget <= self._smallest_pass:
-            return None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.model.spec = replace(self.model.spec, token_budget=budget // 2)
-        return budget // 2
+        """Passes of half the size; None where each held a single row of the last call already."""
+        return self.model.halve(inf, self._smallest_pass)
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         settings = self._settings
@@ -89,7 +77,8 @@ class TorchLearner:
         self, requests: Sequence[Continuations], adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
         """Yield (index, per continuation (T,) log-probs)."""
-        return scoring.logprobs(self.model, requests, adapter)
+        self._smallest_pass = scoring.longest(requests)
+        return memory.watched("score", self.model, scoring.logprobs(self.model, requests, adapter))
 
     def load_adapter(self, path: Path) -> Adapter:
         """Load a snapshot, frozen; DataError if it is not whole or not this student's."""
@@ -143,8 +132,3 @@ def _longest_row(batch: Batch) -> int:
     """Tokens of a batch's longest row: no pass can be cut smaller."""
     rows = batch.rows if isinstance(batch, SftBatch) else [row for group in batch.groups for row in group.rows]
     return max(len(row.prompt) + len(row.completion) for row in rows)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """An accelerator has an exception of its own for it, a CPU only a message."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

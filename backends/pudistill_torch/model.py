@@ -54,6 +54,18 @@ class Model:
         """Where token ids must be."""
         return self.placement.device
 
+    def halve(self, rows: float, tokens: float) -> int | None:
+        """Passes of half the size, for engine and learner alike; returns their tokens.
+
+        None where there are no more than `rows` sequences and `tokens` tokens in a pass: less is not possible.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.spec.sample_rows <= rows and self.spec.token_budget <= tokens:
+            return None
+        self.spec = self.spec.halved()
+        return self.spec.token_budget
+
     def hidden(
         self,
         ids: Tensor,

@@ -58,6 +58,11 @@ def distributions(model: Model, tokens: Sequence[int], last_n: int, adapter: Ada
     return torch.cat(chunks).numpy()
 
 
+def longest(requests: Sequence[Continuations]) -> int:
+    """Tokens of the longest request: no pass that reads it can be cut smaller."""
+    return max(map(_length, requests), default=0)
+
+
 def supervised(states: Tensor, completions: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     """From (R, 1 + W, D) states to the (N, D) that predict the completions' tokens, and their (N,) ids, row by row."""
     lengths = torch.tensor([len(tokens) for tokens in completions], device=states.device)

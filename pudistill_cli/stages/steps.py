@@ -1,12 +1,11 @@
-"""One optimizer step, repeated with fewer tokens in a pass where there was not enough memory for it."""
+"""One optimizer step, and what is left of one that ended the process."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
 
-from pudistill_cli.contract import Batch, Learner, Metrics
+from pudistill_cli.contract import Batch, Metrics
 from pudistill_cli.errors import OutOfMemory, TrainingError
 from pudistill_cli.job import Job
 
@@ -15,31 +14,16 @@ KILLS = frozenset({"gpu", "mps"})
 the GPU shares the system's memory, and macOS stops what takes too much of it. On a CPU a killed run must go on as if
 it had not been, and CUDA always raises."""
 
-_budgets: WeakKeyDictionary[Learner, int] = WeakKeyDictionary()
-"""Tokens in a pass of each learner that was told to take fewer: where engine and learner take turns, each turn begins
-with a new one."""
-
 
 def train_step(job: Job, batch: Batch, lr: float) -> Metrics:
-    """`Learner.step`, with as few tokens in a pass as it takes; the run keeps that number.
+    """`Learner.step`; after one that ended the process, in passes of half the size.
 
     Raises:
         TrainingError: it is not finite, or (OutOfMemory) a pass can be no smaller.
     """
-    _use_what_fits(job)
-    while True:
-        try:
-            with _marked(job):
-                return job.learner.step(batch, lr)
-        except OutOfMemory as error:
-            shortage = OutOfMemory(error.message, error.hint)  # without the frames, which hold the step's arrays
-        tokens = _budget(job)
-        if not _halve(job):
-            raise shortage
-        job.folder.keep_token_budget(_budget(job))
-        job.console.warn(
-            f"There was not enough memory for {tokens:,} tokens in a pass: going on with {_budget(job):,}."
-        )
+    _after_a_kill(job)
+    with _marked(job):
+        return job.learner.step(batch, lr)
 
 
 def stopped(job: Job, error: TrainingError, name: str, what: str, slower: str) -> TrainingError:
@@ -52,20 +36,17 @@ def stopped(job: Job, error: TrainingError, name: str, what: str, slower: str) -
     return type(error)(f"{what}: {error.message}", f"The last good adapter is {kept}. {advice}")
 
 
-def _use_what_fits(job: Job) -> None:
-    """What this run found before: by an exception, or by the end of its process in the middle of a step."""
-    kept = job.folder.token_budget
-    while kept is not None and _budget(job) > kept and _halve(job):
-        pass
-    if job.folder.step_marker.exists():
-        job.folder.step_marker.unlink()
-        tokens = _budget(job)
-        if _halve(job):
-            job.folder.keep_token_budget(_budget(job))
-            job.console.warn(
-                "The process ended during a training step, as it does where the system stops a program that takes too "
-                f"much memory: going on with {_budget(job):,} tokens in a pass, not {tokens:,}."
-            )
+def _after_a_kill(job: Job) -> None:
+    if not job.folder.step_marker.exists():
+        return
+    job.folder.step_marker.unlink()
+    tokens = job.learner.halve_budget()
+    if tokens is not None:
+        job.folder.keep_token_budget(tokens)
+        job.console.warn(
+            "The process ended during a training step, as it does where the system stops a program that takes too "
+            f"much memory: going on with half as much in a pass ({tokens:,} tokens)."
+        )
 
 
 @contextmanager
@@ -79,15 +60,3 @@ def _marked(job: Job) -> Generator[None]:
         yield
     finally:
         job.folder.step_marker.unlink()
-
-
-def _budget(job: Job) -> int:
-    return _budgets.get(job.learner, job.learner_spec.token_budget)
-
-
-def _halve(job: Job) -> bool:
-    tokens = job.learner.halve_budget()
-    if tokens is None:
-        return False
-    _budgets[job.learner] = tokens
-    return True
