@@ -35,8 +35,8 @@ SHORTAGES = {
     "torch": "[enforce fail] DefaultCPUAllocator: can't allocate memory",
     "mlx": "[METAL] Command buffer execution failed: (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory).",
 }
-PROMPTS = [PromptTokens(f"prompt {i}", tuple(range(5, 11 + i))) for i in range(6)]
-"""Of 6 to 11 tokens."""
+PROMPTS = [PromptTokens(f"prompt {i}", tuple(range(5, 16 - i))) for i in range(6)]
+"""Of 11 to 6 tokens: engines begin with the longest, so what is left of them has other indices."""
 REQUESTS = [Continuations(p.tokens, ((20, 21, 22), (23, 1))) for p in PROMPTS]
 """The longest one has 11 + 3 tokens."""
 BATCH = SftBatch(tuple(Row(p.tokens, (20, 21, 1)) for p in PROMPTS))
