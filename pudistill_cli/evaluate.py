@@ -14,6 +14,7 @@ from pudistill_cli.ledger import StoredAnswer
 from pudistill_cli.method.scorers import Item, Scorer, Text
 from pudistill_cli.method.scorers.ensemble import Ensemble
 from pudistill_cli.method.scorers.reading import ask
+from pudistill_cli.method.scorers.verdict import Verdict
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
 from pudistill_cli.metrics import chrf, distinct_n
 from pudistill_cli.stages.anchors import Anchored, judge_reads
@@ -114,6 +115,8 @@ class Evaluator:
         assert self.scorer is not None
         # An ensemble's scores are centred within the group, so they cannot compare systems.
         scorer = next((s for s in components(self.scorer) if s.model), components(self.scorer)[0])
+        if scorer.name.startswith("verdict-batch"):  # nor can scores whose mean over the call is taken out
+            scorer = Verdict()
         answers = self.answers(system, name, temperature)
         items = [
             item_of(p, [(a.tokens, a.text) for a in row])
@@ -128,7 +131,9 @@ class Evaluator:
         judge = replace(self.job.judge(), context=None)  # as they are: a pair that does not fit is left out
         first, second = (c.text for c in item.candidates)
         questions = [
-            ask(judge, item, judge.templates.pairwise, first=a, second=b) for a, b in ((first, second), (second, first))
+            ask(judge, item, wording, first=a, second=b)
+            for wording in (judge.templates.pairwise, *judge.templates.other_pairwise)
+            for a, b in ((first, second), (second, first))
         ]
         words = [judge.encode_answer(questions[0], word) for word in judge.templates.pairwise_choices]
         return max(map(len, questions)) + max(map(len, words)) <= self.job.spec.context

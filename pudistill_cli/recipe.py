@@ -26,6 +26,7 @@ from pudistill_cli.contract import Base
 from pudistill_cli.errors import BackendError
 from pudistill_cli.export_formats import AUTO, FORMATS, MLX_BITS, MLX_GROUP_SIZE, MLX_GROUP_SIZES
 from pudistill_cli.method.objectives import Objective
+from pudistill_cli.method.scorers.agreement import Weighting
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates
 from pudistill_cli.objective_settings import DEFAULT, objective_from
@@ -49,6 +50,8 @@ PLACES = {
     "pairwise": ("{prompt}", "{anchor}", "{first}", "{second}"),
 }
 """What each of the judge's wordings must hold."""
+_FIRST_WORDING = {"other_views": "view", "other_verdicts": "verdict", "other_pairwise": "pairwise"}
+"""What a list of further wordings belongs to."""
 METRICS = ("none", "exact", "chrf", "json")
 
 
@@ -173,6 +176,15 @@ class RankSettings(Section):
     """Wordings of the judge's prompts (method/scorers/templates.py); None is the vetted one."""
     verdict: Text | None = None
     pairwise: Text | None = None
+    other_views: tuple[Text, ...] = ()
+    """Further wordings: the gates report how well `likelihood` agrees with itself in them."""
+    other_verdicts: tuple[Text, ...] = ()
+    other_pairwise: tuple[Text, ...] = ()
+    """Further wordings of both: each is asked as well, and the read-outs are averaged."""
+    weighting: Weighting = "equal"
+    """Of an ensemble's scorers; "agreement": each counts as much as the others agree with it."""
+    length_free: Flag = False
+    """Regress the length out of the scores, within groups."""
     judge: Literal["sft", "base"] = "sft"
     """The frozen weights that score: the student after SFT, or as it came."""
     gates: Flag = True
@@ -193,18 +205,20 @@ class RankSettings(Section):
             raise ValueError("an ensemble names its scorers, each once, and not auto")
         return value
 
-    @field_validator("view", "verdict", "pairwise")
+    @field_validator("view", "verdict", "pairwise", "other_views", "other_verdicts", "other_pairwise")
     @classmethod
-    def _has_its_places(cls, value: str | None, field: ValidationInfo) -> str | None:
-        missing = [p for p in PLACES[str(field.field_name)] if value is not None and p not in value]
-        if missing:
-            raise ValueError(f"has no place for {', '.join(missing)}")
+    def _has_its_places(cls, value: str | tuple[str, ...] | None, field: ValidationInfo) -> Any:
+        places = PLACES[_FIRST_WORDING.get(str(field.field_name), str(field.field_name))]
+        for wording in value if isinstance(value, tuple) else (value,):
+            missing = [place for place in places if wording is not None and place not in wording]
+            if missing:
+                raise ValueError(f"has no place for {', '.join(missing)}")
         return value
 
     def templates(self, format: Literal["chat", "text"] = "chat") -> Templates:
         """The judge's wordings; a base model's view of the anchor is an example, not an instruction."""
         vetted = Templates(view=TEXT_VIEW) if format == "text" else Templates()
-        given = {name: text for name in PLACES if (text := getattr(self, name)) is not None}
+        given = {name: text for name in (*PLACES, *_FIRST_WORDING) if (text := getattr(self, name)) is not None}
         return replace(vetted, **given)
 
 

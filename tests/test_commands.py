@@ -11,7 +11,7 @@ import pytest
 from tiny import SIZES, Ended, Tiny, lines_of
 
 Call = Callable[..., Ended]
-COMMANDS = ("run", "anchors", "eval", "export", "recipes")
+COMMANDS = ("run", "anchors", "eval", "export", "judge", "recipes")
 
 
 # --- all of them ---

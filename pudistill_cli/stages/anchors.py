@@ -202,8 +202,8 @@ def judge_reads(job: Job, anchored: Anchored) -> bool:
         return len(question) + answers * longest + behind <= job.spec.context
 
     views = all(fits(view, 1) for view in (wordings.view, *wordings.other_views))
-    verdict = "verdict" not in scorers or fits(wordings.verdict, 1, WORD)
-    return views and verdict and ("pairwise" not in scorers or fits(wordings.pairwise, 2, WORD))
+    asked = [question for name in scorers for question in wordings.questions(name)]
+    return views and all(fits(wording, answers, WORD) for wording, answers in asked)
 
 
 def _rankable(job: Job, train: list[Anchored]) -> list[Anchored]:

@@ -22,6 +22,7 @@ from pudistill_cli.method.preferences import (
 )
 from pudistill_cli.method.pu import Prior, class_prior
 from pudistill_cli.method.scorers import Array, Scorer
+from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.ensemble import combine
 from pudistill_cli.stages.anchors import Anchored
 from pudistill_cli.stages.candidates import CandidateGroup
@@ -52,7 +53,8 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     """Score, standardise, and turn into preferences; scores in the ledger are not computed again."""
     parts = components(scorer)
     raw = [score_groups(job, part, groups, number) for part in parts]  # per scorer, per group (K + 1,)
-    total = combine(raw) if len(parts) > 1 else raw[0]
+    weights = agreement_weights(raw) if job.recipe.rank.weighting == "agreement" else None
+    total = combine(raw, weights) if len(parts) > 1 else raw[0]
     scored = [_scored_group(group, total[i], [scores[i] for scores in raw]) for i, group in enumerate(groups)]
     prefer = job.recipe.prefer
     settings = PreferenceSettings(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pudistill_cli.evaluate import item_of
 from pudistill_cli.job import Job
 from pudistill_cli.method.gates import GateReport, choose, examine
 from pudistill_cli.method.scorers import Scorer
-from pudistill_cli.method.scorers.registry import SCORERS, scorer_from
+from pudistill_cli.method.scorers.registry import scorer_from
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.candidates import sample_candidates
 
@@ -23,31 +24,36 @@ def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
         return None
     names = AUTO if rank.scorer == ("auto",) else rank.scorer
     if not rank.gates:
-        return scorer_from(names)
+        return _scorer(job, names)
     if job.ledger.stage_done("rank"):
         passed = job.ledger.stage_detail("rank")["passed"]
-        return scorer_from(passed) if passed else None
+        return _scorer(job, passed) if passed else None
     job.ledger.begin_stage("rank")
     groups = sample_candidates(job, anchors.for_rl(1)[: rank.gate_prompts], 1)
     items = [
         item_of(g.anchored, [(c.tokens, job.decode(g.anchored.prompt_tokens, c.tokens)) for c in g.candidates])
         for g in groups
     ]
-    scorers = [SCORERS[name] for name in names]
+    scorers = [_scorer(job, [name]) for name in names]
     with job.console.bar("gates", len(scorers)) as bar:
         reports = examine(job.judge(), scorers, items, job.recipe.seed, rank.min_anchor, rank.min_kendall)
         bar.advance(len(scorers))
     for report in reports:
         _tell(job, report)
-    scorer = choose(reports)
-    passed = [r.scorer.name for r in reports if r.passed] if scorer is not None else []
+    trusted = choose(reports) is not None
+    passed = [name for name, report in zip(names, reports, strict=True) if trusted and report.passed]
     job.ledger.finish_stage("rank", {"passed": passed, "reports": [_record(r) for r in reports]})
-    if scorer is None:
+    if not trusted:
         job.console.warn(
             "No scorer passed its gate: this student cannot rank its own answers to these prompts, so the run ends "
             "with SFT. More SFT, a larger student or another view template (rank.view) may change that."
         )
-    return scorer
+    return _scorer(job, passed) if trusted else None
+
+
+def _scorer(job: Job, names: Sequence[str]) -> Scorer:
+    rank = job.recipe.rank
+    return scorer_from(names, rank.weighting, length_free=rank.length_free)
 
 
 def _tell(job: Job, report: GateReport) -> None:

@@ -126,6 +126,17 @@ class Templates:
     """Ratings, worst first."""
     pairwise_choices: tuple[str, str] = ("A", "B")
 
+    def questions(self, scorer: str) -> tuple[tuple[str, int], ...]:
+        """(wording, answers shown in it) of what a scorer lets the judge choose from; none for all others."""
+        kind, _, mark = scorer.partition("-")
+        if kind == "verdict":
+            wordings = (self.verdict_blind,) if mark == "blind" else (self.verdict, *self.other_verdicts)
+            return tuple((wording, 1) for wording in wordings)
+        if kind == "pairwise":
+            wordings = (self.pairwise_blind,) if mark == "blind" else (self.pairwise, *self.other_pairwise)
+            return tuple((wording, 2) for wording in wordings)
+        return ()
+
     def in_several_wordings(self) -> Templates:
         """With the vetted further wordings, of those questions that are in the vetted first one."""
         return replace(
