@@ -6,7 +6,7 @@ PudistillError              1   anything below; alone: an internal inconsistency
 ├── TeacherError            4   the teacher cannot be asked, or a limit was reached
 ├── BackendError            5   no backend fits, or the machine cannot do it
 ├── TrainingError           6   training stopped: not finite
-│   └── OutOfMemory         6   a step had too little memory
+│   └── OutOfMemory         6   a pass had too little memory
 ├── RunError                7   the run folder: no permission, or another recipe's run
 └── ExportError             8   an export failed, or failed its verification
 Ctrl-C ends with 130.
@@ -57,7 +57,7 @@ class TrainingError(PudistillError):
 
 
 class OutOfMemory(TrainingError):
-    """A step had too little memory, or took longer than the device allows; it has changed nothing."""
+    """A pass had too little memory, or took longer than the device allows; it has changed nothing."""
 
 
 class RunError(PudistillError):

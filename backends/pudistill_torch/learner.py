@@ -20,6 +20,7 @@ from pudistill_cli.contract import (
     SftBatch,
 )
 from pudistill_cli.errors import DataError, TrainingError
+from pudistill_cli.method.micro_batches import smallest_pass
 from pudistill_torch import memory, scoring, training_state
 from pudistill_torch.adapter_files import read_adapter, whole_folder, write_adapter
 from pudistill_torch.gradients import group_gradient, sft_gradient
@@ -42,7 +43,7 @@ class TorchLearner:
 
     def step(self, batch: Batch, lr: float) -> Metrics:
         """One optimizer step; TrainingError if it is not finite or memory is short, the adapter then unchanged."""
-        self._smallest_pass = _longest_row(batch)
+        self._smallest_pass = smallest_pass(batch)
         try:
             with memory.told("train", self.model):
                 gradient = sft_gradient if isinstance(batch, SftBatch) else group_gradient
@@ -126,9 +127,3 @@ class TorchLearner:
 
     def _write_adapter(self, folder: Path) -> None:
         write_adapter(folder, self.model.config(POLICY), self.model.weights(POLICY))
-
-
-def _longest_row(batch: Batch) -> int:
-    """Tokens of a batch's longest row: no pass can be cut smaller."""
-    rows = batch.rows if isinstance(batch, SftBatch) else [row for group in batch.groups for row in group.rows]
-    return max(len(row.prompt) + len(row.completion) for row in rows)

@@ -16,6 +16,7 @@ from pudistill_cli.memory import TOKEN_BUDGET, demand_of
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.method.scorers.templates import Templates
 from pudistill_cli.model_file import ReadsModelFiles
+from pudistill_cli.patient import patient_engine, shrinks
 from pudistill_cli.plan import DEFAULT_CONTEXT
 from pudistill_cli.prompts import Message
 from pudistill_cli.recipe import Recipe, StudentSettings
@@ -87,7 +88,7 @@ def open_judge(
     try:
         handle = None if adapter is None else opened.load_adapter(adapter)
         judge = Judge(
-            engine=opened,
+            engine=patient_engine(opened, shrinks(warn)),
             adapter=handle,
             encode=_encoder(student, manner),
             encode_answer=student.tokenizer.encode_answer,

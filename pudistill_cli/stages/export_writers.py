@@ -15,6 +15,7 @@ from pudistill_cli.errors import ExportError, PudistillError
 from pudistill_cli.export_formats import Target, keeps_more
 from pudistill_cli.exporter import ExportRequest, Speech, WrittenExport
 from pudistill_cli.job import Job
+from pudistill_cli.patient import patient_engine, shrinks
 from pudistill_cli.registry import exporter_of
 from pudistill_cli.stages.anchors import Anchored, Anchors
 from pudistill_cli.stages.verification import Distributions, answers_that_end, distributions, float32_engine
@@ -89,7 +90,8 @@ class MergedWeights:
         with _loading(self._target):
             engine = self._job.learner_backend.open(spec)
         try:
-            return _read(engine, None, rows, self._job.max_new_tokens)
+            patient = patient_engine(engine, shrinks(self._job.console.warn))
+            return _read(patient, None, rows, self._job.max_new_tokens)
         finally:
             engine.close()
 
@@ -160,7 +162,8 @@ class OfBackend:
             spec = replace(self._job.spec, base="bf16")  # an export is never quantised anew
             engine, adapter = self._exporter.open_export(self._request, self._written, spec)
         try:
-            return _read(engine, adapter, rows, self._job.max_new_tokens)
+            patient = patient_engine(engine, shrinks(self._job.console.warn))
+            return _read(patient, adapter, rows, self._job.max_new_tokens)
         finally:
             engine.close()
 

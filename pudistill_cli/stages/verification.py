@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pudistill_cli.contract import Engine, Floats, PromptTokens, Sampling
 from pudistill_cli.job import Job
+from pudistill_cli.patient import patient_engine, shrinks
 from pudistill_cli.stages.anchors import Anchored, Anchors
 
 VERIFIED_ROWS = 16
@@ -111,7 +112,7 @@ def float32_engine(job: Job) -> Generator[Engine]:
     job.free_models()
     engine = job.learner_backend.open(replace(job.learner_spec, dtype="float32"))
     try:
-        yield engine
+        yield patient_engine(engine, shrinks(job.console.warn))
     finally:
         engine.close()
 
