@@ -27,7 +27,7 @@ types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(VENV)/.dev .upstream/.built go
-	$(BIN)/python -m pytest
+	EVERY_BACKEND=1 $(BIN)/python -m pytest
 
 .upstream/.unpacked: $(VENV)/.dev
 	mkdir -p $(UPSTREAM)
