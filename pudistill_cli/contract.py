@@ -143,6 +143,8 @@ class TrainGroup:
     behaviour: tuple[Floats, ...]
     """Per row (T,): log-probs under the policy that sampled, scored by the learner."""
     targets: Targets
+    view: Tokens = ()
+    """The prompt with the anchor in view, as the judge reads it; empty where the objective does not distil."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class GroupBatch:
 
     objective: Objective
     groups: tuple[TrainGroup, ...]
+    judge: Adapter | None = None
+    """Whose distributions behind `view` are distilled, where the objective distils; None is the bare base."""
 
 
 Batch: TypeAlias = SftBatch | GroupBatch

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import mlx.core as mx
 import numpy as np
 
-from pudistill_cli.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
+from pudistill_cli.contract import Adapter, GroupBatch, Metrics, Row, SftBatch, Tokens, TrainGroup
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.micro_batches import group_batches, longest_row, row_batches, row_length, tokens_of
 from pudistill_cli.method.objectives import Objective
@@ -67,7 +67,7 @@ def group_gradient(model: Model, policy: Arrays, scale: float, batch: GroupBatch
     tokens = float(sum(len(r) for g in batch.groups for r in g.reference))
     total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": tokens})
     for groups in group_batches(batch.groups, model.spec.token_budget):
-        step = _Step(total, batch.objective, constants, groups)
+        step = _Step(total, batch.objective, constants, groups, batch.judge)
         if sum(map(tokens_of, groups)) <= model.spec.token_budget:
             step.whole()
         else:
@@ -77,9 +77,10 @@ def group_gradient(model: Model, policy: Arrays, scale: float, batch: GroupBatch
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Answers that are computed together, and their prompts."""
+    """Answers that are computed together, their prompts, and these with the anchor in view."""
 
-    prompts: list[tuple[int, ...]]
+    prompts: list[Tokens]
+    views: list[Tokens]
     branches: list[Branch]
 
     @property
@@ -96,33 +97,37 @@ class _Step:
     objective: Objective
     constants: StepConstants
     groups: Sequence[TrainGroup]
+    judge: Adapter | None
 
     def whole(self) -> None:
         """One forward and one backward pass."""
         (piece,) = self._pieces(rows=sum(len(g.rows) for g in self.groups))
+        judged = self._judged(piece)
 
         def loss(arrays: Arrays) -> tuple[mx.array, dict[str, mx.array]]:
-            return self._objective(self._logprobs(arrays, piece))
+            return self._objective(self._per_token(arrays, piece, judged))
 
         self.total.add(loss, len(piece.branches) * piece.longest, piece.longest)
 
     def split(self) -> None:
-        """The same gradient in pieces: dL/dlogp first, then each piece's backward with it as weights."""
+        """The same gradient in pieces: the loss's by token first, then each piece's backward with it as weights."""
         pieces = self._pieces(max(1, self.total.model.spec.token_budget // max(map(longest_row, self.groups))))
         scored: list[mx.array] = []
         for piece in pieces:
-            scored.append(self._logprobs(self.total.policy, piece))
+            scored.append(self._per_token(self.total.policy, piece, self._judged(piece)))
             mx.eval(scored[-1])  # nothing of this piece is kept for the next
-        (loss, metrics), weights = mx.value_and_grad(self._objective)(mx.concatenate(scored))
+        (loss, metrics), weights = mx.value_and_grad(self._objective)(mx.concatenate(scored, axis=1))
         self.total.count({"loss": loss, **metrics})
-        ends = np.cumsum([len(logp) for logp in scored])
-        for piece, weight in zip(pieces, mx.split(weights, ends[:-1].tolist()), strict=True):
-            weighted = partial(self._weighted, piece=piece, weight=weight)
+        ends = np.cumsum([found.shape[1] for found in scored])
+        for piece, weight in zip(pieces, mx.split(weights, ends[:-1].tolist(), axis=1), strict=True):
+            weighted = partial(self._weighted, piece=piece, judged=self._judged(piece), weight=weight)
             self.total.add(weighted, len(piece.branches) * piece.longest, piece.longest)
 
-    def _weighted(self, arrays: Arrays, piece: _Piece, weight: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+    def _weighted(
+        self, arrays: Arrays, piece: _Piece, judged: mx.array | None, weight: mx.array
+    ) -> tuple[mx.array, dict[str, mx.array]]:
         """Has the piece's share of the gradient; its value is no loss, so it is taken out again."""
-        value = (self._logprobs(arrays, piece) * weight).sum()
+        value = (self._per_token(arrays, piece, judged) * weight).sum()
         return value - mx.stop_gradient(value), {}
 
     def _pieces(self, rows: int) -> list[_Piece]:
@@ -133,22 +138,39 @@ class _Step:
     def _piece(self, branches: Sequence[Branch]) -> _Piece:
         owners = sorted({branch.owner for branch in branches})
         prompts = [self.groups[g].rows[0].prompt for g in owners]
-        return _Piece(prompts, [Branch(owners.index(branch.owner), branch.tokens) for branch in branches])
+        views = [self.groups[g].view for g in owners]
+        return _Piece(prompts, views, [Branch(owners.index(branch.owner), branch.tokens) for branch in branches])
 
-    def _logprobs(self, arrays: Arrays, piece: _Piece) -> mx.array:
-        """(N,) of the piece's answers; a prompt is computed once, and an answer's last token never read."""
-        adapter = as_adapter(arrays, self.total.scale)
+    def _per_token(self, arrays: Arrays, piece: _Piece, judged: mx.array | None) -> mx.array:
+        """(1, N) log-probs of the piece's answers, or (2, N) with the divergences."""
+        hidden, targets = self._hidden(piece, piece.prompts, as_adapter(arrays, self.total.scale))
+        head = self.total.model.head
+        return head.logprobs(hidden, targets)[None] if judged is None else head.distilled(hidden, targets, judged)
+
+    def _judged(self, piece: _Piece) -> mx.array | None:
+        """(N, D) of the judge at the answers' tokens, the anchor in view; None if the objective does not distil."""
+        if not self.objective.distils:
+            return None
+        hidden, _ = self._hidden(piece, piece.views, self.total.model.adapter(self.judge))
+        mx.eval(hidden)  # before the policy's activations are there
+        return hidden
+
+    def _hidden(self, piece: _Piece, prefixes: list[Tokens], adapter: LowRanks) -> tuple[mx.array, mx.array]:
+        """(N, D) that predict the answers' (N,) tokens: a prefix is computed once, a last token never read."""
         fed = [Branch(branch.owner, branch.tokens[:-1]) for branch in piece.branches]
-        ((_, states),) = branch_states(self.total.model, piece.prompts, fed, adapter, len(fed))
-        hidden, targets = supervised(states, [branch.tokens for branch in piece.branches])
-        return self.total.model.head.logprobs(hidden, targets)
+        ((_, states),) = branch_states(self.total.model, prefixes, fed, adapter, len(fed))
+        return supervised(states, [branch.tokens for branch in piece.branches])
 
-    def _objective(self, logp: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-        """The objective at flat log-probs (N,)."""
+    def _objective(self, per_token: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        """The objective at flat log-probs (1, N), or those and divergences (2, N)."""
         arrays = stack(self.groups, self.constants)
-        at = mx.array(np.flatnonzero(arrays.mask), mx.int32)
-        padded = mx.zeros(arrays.mask.size).at[at].add(logp).reshape(arrays.mask.shape)  # (G, M, T)
-        return self.objective.loss(mx, padded, arrays.convert(mx.array))
+        at, shape = mx.array(np.flatnonzero(arrays.mask), mx.int32), arrays.mask.shape
+        # (G, M, T)
+        logp, *divergence = (mx.zeros(arrays.mask.size).at[at].add(row).reshape(shape) for row in per_token)
+        arrays = arrays.convert(mx.array)
+        if divergence:
+            arrays = replace(arrays, divergence=divergence[0])
+        return self.objective.loss(mx, logp, arrays)
 
 
 def _row_logprobs(model: Model, adapter: LowRanks, rows: Sequence[Row]) -> mx.array:

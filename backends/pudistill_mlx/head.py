@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
-from pudistill_mlx.log_softmax import logprobs_of
+from pudistill_mlx.log_softmax import BLOCK, in_blocks, log_softmax, logprobs_of
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 64 MiB in float32."""
@@ -48,13 +49,14 @@ class Head:
 
     def logprobs(self, hidden: mx.array, targets: mx.array) -> mx.array:
         """(N, D) hidden states, (N,) ids -> (N,) float32 log-probs; in chunks that backward computes again."""
-        size = self.chunk
-        if len(targets) <= size:
-            return self._gathered(hidden, targets)
-        # Ids are bound, not passed: a checkpointed function is differentiated in each of its arguments.
-        starts = range(0, len(targets), size)
-        chunks = [mx.checkpoint(partial(self._gathered, targets=targets[i : i + size])) for i in starts]
-        return mx.concatenate([chunk(hidden[i : i + size]) for i, chunk in zip(starts, chunks, strict=True)])
+        return _in_chunks(self._gathered, self.chunk, hidden, targets=targets)
+
+    def distilled(self, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
+        """(2, N): log-probs as `logprobs`, and KL(policy || judge) of the next token over the whole vocabulary.
+
+        `judged` (N, D) are the judge's hidden states at the same tokens. Two distributions are held at once.
+        """
+        return _in_chunks(self._compared, max(1, self.chunk // 2), hidden, targets=targets, judged=judged)
 
     @property
     def chunk(self) -> int:
@@ -63,3 +65,19 @@ class Head:
 
     def _gathered(self, hidden: mx.array, targets: mx.array) -> mx.array:
         return logprobs_of(self.logits(hidden), targets)
+
+    def _compared(self, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
+        policy, judge = log_softmax(self.logits(hidden)), log_softmax(self.logits(judged))  # (N, V)
+        divergence = in_blocks(mx.exp(policy) * (policy - judge), BLOCK).sum(axis=-1).sum(axis=-1)
+        return mx.stack([mx.take_along_axis(policy, targets[:, None], axis=-1)[:, 0], divergence])
+
+
+def _in_chunks(function: Callable[..., mx.array], size: int, hidden: mx.array, **constants: mx.array) -> mx.array:
+    """`function` on `size` rows at a time, joined on the last axis; backward computes chunks again."""
+    if len(hidden) <= size:
+        return function(hidden, **constants)
+    starts = range(0, len(hidden), size)
+    # Constants are bound, not passed: a checkpointed function is differentiated in each of its arguments.
+    bound = [partial(function, **{name: array[i : i + size] for name, array in constants.items()}) for i in starts]
+    chunks = [mx.checkpoint(chunk)(hidden[i : i + size]) for i, chunk in zip(starts, bound, strict=True)]
+    return mx.concatenate(chunks, axis=-1)

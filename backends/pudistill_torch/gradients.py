@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pudistill_cli.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
+from pudistill_cli.contract import Adapter, GroupBatch, Metrics, Row, SftBatch, Tokens, TrainGroup
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.micro_batches import group_batches, longest_row, row_batches, tokens_of
 from pudistill_cli.method.objectives import Objective
@@ -35,7 +35,7 @@ def group_gradient(model: Model, batch: GroupBatch) -> Metrics:
     constants = step_constants(batch.groups)
     metrics: Metrics = {"loss": 0.0, "tokens": float(sum(len(r) for g in batch.groups for r in g.reference))}
     for groups in group_batches(batch.groups, model.spec.token_budget):
-        step = _Step(model, batch.objective, constants, groups)
+        step = _Step(model, batch.objective, constants, groups, batch.judge)
         fits = sum(map(tokens_of, groups)) <= model.spec.token_budget
         for name, value in (step.whole() if fits else step.split()).items():
             metrics[name] = metrics.get(name, 0.0) + value
@@ -50,49 +50,71 @@ class _Step:
     objective: Objective
     constants: StepConstants
     groups: Sequence[TrainGroup]
+    judge: Adapter | None
 
     def whole(self) -> Metrics:
         """One forward and one backward pass."""
-        logp = torch.cat(list(self._chunks(rows=sum(len(g.rows) for g in self.groups))))
-        loss, metrics = self._objective(logp)
+        per_token = torch.cat(list(self._chunks(rows=sum(len(g.rows) for g in self.groups))), dim=1)
+        loss, metrics = self._objective(per_token)
         loss.backward()
         return metrics
 
     def split(self) -> Metrics:
-        """The same gradient in pieces: dL/dlogp first, then each piece's backward with it as weights."""
+        """The same gradient in pieces: the loss's by token first, then each piece's backward with it as weights."""
         rows = max(1, self.model.spec.token_budget // max(map(longest_row, self.groups)))
         with torch.no_grad():
             pieces = list(self._chunks(rows))
-        logp = torch.cat(pieces).requires_grad_()
-        loss, metrics = self._objective(logp)
-        (weights,) = torch.autograd.grad(loss, logp)
+        per_token = torch.cat(pieces, dim=1).requires_grad_()
+        loss, metrics = self._objective(per_token)
+        (weights,) = torch.autograd.grad(loss, per_token)
         if bool(torch.isfinite(weights).all()):
-            sizes = [len(piece) for piece in pieces]
-            for piece, weight in zip(self._chunks(rows), weights.split(sizes), strict=True):
+            sizes = [piece.shape[1] for piece in pieces]
+            for piece, weight in zip(self._chunks(rows), weights.split(sizes, dim=1), strict=True):
                 (piece * weight).sum().backward()
         else:
             metrics["loss"] = float("nan")
         return metrics
 
     def _chunks(self, rows: int) -> Iterator[Tensor]:
-        """Log-probs of the groups' answers, flat, `rows` rows at a time; each piece has a graph of its own."""
+        """(1, N) log-probs of the groups' answers, or (2, N) with the divergences, `rows` rows at a time.
+
+        Each piece has a graph of its own.
+        """
         branches = [Branch(g, row.completion) for g, group in enumerate(self.groups) for row in group.rows]
         for first in range(0, len(branches), rows):
             part = branches[first : first + rows]
             owners = sorted({branch.owner for branch in part})
             prompts = [self.groups[g].rows[0].prompt for g in owners]
             fed = [Branch(owners.index(branch.owner), branch.tokens[:-1]) for branch in part]
+            answers = [branch.tokens for branch in part]
+            judged = self._judged(owners, fed, answers) if self.objective.distils else None
             for _, states in branch_states(self.model, prompts, fed, POLICY, rows):
-                yield self.model.head.logprobs(*supervised(states, [branch.tokens for branch in part]))
+                hidden, targets = supervised(states, answers)
+                if judged is None:
+                    yield self.model.head.logprobs(hidden, targets)[None]
+                else:
+                    yield self.model.head.distilled(hidden, targets, judged)
 
-    def _objective(self, logp: Tensor) -> tuple[Tensor, Metrics]:
-        """The objective at flat log-probs (N,)."""
-        dtype = np.float64 if logp.dtype is torch.float64 else np.float32
+    @torch.no_grad()
+    def _judged(self, owners: Sequence[int], fed: Sequence[Branch], answers: Sequence[Tokens]) -> Tensor:
+        """(N, D) of the judge at the answers' tokens, the anchor in view."""
+        views = [self.groups[g].view for g in owners]
+        ((_, states),) = branch_states(self.model, views, fed, self.judge, len(fed))
+        return supervised(states, answers)[0]
+
+    def _objective(self, per_token: Tensor) -> tuple[Tensor, Metrics]:
+        """The objective at flat log-probs (1, N), or those and divergences (2, N)."""
+        dtype = np.float64 if per_token.dtype is torch.float64 else np.float32
         arrays = stack(self.groups, self.constants, dtype).convert(
-            lambda array: torch.from_numpy(array).to(logp.device)
+            lambda array: torch.from_numpy(array).to(per_token.device)
         )
-        padded = torch.zeros_like(arrays.mask).masked_scatter(arrays.mask > 0, logp)  # (G, M, T)
-        loss, metrics = self.objective.loss(torch, padded, arrays)
+        logp, *divergence = (
+            torch.zeros_like(arrays.mask).masked_scatter(arrays.mask > 0, row)  # (G, M, T)
+            for row in per_token
+        )
+        if divergence:
+            arrays = replace(arrays, divergence=divergence[0])
+        loss, metrics = self.objective.loss(torch, logp, arrays)
         return loss, {"loss": loss.item(), **{name: float(value.detach()) for name, value in metrics.items()}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -36,15 +37,14 @@ class Head:
 
     def logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(N, D) hidden states, (N,) ids -> (N,) log-probs of the ids; recomputed in backward if in chunks."""
-        size = self.chunk
-        if len(targets) <= size:
-            return self._gathered(hidden, targets)
-        pieces = zip(hidden.split(size), targets.split(size), strict=True)
-        if torch.is_grad_enabled():
-            found = [checkpoint(self._gathered, h, t, use_reentrant=False, preserve_rng_state=False) for h, t in pieces]
-        else:
-            found = [self._gathered(h, t) for h, t in pieces]
-        return torch.cat(cast("list[Tensor]", found))
+        return _in_chunks(self._gathered, self.chunk, hidden, targets)
+
+    def distilled(self, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+        """(2, N): log-probs as `logprobs`, and KL(policy || judge) of the next token over the whole vocabulary.
+
+        `judged` (N, D) are the judge's hidden states at the same tokens. Two distributions are held at once.
+        """
+        return _in_chunks(self._compared, max(1, self.chunk // 2), hidden, targets, judged)
 
     @property
     def chunk(self) -> int:
@@ -54,6 +54,11 @@ class Head:
     def _gathered(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self.logits(hidden)
         return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+
+    def _compared(self, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+        policy, judge = self.logits(hidden).log_softmax(-1), self.logits(judged).log_softmax(-1)  # (N, V)
+        divergence = (policy.exp() * (policy - judge)).sum(-1)
+        return torch.stack([policy.gather(-1, targets[:, None])[:, 0], divergence])
 
     @torch.inference_mode()
     def verify(self, causal: Any, decoder: nn.Module) -> None:
@@ -73,3 +78,15 @@ class Head:
                 f"Models of type {causal.config.model_type!r} change their logits in a way that is unknown here.",
                 "Choose another student, or open an issue that names this model type.",
             )
+
+
+def _in_chunks(function: Callable[..., Tensor], size: int, *arrays: Tensor) -> Tensor:
+    """`function` on `size` rows of the arrays at a time, joined on the last axis; backward computes chunks again."""
+    if len(arrays[0]) <= size:
+        return function(*arrays)
+    pieces = zip(*(array.split(size) for array in arrays), strict=True)
+    if torch.is_grad_enabled():
+        found = [checkpoint(function, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+    else:
+        found = [function(*piece) for piece in pieces]
+    return torch.cat(cast("list[Tensor]", found), dim=-1)

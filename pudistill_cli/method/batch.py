@@ -38,6 +38,7 @@ class StepConstants:
 
     n_groups: float
     n_members: float
+    n_candidates: float
     n_tokens: float
     n_anchor_tokens: float
     n_pairs: float
@@ -51,6 +52,7 @@ def step_constants(groups: Sequence[Group]) -> StepConstants:
     return StepConstants(
         n_groups=float(len(groups)),
         n_members=float(sum(t.member.sum() for t in targets)),
+        n_candidates=float(sum((t.member * (1 - t.anchor)).sum() for t in targets)),
         n_tokens=float(sum(t.member @ n for t, n in zip(targets, lengths, strict=True))),
         n_anchor_tokens=float(sum(t.anchor @ n for t, n in zip(targets, lengths, strict=True))),
         n_pairs=float(sum(t.pair_weight.sum() for t in targets)),
@@ -61,7 +63,8 @@ def step_constants(groups: Sequence[Group]) -> StepConstants:
 def stack(groups: Sequence[Group], constants: StepConstants, dtype: DTypeLike = np.float32) -> GroupArrays:
     """Pad groups to common M, T and P with zeros: padding is masked, no member, and of no weight.
 
-    `groups` may be a micro-batch; `constants` are those of its whole step.
+    `groups` may be a micro-batch; `constants` are those of its whole step. Divergences are zeros: a learner that was
+    asked for them puts its own in their place.
     """
     rows = max(len(group.reference) for group in groups)
     tokens = max(len(row) for group in groups for row in group.reference)
@@ -84,6 +87,7 @@ def stack(groups: Sequence[Group], constants: StepConstants, dtype: DTypeLike = 
     return GroupArrays(
         reference=reference,
         behaviour=behaviour,
+        divergence=np.zeros(shape, dtype),
         mask=mask,
         member=padded("member", rows),
         anchor=padded("anchor", rows),

@@ -35,8 +35,9 @@ def tokens_of(group: TrainGroup) -> int:
 
 
 def longest_row(group: SftBatch | TrainGroup) -> int:
-    """Tokens of the longest row."""
-    return max(map(row_length, group.rows))
+    """Tokens of the longest row, also as the judge reads it: behind the view, which is longer than the prompt."""
+    view = 0 if isinstance(group, SftBatch) else len(group.view)
+    return max(max(view, len(row.prompt)) + len(row.completion) for row in group.rows)
 
 
 def smallest_pass(batch: Batch) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -12,8 +12,7 @@ import numpy as np
 from pudistill_cli.contract import Tokens
 from pudistill_cli.errors import DataError, TeacherError
 from pudistill_cli.job import Job
-from pudistill_cli.method.scorers.reading import WORD
-from pudistill_cli.method.scorers.templates import fill
+from pudistill_cli.method.scorers.reading import WORD, placed
 from pudistill_cli.prepare import teacher_of
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.teacher import Answer, Question, Teacher, ask_all
@@ -193,13 +192,12 @@ def judge_reads(job: Job, anchored: Anchored) -> bool:
     Answers are sampled later, so each counts as `max_new_tokens`; the anchor is scored too, and may be longer.
     """
     wordings, scorers = job.recipe.rank.templates(job.recipe.prompts.format), job.recipe.rank.scorer
-    *before, last = anchored.prompt.messages
     longest = max(job.max_new_tokens, len(anchored.answer_tokens))
 
     def fits(template: str, answers: int, behind: int = 0) -> bool:
-        content = fill(template, prompt=last.content, anchor=anchored.answer, candidate="", first="", second="")
-        question = job.encode_prompt((*before, replace(last, content=content)))
-        return len(question) + answers * longest + behind <= job.spec.context
+        empty = {"candidate": "", "first": "", "second": ""}
+        question = placed(anchored.prompt.messages, template, anchor=anchored.answer, **empty)
+        return len(job.encode_prompt(question)) + answers * longest + behind <= job.spec.context
 
     views = all(fits(view, 1) for view in (wordings.view, *wordings.other_views))
     asked = [question for name in scorers for question in wordings.questions(name)]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 
-from pudistill_cli.contract import Continuations, Floats, GroupBatch, Row, TrainGroup
+from pudistill_cli.contract import Adapter, Continuations, Floats, GroupBatch, Row, Tokens, TrainGroup
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.job import Job
 from pudistill_cli.method.off_policy import sampler_gap
+from pudistill_cli.method.scorers.reading import placed
+from pudistill_cli.stages.anchors import Anchored
 from pudistill_cli.stages.candidates import policy_of
 from pudistill_cli.stages.ranking import Ranked, RankedGroup
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
@@ -31,12 +35,12 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     first = per_round * (number - 1)
     slower = f"train.lr={job.preference_lr / 3:.1g}"
     job.ledger.begin_stage(name)
-    with job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
+    with _judge(job) as judge, job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
         batches = shuffled_batches(groups, train.groups_per_step, job.recipe.seed, 1, number)
         for step, batch in enumerate(batches, start=first):
             lr = learning_rate(job.preference_lr, step, total, train.warmup_steps, train.schedule)
             try:
-                metrics = train_step(job, GroupBatch(objective, batch), lr)
+                metrics = train_step(job, GroupBatch(objective, batch, judge), lr)
             except TrainingError as error:
                 raise stopped(job, error, name, f"{name} stopped", slower) from error
             job.metrics("prefer", number, step, metrics)
@@ -65,9 +69,29 @@ def _train_groups(job: Job, groups: list[RankedGroup], number: int) -> list[Trai
             reference=reference[i],
             behaviour=behaviour[i],
             targets=g.targets,
+            view=_view(job, g.anchored) if objective.distils else (),
         )
         for i, g in enumerate(useful)
     ]
+
+
+def _view(job: Job, anchored: Anchored) -> Tokens:
+    """The prompt with the anchor in view, worded as for the scorer `likelihood`."""
+    wording = job.recipe.rank.templates(job.recipe.prompts.format).view
+    return job.encode_prompt(placed(anchored.prompt.messages, wording, anchor=anchored.answer))
+
+
+@contextmanager
+def _judge(job: Job) -> Generator[Adapter | None]:
+    """The learner's own copy of the judge while an objective distils it; None is the bare base."""
+    if not job.recipe.train.objective.distils or job.recipe.rank.judge == "base":
+        yield None
+        return
+    adapter = job.learner.load_adapter(job.folder.adapter("sft"))
+    try:
+        yield adapter
+    finally:
+        job.learner.drop_adapter(adapter)
 
 
 def _logprobs(job: Job, groups: list[RankedGroup], name: str, title: str) -> list[tuple[Floats, ...]]:

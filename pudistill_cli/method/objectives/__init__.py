@@ -17,6 +17,7 @@ class GroupArrays:
 
     reference: Any  # (G, M, T) log-probs under the reference policy
     behaviour: Any  # (G, M, T) log-probs under the policy that sampled
+    divergence: Any  # (G, M, T) KL(pi || judge with the anchor in view) of the next token; 0 unless `distils`
     mask: Any  # (G, M, T) 1 at an answer token
     member: Any  # (G, M)
     anchor: Any  # (G, M)
@@ -28,6 +29,7 @@ class GroupArrays:
     pair_smoothing: Any  # (G, P)
     n_groups: float  # groups
     n_members: float  # member rows
+    n_candidates: float  # member rows that are no anchor
     n_tokens: float  # member tokens
     n_anchor_tokens: float  # anchor tokens
     n_pairs: float  # pairs, by weight
@@ -46,10 +48,16 @@ class Objective(Protocol):
     reference: ClassVar[Literal["sft", "round"]]
     """Which snapshot `GroupArrays.reference` comes from."""
 
+    @property
+    def distils(self) -> bool:
+        """Whether `GroupArrays.divergence` is asked for: then the judge is read beside the policy."""
+        ...
+
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """The loss of a step (a sum over groups divided by the step's constants) and metrics.
 
-        `logp` is (G, M, T) under the policy being trained, any finite number where the mask is 0. Additive
-        over groups: the losses of a step's micro-batches add up to the step's, and so do their metrics.
+        `logp` is (G, M, T) under the policy being trained, any finite number where the mask is 0; the divergence
+        is a function of the policy too. Additive over groups: the losses of a step's micro-batches add up to the
+        step's, and so do their metrics.
         """
         ...

@@ -26,6 +26,11 @@ class Dpo:
     beta: float = 0.1
     nll: float = 0.2
 
+    @property
+    def distils(self) -> bool:
+        """The judge's distributions are not read."""
+        return False
+
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """Rafailov et al. 2023, eq. 7.
 

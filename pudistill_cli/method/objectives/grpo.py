@@ -28,6 +28,11 @@ class Grpo:
     kl: float = 0.05
     anchor_nll: float = 0.0
 
+    @property
+    def distils(self) -> bool:
+        """The judge's distributions are not read."""
+        return False
+
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """Shao et al. 2024, eq. 3.
 

@@ -7,6 +7,7 @@ Where this fills in or departs from the published abstract (Kou et al. 2026) and
 3. The clip is on the per-token geometric mean of the ratio: an answer that has moved by more than eps in the
    direction of its coefficient d_i - p_i is a constant.
 4. Identical answers share one slot: log slots is added to the logits of both d and p.
+5. distil * the distillation term of sdft.py; 0 unless asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pudistill_cli.method.objectives import GroupArrays
-from pudistill_cli.method.objectives.terms import k3, log_ratio, nll, ratio
+from pudistill_cli.method.objectives.terms import distillation, k3, log_ratio, nll, ratio
 from pudistill_cli.method.xp import MASKED, log_softmax, stop_gradient
 
 
@@ -30,6 +31,12 @@ class LdlGrpo:
     eps: float = 0.2
     anchor_nll: float = 0.3
     kl: float = 0.05
+    distil: float = 0.0
+
+    @property
+    def distils(self) -> bool:
+        """Whether the judge is distilled too."""
+        return self.distil > 0
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """docs/method.md, "LDL-GRPO" (ours)."""
@@ -53,7 +60,11 @@ class LdlGrpo:
             "nll": anchor,
             "clipped": ratio(xp.sum(stopped * arrays.member), arrays.n_members),
         }
-        return group / self.beta + self.anchor_nll * anchor + self.kl * kl, metrics
+        loss = group / self.beta + self.anchor_nll * anchor + self.kl * kl
+        if self.distils:
+            metrics["distil"] = distillation(xp, arrays)
+            loss = loss + self.distil * metrics["distil"]
+        return loss, metrics
 
     def _stopped(self, xp: Any, rows: Any, coefficient: Any, arrays: GroupArrays) -> Any:
         """(G, M) true where the per-token ratio has left [1 - eps, 1 + eps] the coefficient's way."""

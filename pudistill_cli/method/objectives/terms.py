@@ -1,4 +1,4 @@
-"""Terms that several objectives add up: sequence log-ratios, the k3 penalty, the NLL of chosen rows."""
+"""Terms that several objectives add up: sequence log-ratios, k3, the NLL of chosen rows, distillation."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def k3(xp: Any, logp: Any, reference: Any) -> Any:
 def nll(xp: Any, logp: Any, mask: Any, weight: Any) -> Any:
     """-log pi(y_i), summed over tokens and weighted by row: a scalar. `weight` is (G, M)."""
     return -xp.sum(weight * sequence(xp, logp, mask))
+
+
+def distillation(xp: Any, arrays: GroupArrays) -> Any:
+    """Sum over tokens of KL(pi || judge with the anchor in view), mean over candidates that are members."""
+    candidate = arrays.member * (1 - arrays.anchor)  # (G, M)
+    return ratio(xp.sum(candidate * sequence(xp, arrays.divergence, arrays.mask)), arrays.n_candidates)
 
 
 def ratio(numerator: Any, count: float) -> Any:

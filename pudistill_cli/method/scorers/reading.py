@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from pudistill_cli.contract import Continuations, Floats, Tokens
 from pudistill_cli.errors import DataError
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.templates import fill
+
+if TYPE_CHECKING:  # the recipe, which prompts.py reads, names scorers
+    from pudistill_cli.prompts import Message
 
 WORD = 8
 """Tokens kept free behind a question, for the word that is read and for texts that join otherwise at their seams."""
@@ -22,16 +26,20 @@ def ask(judge: Judge, item: Item, template: str, **answers: str) -> Tokens:
     Broken characters take more tokens as text than as they were drawn: answers that pass the context by that are shown
     without their ends.
     """
-    *before, last = item.messages
     while True:
-        content = fill(template, prompt=last.content, anchor=item.anchor.text, **answers)
-        question = judge.encode((*before, replace(last, content=content)))
+        question = judge.encode(placed(item.messages, template, anchor=item.anchor.text, **answers))
         over = 0 if judge.context is None else len(question) + WORD - judge.context
         name = max(answers, key=lambda n: len(answers[n]), default="")
         if over <= 0 or not answers.get(name):
             return question
         judge.tell(f"The judge sees answers without their ends where a question passes {judge.context:,} tokens.")
         answers[name] = answers[name][:-over]
+
+
+def placed(messages: tuple[Message, ...], template: str, **texts: str) -> tuple[Message, ...]:
+    """The conversation with `template` in place of its last message, which is the template's {prompt}."""
+    *before, last = messages
+    return (*before, replace(last, content=fill(template, prompt=last.content, **texts)))
 
 
 def mean_logprobs(judge: Judge, items: Sequence[Item], prefixes: Sequence[Tokens]) -> Scores:
