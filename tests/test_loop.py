@@ -77,7 +77,7 @@ def test_every_scorer_ranks_a_round(scorer: str, tmp_path: Path, call: Call) -> 
     assert tiny.value("SELECT count(DISTINCT score) FROM scores") > SIZES["train"]
 
 
-@pytest.mark.parametrize("objective", ["dpo", "grpo", "ldl-grpo", "rft", "spin"])
+@pytest.mark.parametrize("objective", ["dpo", "grpo", "ldl-grpo", "rft", "sdft", "spin"])
 def test_every_objective_moves_the_policy(objective: str, tmp_path: Path, call: Call) -> None:
     tiny = Tiny.make(tmp_path, train={"objective": objective}, prefer={"rounds": 1})
     ended = call(*tiny.arguments("--until", "prefer"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from pudistill_cli.contract import (
 )
 from pudistill_cli.errors import DataError, TrainingError
 from pudistill_cli.method.batch import stack, step_constants
-from pudistill_cli.method.objectives import Objective
+from pudistill_cli.method.objectives import GroupArrays, Objective
+from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.preferences import Targets
 
@@ -87,9 +89,31 @@ def some_groups(reference: Reference) -> tuple[TrainGroup, ...]:
     return tuple(found)
 
 
-def loss_of(objective: Objective, groups: tuple[TrainGroup, ...], policy: Reference) -> tuple[float, dict[str, float]]:
-    """The objective in float64 NumPy on the reference's log-probs."""
+def with_views(groups: tuple[TrainGroup, ...]) -> tuple[TrainGroup, ...]:
+    """The anchor's tokens before the prompt's, so that views are longer and of another length each."""
+    return tuple(replace(g, view=(*g.rows[-1].completion, *g.rows[0].prompt)) for g in groups)
+
+
+def divergences(groups: tuple[TrainGroup, ...], policy: Reference, judge: Reference) -> np.ndarray:
+    """(G, M, T) KL(policy || judge) over the whole vocabulary, the judge behind the view."""
+    found = np.zeros(stack(groups, step_constants(groups)).mask.shape)
+    for g, group in enumerate(groups):
+        for m, row in enumerate(group.rows):
+            p, q = (
+                model.logprobs(prefix + row.completion)[len(prefix) - 1 : -1]
+                for model, prefix in ((policy, row.prompt), (judge, group.view))
+            )
+            found[g, m, : len(row.completion)] = (np.exp(p) * (p - q)).sum(-1)
+    return found
+
+
+def loss_of(
+    objective: Objective, groups: tuple[TrainGroup, ...], policy: Reference, judge: Reference
+) -> tuple[float, dict[str, float]]:
+    """The objective in float64 NumPy on the reference's log-probs and divergences."""
     arrays = stack(groups, step_constants(groups), np.float64)
+    if objective.distils:
+        arrays = replace(arrays, divergence=divergences(groups, policy, judge))
     logp = np.zeros(arrays.mask.shape)
     for g, group in enumerate(groups):
         for m, row in enumerate(group.rows):
@@ -120,19 +144,54 @@ def test_sft_is_the_references_loss_and_falls(restored: Open, adapter: Path) -> 
     assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+EVERY_OBJECTIVE = [*(OBJECTIVES[name]() for name in sorted(OBJECTIVES)), LdlGrpo(distil=0.5)]
+
+
+@pytest.mark.parametrize("objective", EVERY_OBJECTIVE, ids=lambda o: f"{o.name}-distils" if o.distils else o.name)
 def test_every_objective_is_the_references_loss_and_falls(
-    restored: Open, learns: Backend, adapter: Path, other_adapter: Path, name: str
+    restored: Open, learns: Backend, adapter: Path, other_adapter: Path, objective: Objective
 ) -> None:
-    assert name in learns.capabilities.objectives
-    objective = OBJECTIVES[name]()
-    groups = some_groups(Reference(STUDENT, other_adapter))
-    expected, figures = loss_of(objective, groups, Reference(STUDENT, adapter))
+    assert objective.name in learns.capabilities.objectives
+    other = Reference(STUDENT, other_adapter)
+    groups = with_views(some_groups(other)) if objective.distils else some_groups(other)
+    expected, figures = loss_of(objective, groups, Reference(STUDENT, adapter), other)
     learner = restored()
-    metrics = [learner.step(GroupBatch(objective, groups), 1e-3) for _ in range(8)]
+    batch = GroupBatch(objective, groups, learner.load_adapter(other_adapter) if objective.distils else None)
+    metrics = [learner.step(batch, 1e-3) for _ in range(8)]
     assert metrics[0]["loss"] == pytest.approx(expected, rel=1e-4)
     assert {key: metrics[0][key] for key in figures} == pytest.approx(figures, rel=1e-4, abs=1e-5)
     assert metrics[-1]["loss"] < metrics[0]["loss"]
+
+
+@dataclass
+class Divergence:
+    """Keeps the divergences that it is given; its loss is their sum."""
+
+    name: ClassVar[str] = "divergence"
+    reference: ClassVar[Any] = "round"
+    distils: ClassVar[bool] = True
+    seen: Any = None
+
+    def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
+        if xp.__name__ == "torch":
+            self.seen = arrays.divergence.detach().numpy()
+        else:
+            self.seen = np.array(arrays.divergence)
+        return xp.sum(arrays.divergence), {}
+
+
+@pytest.mark.parametrize("base", [False, True], ids=["sft", "base"])
+@pytest.mark.parametrize("budget", [16384, 20])
+def test_divergences_are_the_references_token_by_token(
+    restored: Open, adapter: Path, other_adapter: Path, budget: int, base: bool
+) -> None:
+    """Of a whole group and of a split one; the judge is the adapter that the batch names, or the bare base."""
+    policy, judge = Reference(STUDENT, adapter), Reference(STUDENT, None if base else other_adapter)
+    groups, learner, objective = with_views(some_groups(judge)[:1]), restored(token_budget=budget), Divergence()
+    learner.step(GroupBatch(objective, groups, None if base else learner.load_adapter(other_adapter)), 1e-3)
+    expected = divergences(groups, policy, judge)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(objective.seen, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("budget", [20, 1])

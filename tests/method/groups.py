@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pudistill_cli.method.batch import stack, step_constants
-from pudistill_cli.method.objectives import Objective
+from pudistill_cli.method.objectives import GroupArrays, Objective
 from pudistill_cli.method.preferences import (
     PreferenceSettings,
     ScoredGroup,
@@ -27,6 +27,7 @@ class Group:
     reference: tuple[np.ndarray, ...]
     behaviour: tuple[np.ndarray, ...]
     targets: Targets
+    divergence: tuple[np.ndarray, ...] = ()
 
 
 def make_groups(
@@ -36,7 +37,7 @@ def make_groups(
 
     `drift` is how far the policy is from reference and behaviour, per token.
     """
-    rng = np.random.default_rng(seed)
+    rng, others = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     scored = []
     for k in sizes:
         truncated = np.zeros(k + 1, dtype=bool)
@@ -50,20 +51,32 @@ def make_groups(
         logp = tuple(-rng.exponential(size=n) for n in lengths)
         reference = tuple(p + drift * rng.normal(size=len(p)) for p in logp)
         behaviour = tuple(p + drift * rng.normal(size=len(p)) for p in logp)
-        groups.append(Group(logp, reference, behaviour, targets))
+        divergence = tuple(others.exponential(size=n) for n in lengths)
+        groups.append(Group(logp, reference, behaviour, targets, divergence))
     return groups
 
 
 def padded_logp(groups: list[Group], shape: tuple[int, ...]) -> np.ndarray:
+    return _padded([group.logp for group in groups], shape)
+
+
+def step_arrays(groups: list[Group], whole: list[Group] | None = None, dtype: Any = np.float64) -> GroupArrays:
+    """As a learner makes them, divergences in place; `whole` is the step of a part."""
+    arrays = stack(groups, step_constants(whole or groups), dtype)
+    divergence = _padded([group.divergence for group in groups], arrays.mask.shape).astype(dtype)
+    return replace(arrays, divergence=divergence)
+
+
+def _padded(rows: list[tuple[np.ndarray, ...]], shape: tuple[int, ...]) -> np.ndarray:
     out = np.zeros(shape)
-    for g, group in enumerate(groups):
-        for m, row in enumerate(group.logp):
+    for g, group in enumerate(rows):
+        for m, row in enumerate(group):
             out[g, m, : len(row)] = row
     return out
 
 
 def numpy_loss(objective: Objective, groups: list[Group], logp: np.ndarray | None = None) -> tuple[float, dict]:
-    arrays = stack(groups, step_constants(groups), np.float64)
+    arrays = step_arrays(groups)
     loss, metrics = objective.loss(np, padded_logp(groups, arrays.mask.shape) if logp is None else logp, arrays)
     return float(loss), {k: float(v) for k, v in metrics.items()}
 
@@ -71,7 +84,7 @@ def numpy_loss(objective: Objective, groups: list[Group], logp: np.ndarray | Non
 def torch_loss(objective: Objective, groups: list[Group], whole: list[Group] | None = None) -> tuple[Any, dict, Any]:
     """Loss, metrics and gradient by log-prob (G, M, T), in float64; `whole` is the step of a part."""
     torch = pytest.importorskip("torch")
-    arrays = stack(groups, step_constants(whole or groups), np.float64)
+    arrays = step_arrays(groups, whole)
     logp = torch.from_numpy(padded_logp(groups, arrays.mask.shape)).requires_grad_()
     loss, metrics = objective.loss(torch, logp, arrays.convert(torch.from_numpy))
     loss.backward()

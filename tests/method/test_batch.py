@@ -42,6 +42,7 @@ def hand_made() -> list[Group]:
 def test_step_constants_by_hand():
     found = step_constants(hand_made())
     assert (found.n_groups, found.n_members, found.n_tokens) == (2, 3, 6)
+    assert found.n_candidates == 2  # neither the anchor that is a member nor the row that is none
     assert (found.n_anchor_tokens, found.n_pairs, found.n_chosen_tokens) == (5, 1, 3)
 
 

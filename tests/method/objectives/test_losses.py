@@ -8,8 +8,7 @@ from math import exp, log, log1p
 import numpy as np
 import pytest
 
-from method.groups import Group, make_groups, numpy_loss, padded_logp, torch_loss
-from pudistill_cli.method.batch import stack, step_constants
+from method.groups import Group, make_groups, numpy_loss, padded_logp, step_arrays, torch_loss
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
@@ -185,7 +184,7 @@ def test_mlx_equals_numpy(name: str):
     mx = pytest.importorskip("mlx.core", reason="needs mlx: pip install 'pudistill[mlx]'")
     groups = make_groups(seed=5)
     objective = OBJECTIVES[name]()
-    arrays = stack(groups, step_constants(groups)).convert(mx.array)
+    arrays = step_arrays(groups, dtype=np.float32).convert(mx.array)
     loss, metrics = objective.loss(mx, mx.array(padded_logp(groups, arrays.mask.shape).astype(np.float32)), arrays)
     expected, expected_metrics = numpy_loss(objective, groups)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
