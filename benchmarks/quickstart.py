@@ -55,6 +55,8 @@ ROWS = (
     Row("grpo", "group-relative advantage", ("train.objective=grpo",)),
     Row("best-of-k", "NLL of the best candidate", ("train.objective=rft",)),
     Row("anchor-wins", "the anchor over every candidate", ("train.objective=spin",)),
+    Row("sdft", "self-distillation: KL to the judge with the anchor in view", ("train.objective=sdft",)),
+    Row("ldl-distil", "LDL-GRPO and self-distillation", ("train.objective={{name: ldl-grpo, distil: 1.0}}",)),
     Row("blind", "LDL-GRPO, the scorer without the anchor", ("rank.scorer=likelihood-blind", "rank.gates=false")),
     Row("random", "LDL-GRPO, random ranking", (), "random"),
     Row("oracle", "LDL-GRPO, ranking by the truth", (), "oracle"),
