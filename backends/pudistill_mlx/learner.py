@@ -20,7 +20,8 @@ from pudistill_cli.contract import (
     SftBatch,
 )
 from pudistill_cli.errors import DataError, TrainingError
-from pudistill_cli.method.micro_batches import smallest_pass
+from pudistill_cli.method.micro_batches import longest_request, smallest_pass
+from pudistill_cli.shortage import told, watched
 from pudistill_mlx import memory, policy, scoring, training_state
 from pudistill_mlx.adapter_files import read_adapter, write_adapter
 from pudistill_mlx.gradients import Accumulated, group_gradient, sft_gradient
@@ -51,7 +52,7 @@ class MlxLearner:
                 unchanged.
         """
         self._smallest_pass = smallest_pass(batch)
-        with memory.told("train", self.model):
+        with told("train", memory.is_shortage):
             found = self._gradient(batch)
             norm = global_norm(found.gradient)
             if not (math.isfinite(found.metrics["loss"]) and math.isfinite(norm)):
@@ -76,8 +77,8 @@ class MlxLearner:
         self, requests: Sequence[Continuations], adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
         """Yield (index, per continuation (T,) log-probs)."""
-        self._smallest_pass = scoring.longest(requests)
-        return memory.watched("score", self.model, scoring.logprobs(self.model, requests, adapter))
+        self._smallest_pass = longest_request(requests)
+        return watched("score", memory.is_shortage, scoring.logprobs(self.model, requests, adapter))
 
     def load_adapter(self, path: Path) -> Adapter:
         """Load a snapshot, frozen; DataError if it is not whole or not this student's."""

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Literal
 
 import mlx.core as mx
-
-from pudistill_cli.errors import OutOfMemory
-from pudistill_mlx.model import Model
-
-T = TypeVar("T")
 
 CPU_BYTES = 8 << 30
 """What stands for a CPU's recommendation: fixed, so that a run has the same bytes on whichever machine it goes on."""
@@ -45,23 +38,3 @@ def recommended_bytes() -> int:
 def is_shortage(error: BaseException) -> bool:
     """Whether a call may do better with fewer tokens: no memory, or longer in one go than the system allows."""
     return isinstance(error, MemoryError) or any(text in str(error) for text in _SHORTAGES)
-
-
-@contextmanager
-def told(what: str, model: Model) -> Generator[None]:
-    """Raise OutOfMemory for an error that is a shortage; `what` is a verb."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_shortage(error):
-            raise
-        raise OutOfMemory(
-            f"There is not enough memory to {what}.",
-            f"Halve the tokens of a pass: --set student.token_budget={model.spec.token_budget // 2}",
-        ) from error
-
-
-def watched(what: str, model: Model, results: Iterator[T]) -> Iterator[T]:
-    """`results`, under `told`."""
-    with told(what, model):
-        yield from results

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from pudistill_cli.contract import Adapter, Continuations, Floats, Tokens
+from pudistill_cli.method.micro_batches import request_batches, request_length
 from pudistill_mlx.branches import Branch, branch_states
 from pudistill_mlx.log_softmax import log_softmax
 from pudistill_mlx.model import Model
@@ -56,11 +57,6 @@ def distributions(model: Model, tokens: Sequence[int], last_n: int, adapter: Ada
     return np.concatenate([np.array(log_softmax(model.head.logits(h))) for _, h in _split(hidden, model.head.chunk)])
 
 
-def longest(requests: Sequence[Continuations]) -> int:
-    """Tokens of the longest request: no pass that reads it can be cut smaller."""
-    return max(map(_length, requests), default=0)
-
-
 def supervised(states: mx.array, completions: Sequence[Tokens]) -> tuple[mx.array, mx.array]:
     """From (R, 1 + W, D) states to the (N, D) that predict the completions' tokens, and their (N,) ids, row by row."""
     width = states.shape[1]
@@ -83,7 +79,7 @@ def _read_branches(
     read: Read,
 ) -> Iterator[tuple[int, list[Floats]]]:
     """Yield (index, the results of its continuations) batch by batch, longest first."""
-    for batch in _batches(requests, model.spec.token_budget):
+    for batch in request_batches(requests, model.spec.token_budget):
         found = _read_batch(model, requests, batch, adapter, fed, read)
         yield from zip(batch, found, strict=True)
 
@@ -100,7 +96,7 @@ def _read_batch(
     owners = {i: owner for owner, i in enumerate(batch)}
     branches = [Branch(owners[i], fed(requests[i].continuations[n])) for i, n in names]
     found: dict[int, list[Floats]] = {i: [] for i in batch}
-    rows = max(1, model.spec.token_budget // max(_length(requests[i]) for i in batch))
+    rows = max(1, model.spec.token_budget // max(request_length(requests[i]) for i in batch))
     prefixes = [requests[i].prefix for i in batch]
     done = 0
     for chunk, states in branch_states(model, prefixes, branches, model.adapter(adapter), rows):
@@ -109,23 +105,3 @@ def _read_batch(
         for (i, _), result in zip(here, read(here, states), strict=True):
             found[i].append(result)
     return [found[i] for i in batch]
-
-
-def _batches(requests: Sequence[Continuations], budget: int) -> Iterator[list[int]]:
-    """Requests to compute together, longest first: the cache of all their rows, with padding, fits the budget."""
-    batch: list[int] = []
-    rows = longest = 0
-    for i in sorted(range(len(requests)), key=lambda i: -_length(requests[i])):
-        more = max(1, len(requests[i].continuations))
-        if batch and (rows + more) * max(longest, _length(requests[i])) > budget:
-            yield batch
-            batch, rows, longest = [], 0, 0
-        batch.append(i)
-        rows, longest = rows + more, max(longest, _length(requests[i]))
-    if batch:
-        yield batch
-
-
-def _length(request: Continuations) -> int:
-    """Tokens of the prefix and its longest continuation."""
-    return len(request.prefix) + max(map(len, request.continuations), default=0)

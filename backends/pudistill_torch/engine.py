@@ -20,6 +20,8 @@ from pudistill_cli.contract import (
     Tokens,
 )
 from pudistill_cli.errors import BackendError
+from pudistill_cli.method.micro_batches import longest_request
+from pudistill_cli.shortage import told, watched
 from pudistill_torch import memory, sampler, scoring
 from pudistill_torch.model import Model
 
@@ -75,26 +77,26 @@ class TorchEngine:
     ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
         """Yield (index, K candidates); DataError if a prompt fills the context."""
         self._least = (k, inf)
-        return memory.watched("sample", self.model, sampler.sample(self.model, prompts, k, sampling, adapter))
+        return watched("sample", memory.is_shortage, sampler.sample(self.model, prompts, k, sampling, adapter))
 
     def logprobs(
         self, requests: Sequence[Continuations], adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
         """Yield (index, per continuation (T,) log-probs)."""
-        self._least = (inf, scoring.longest(requests))
-        return memory.watched("score", self.model, scoring.logprobs(self.model, requests, adapter))
+        self._least = (inf, longest_request(requests))
+        return watched("score", memory.is_shortage, scoring.logprobs(self.model, requests, adapter))
 
     def choice_logits(
         self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
     ) -> Iterator[tuple[int, Floats]]:
         """Yield (index, (S, C) logits)."""
-        self._least = (inf, scoring.longest(requests))
-        return memory.watched("score", self.model, scoring.choice_logits(self.model, requests, choices, adapter))
+        self._least = (inf, longest_request(requests))
+        return watched("score", memory.is_shortage, scoring.choice_logits(self.model, requests, choices, adapter))
 
     def distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
         """(n, V) log-probs."""
         self._least = (inf, inf)
-        with memory.told("score", self.model):
+        with told("score", memory.is_shortage):
             return scoring.distributions(self.model, tokens, last_n, adapter)
 
     def halve_budget(self) -> int | None:

@@ -20,7 +20,8 @@ from pudistill_cli.contract import (
     SftBatch,
 )
 from pudistill_cli.errors import DataError, TrainingError
-from pudistill_cli.method.micro_batches import smallest_pass
+from pudistill_cli.method.micro_batches import longest_request, smallest_pass
+from pudistill_cli.shortage import told, watched
 from pudistill_torch import memory, scoring, training_state
 from pudistill_torch.adapter_files import read_adapter, whole_folder, write_adapter
 from pudistill_torch.gradients import group_gradient, sft_gradient
@@ -45,7 +46,7 @@ class TorchLearner:
         """One optimizer step; TrainingError if it is not finite or memory is short, the adapter then unchanged."""
         self._smallest_pass = smallest_pass(batch)
         try:
-            with memory.told("train", self.model):
+            with told("train", memory.is_shortage):
                 gradient = sft_gradient if isinstance(batch, SftBatch) else group_gradient
                 metrics = gradient(self.model, batch)  # type: ignore[arg-type]
                 norm = float(clip_grad_norm_(self._parameters, self._settings.clip_norm))
@@ -78,8 +79,8 @@ class TorchLearner:
         self, requests: Sequence[Continuations], adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
         """Yield (index, per continuation (T,) log-probs)."""
-        self._smallest_pass = scoring.longest(requests)
-        return memory.watched("score", self.model, scoring.logprobs(self.model, requests, adapter))
+        self._smallest_pass = longest_request(requests)
+        return watched("score", memory.is_shortage, scoring.logprobs(self.model, requests, adapter))
 
     def load_adapter(self, path: Path) -> Adapter:
         """Load a snapshot, frozen; DataError if it is not whole or not this student's."""

@@ -1,10 +1,10 @@
-"""What is computed together: rows and groups within the token budget, padding included."""
+"""What is computed together: rows, groups and requests within the token budget, padding included."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pudistill_cli.contract import Batch, Row, SftBatch, TrainGroup
+from pudistill_cli.contract import Batch, Continuations, Row, SftBatch, TrainGroup
 
 
 def row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
@@ -48,3 +48,28 @@ def smallest_pass(batch: Batch) -> int:
 def row_length(row: Row) -> int:
     """Tokens of prompt and answer."""
     return len(row.prompt) + len(row.completion)
+
+
+def request_batches(requests: Sequence[Continuations], budget: int) -> Iterator[list[int]]:
+    """Requests to score together, longest first: the cache of all their rows, with padding, fits the budget."""
+    batch: list[int] = []
+    rows = longest = 0
+    for i in sorted(range(len(requests)), key=lambda i: -request_length(requests[i])):
+        more = max(1, len(requests[i].continuations))
+        if batch and (rows + more) * max(longest, request_length(requests[i])) > budget:
+            yield batch
+            batch, rows, longest = [], 0, 0
+        batch.append(i)
+        rows, longest = rows + more, max(longest, request_length(requests[i]))
+    if batch:
+        yield batch
+
+
+def longest_request(requests: Sequence[Continuations]) -> int:
+    """Tokens of the longest row: no pass can be cut smaller."""
+    return max(map(request_length, requests), default=0)
+
+
+def request_length(request: Continuations) -> int:
+    """Tokens of the prefix and its longest continuation."""
+    return len(request.prefix) + max(map(len, request.continuations), default=0)
