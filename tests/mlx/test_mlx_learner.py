@@ -127,7 +127,7 @@ METAL = "[METAL] Command buffer execution failed: (00000008:kIOGPUCommandBufferC
 
 
 @pytest.mark.parametrize("evaluation", [0, 1])
-def test_too_little_memory_names_the_setting_and_leaves_no_trace(
+def test_too_little_memory_says_what_helps_and_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch, evaluation: int
 ) -> None:
     """A step evaluates its one micro-batch, then its update."""
