@@ -42,10 +42,10 @@ class LdlGrpo:
         """docs/method.md, "LDL-GRPO" (ours)."""
         member = arrays.member > 0  # (G, M)
         label, slots = arrays.label, xp.log(xp.where(member, arrays.slots, 1.0))
-        rows = log_ratio(xp, logp, arrays)  # (G, M)
+        rows = self.moved(xp, logp, arrays)  # (G, M)
 
         p = xp.exp(log_softmax(xp, xp.where(member, self.beta * stop_gradient(xp, rows) + slots, MASKED)))
-        stopped = self._stopped(xp, stop_gradient(xp, rows), label - p, arrays)
+        stopped = self._stopped(xp, stop_gradient(xp, log_ratio(xp, logp, arrays)), label - p, arrays)
         rows = xp.where(stopped, stop_gradient(xp, rows), rows)
         log_p = log_softmax(xp, xp.where(member, self.beta * rows + slots, MASKED))
         log_d = xp.log(xp.where(label > 0, label, 1.0))
@@ -65,6 +65,10 @@ class LdlGrpo:
             metrics["distil"] = distillation(xp, arrays)
             loss = loss + self.distil * metrics["distil"]
         return loss, metrics
+
+    def moved(self, xp: Any, logp: Any, arrays: GroupArrays) -> Any:
+        """(G, M) what p is the softmax of, over beta: r_i."""
+        return log_ratio(xp, logp, arrays)
 
     def _stopped(self, xp: Any, rows: Any, coefficient: Any, arrays: GroupArrays) -> Any:
         """(G, M) true where the per-token ratio has left [1 - eps, 1 + eps] the coefficient's way."""

@@ -1,0 +1,1 @@
+"""Evidence for the method where the truth is known: `python -m benchmarks.evidence`."""

@@ -1,0 +1,67 @@
+"""The evidence: every method, three tasks, four temperatures, five seeds, out of template too.
+
+    python -m benchmarks.evidence                        every cell that is not kept yet, then the tables and plots
+    python -m benchmarks.evidence --only sft ldl-grpo --tasks action --seeds 0 1
+    python -m benchmarks.evidence --report               the tables of what is kept
+
+A cell is (task, row, seed): the product's own loop in a process on one core, 60 core-seconds at most. It is kept in
+benchmarks/results/evidence by the code and settings it depends on, so an interrupted table goes on where it stopped.
+Dev chooses rounds, epochs and each row's own temperature. Test and `other` are read once a cell, and it is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.evidence.cell import run_cell
+from benchmarks.evidence.report import report
+from benchmarks.evidence.rows import rows
+from benchmarks.evidence.running import CORES, run_all
+from benchmarks.evidence.store import RESULTS, Cell, Store, cell, missing
+from benchmarks.evidence.tasks import TASKS, able
+
+SEEDS = (0, 1, 2, 3, 4)
+
+
+def cells(tasks: list[str], only: list[str], seeds: list[int]) -> list[Cell]:
+    """Every cell, seed by seed, so that an unfinished table compares whole rows."""
+    return [
+        cell(
+            task,
+            row.name,
+            seed,
+            {"set": row.overrides, "ranking": row.ranking, "epochs": row.epochs, "dev only": False},
+        )
+        for seed in seeds
+        for task in tasks
+        for row in rows(task)
+        if not only or row.name in only
+    ]
+
+
+def main() -> None:
+    """Run what is missing, then write and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--only", nargs="*", default=[], help="rows to run")
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=CORES, help="cells at a time")
+    parser.add_argument("--report", action="store_true", help="only print what is kept")
+    parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.cell:
+        Path(options.cell[1]).write_text(json.dumps(run_cell(json.loads(options.cell[0]))), encoding="utf-8")
+        return
+    tasks = able(options.tasks)
+    store = Store(RESULTS / "cells.jsonl")
+    wanted = cells(tasks, options.only, options.seeds)
+    todo = [] if options.report else missing(store, wanted)
+    print(f"{len(wanted)} cells, {len(todo)} to run, {options.jobs} at a time", flush=True)
+    run_all(store, todo, options.jobs)
+    report([(c, result) for c in wanted if (result := store.of(c)) is not None])
+
+
+if __name__ == "__main__":
+    main()

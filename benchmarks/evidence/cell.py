@@ -1,0 +1,148 @@
+"""One cell, in a process of its own: the product's own loop on a task's recipe, then what the held-out prompts say."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evidence.tasks import TASKS
+from benchmarks.evidence.variants import offer
+from pudistill_cli.console import Console
+from pudistill_cli.evaluate import Evaluator, System
+from pudistill_cli.job import Job
+from pudistill_cli.loop import distil
+from pudistill_cli.method.sampling import uniforms
+from pudistill_cli.method.scorers import Item, Judge, Scores
+from pudistill_cli.method.scorers.registry import SCORERS
+from pudistill_cli.metrics import Metric, distinct_n, load_metric
+from pudistill_cli.plan import plan
+from pudistill_cli.prepare import open_run
+from pudistill_cli.recipe_file import load_recipe
+from pudistill_cli.stages.anchors import Anchors, ask_teacher
+from pudistill_cli.stages.selection import Considered, Selection
+
+TEMPERATURES = (1.0, 0.7, 0.5, 0.0)
+SAMPLES = 3
+"""Answers a held-out prompt at each temperature above 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """Ranks by the truth: the measure itself, which no user has."""
+
+    metric: Metric
+    truth: dict[str, str]
+    name = "oracle"
+    model = True
+
+    def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """The grade of each answer."""
+        for index, item in enumerate(items):
+            prompt = item.messages[-1].content
+            yield index, np.array([self.metric(c.text, self.truth[prompt], prompt) for c in item.candidates])
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Ranks by uniform numbers."""
+
+    seed: int
+    name = "random"
+    model = True
+
+    def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """Independent of the answers."""
+        for index, item in enumerate(items):
+            yield index, uniforms(self.seed, 0, item.key, 0, len(item.candidates))
+
+
+def run_cell(settings: dict[str, Any]) -> dict[str, Any]:
+    """Learn as the row says, on the seed's prompts, and measure on dev alone or on every held-out set."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.environ["PUDISTILL_CACHE"] = temporary
+        TASKS[settings["task"]].write(folder, settings["seed"])
+        offer()
+        started = time.process_time()
+        tried = [
+            learned(folder, settings, number, overrides)
+            for number, overrides in enumerate([[f"sft.epochs={n}"] for n in settings["epochs"]] or [[]])
+        ]
+        job, anchors, chosen = max(tried, key=lambda found: found[2].score)
+        seconds = time.process_time() - started
+        sets = {"dev": anchors.held_out["dev"]}
+        if not settings["dev only"]:
+            sets |= {name: rows for name, rows in anchors.held_out.items() if name != "dev"}
+        result = {
+            "chosen": chosen.name,
+            "own temperature": chosen.temperature,
+            "core seconds": round(seconds, 1),
+            "sampled tokens": sampled_tokens(job),
+            "rounds": [],
+            **measured(Evaluator(job, sets), System(chosen.name, chosen.name)),
+        }
+        for other, _, _ in tried:
+            other.close()
+    return result
+
+
+def learned(
+    folder: Path, settings: dict[str, Any], number: int, overrides: list[str]
+) -> tuple[Job, Anchors, Considered]:
+    """The product's loop up to its last round; what it keeps by dev, rounds only where there are any."""
+    fixed = [f"seed={settings['seed']}", f"eval.samples={SAMPLES}"]
+    if settings["ranking"]:
+        SCORERS[settings["ranking"]] = _ranking(folder, settings)
+    recipe = load_recipe(str(folder / "recipe.yaml"), [*settings["set"], *overrides, *fixed]).recipe
+    console = Console(as_json=False)
+    job = open_run(plan(recipe, console), console, folder / "runs", f"cell-{number}")
+    distil(job, until="prefer")
+    anchors = ask_teacher(job)
+    best = Selection(job, anchors, None)
+    names = [f"round-{n}" for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(f"round-{n}")]
+    for name in ("sft", *names):
+        best.consider(name)
+    return job, anchors, best.among(best.considered[1:] or best.considered)
+
+
+def measured(evaluator: Evaluator, system: System) -> dict[str, Any]:
+    """Per set and temperature (N,) grades in thousandths, a prompt's samples averaged; and what goes beside a gain."""
+    grades = {
+        name: {
+            str(t): (1000 * evaluator.quality(system, name, t).mean(axis=1)).round().astype(int).tolist()
+            for t in TEMPERATURES
+        }
+        for name in evaluator.sets
+    }
+    last = "test" if "test" in evaluator.sets else "dev"
+    answers = evaluator.answers(system, last, 1.0)
+    return {
+        "grades": grades,
+        "distinct-2": round(distinct_n([row[0].tokens for row in answers], 2), 4),
+        "tokens": round(float(np.mean([len(a.tokens) for row in answers for a in row])), 2),
+        "anchor NLL": round(float(evaluator.anchor_nll(system, last).mean()), 4),
+    }
+
+
+def sampled_tokens(job: Job) -> int:
+    """Tokens of all candidates of all rounds."""
+    rounds = range(1, job.recipe.prefer.rounds + 1)
+    return sum(len(c.tokens) for n in rounds for group in job.ledger.candidates(n).values() for c in group)
+
+
+def _ranking(folder: Path, settings: dict[str, Any]) -> Oracle | Random:
+    if settings["ranking"] == "random":
+        return Random(settings["seed"])
+    recipe = load_recipe(str(folder / "recipe.yaml"), []).recipe
+    metric = load_metric(recipe.eval.metric)
+    assert metric is not None
+    lines = (json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines())
+    return Oracle(metric, {line["prompt"]: line["reference"] for line in lines})

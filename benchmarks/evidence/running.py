@@ -1,0 +1,57 @@
+"""Cells in processes of their own, each on one core."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.evidence.store import ROOT, Cell, Store
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+
+
+def run_all(store: Store, cells: Sequence[Cell], jobs: int) -> None:
+    """Run them, `jobs` at a time; each is kept as soon as it is there.
+
+    Raises:
+        SystemExit: a cell failed; what was finished before is kept.
+    """
+    lock = threading.Lock()
+    done = 0
+
+    def run(cell: Cell) -> None:
+        nonlocal done
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "result.json"
+            command = [sys.executable, "-m", "benchmarks.evidence", "--cell", cell.settings, str(out)]
+            ran = subprocess.run(
+                command, cwd=ROOT, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False
+            )
+            if ran.returncode:
+                raise SystemExit(f"{cell.task} {cell.row} seed {cell.seed} failed:\n{ran.stderr[-4000:]}")
+            with lock:
+                store.keep(cell, json.loads(out.read_text(encoding="utf-8")))
+                done += 1
+                taken = time.monotonic() - started
+                print(
+                    f"{done:>4}/{len(cells)}  {cell.task:<8}{cell.row:<22} seed {cell.seed}  {taken:4.0f} s", flush=True
+                )
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run, cell) for cell in cells]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,135 @@
+"""Results, a line a cell, in the repository: an interrupted table goes on where it stopped, on another day too."""
+
+from __future__ import annotations
+
+import ast
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "evidence"
+READS = RESULTS / "test-reads.jsonl"
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py", "pudistill_cli/evaluate.py",
+              "pudistill_cli/recipe.py", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
+              "benchmarks/evidence/variants.py")  # fmt: skip
+FIXTURES = {
+    "action": ("benchmarks/evidence/tasks/action.py", "benchmarks/fixtures/quickstart", "recipes/quickstart/student"),
+    "note": ("benchmarks/evidence/tasks/note.py", "benchmarks/fixtures/note"),
+    "story": ("benchmarks/evidence/tasks/story.py", "benchmarks/fixtures/story"),
+}
+"""What a task's cells depend on beside `DEPENDS_ON`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of one row."""
+
+    task: str
+    row: str
+    seed: int
+    settings: str
+    """The canonical JSON that `cell.run_cell` is given."""
+
+    @property
+    def key(self) -> str:
+        """Of the settings and of the code that they meet."""
+        return blake2b(f"{self.settings}|{code_hash(self.task)}".encode(), digest_size=8).hexdigest()
+
+
+@cache
+def code_hash(task: str) -> str:
+    """Of all that a cell of the task depends on; comments, layout and docstrings of Python files change nothing."""
+    digest = blake2b(digest_size=8)
+    for name in (*DEPENDS_ON, *FIXTURES[task]):
+        path = ROOT / name
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            if file.suffix in {".pyc", ".md"}:
+                continue
+            content = meaning(file.read_text(encoding="utf-8")) if file.suffix == ".py" else file.read_bytes()
+            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def meaning(source: str) -> bytes:
+    """A module's syntax tree without its docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]  # type: ignore[attr-defined]
+    return ast.dump(tree).encode()
+
+
+class Store:
+    """The cells of a file of results, the newest of each (task, row, seed)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[tuple[str, str, int], dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                found = json.loads(line)
+                self.lines[found["task"], found["row"], found["seed"]] = found
+
+    def of(self, cell: Cell) -> dict[str, Any] | None:
+        """The cell's result, if it is of these settings and this code."""
+        found = self.lines.get((cell.task, cell.row, cell.seed))
+        return found["result"] if found is not None and found["key"] == cell.key else None
+
+    def keep(self, cell: Cell, result: dict[str, Any]) -> None:
+        """Put a result in place of an older one; a reading of test is counted for good."""
+        where = {"task": cell.task, "row": cell.row, "seed": cell.seed}
+        now = {"key": cell.key, "commit": commit(), "machine": platform.platform(terse=True)}
+        self.lines[cell.task, cell.row, cell.seed] = {**where, **now, "settings": cell.settings, "result": result}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(_line(self.lines[k]) for k in sorted(self.lines)), encoding="utf-8")
+        partial.replace(self.path)
+        if "test" in result["grades"]:
+            with READS.open("a", encoding="utf-8") as file:
+                file.write(_line({**where, **now, "at": datetime.now(UTC).isoformat(timespec="seconds")}))
+
+
+def reads() -> dict[tuple[str, str, int], int]:
+    """How often each cell has read its task's test prompts."""
+    counted: dict[tuple[str, str, int], int] = {}
+    for line in READS.read_text(encoding="utf-8").splitlines() if READS.exists() else ():
+        found = json.loads(line)
+        key = found["task"], found["row"], found["seed"]
+        counted[key] = counted.get(key, 0) + 1
+    return counted
+
+
+def cell(task: str, row: str, seed: int, settings: dict[str, Any]) -> Cell:
+    """A cell with its settings in canonical form."""
+    return Cell(task, row, seed, json.dumps({"task": task, "seed": seed, **settings}, sort_keys=True))
+
+
+def missing(store: Store, cells: Iterable[Cell]) -> list[Cell]:
+    """The cells that are still to be run."""
+    return [c for c in cells if store.of(c) is None]
+
+
+@cache
+def commit() -> str:
+    """The commit that is checked out; `+` where the tree differs from it."""
+    head = _git("rev-parse", "--short", "HEAD")
+    return head + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", *DEPENDS_ON) else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":")) + "\n"

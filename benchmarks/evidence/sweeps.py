@@ -1,0 +1,168 @@
+"""The open questions, on dev alone: `python -m benchmarks.evidence.sweeps`.
+
+    python -m benchmarks.evidence.sweeps                      every question that is not answered yet, then the tables
+    python -m benchmarks.evidence.sweeps --questions share judge --tasks action --seeds 0 1
+    python -m benchmarks.evidence.sweeps --report             the tables of what is kept
+
+A question is a list of settings over the task's recipe; the first is the default, with which the others are compared,
+prompt by prompt and seed by seed. Rounds are chosen on the first 100 dev prompts. Test and `other` are not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.evidence.report import COLUMNS, gain, level, table
+from benchmarks.evidence.running import CORES, run_all
+from benchmarks.evidence.store import RESULTS, Cell, Store, cell, missing
+from benchmarks.evidence.tasks import TASKS, able
+
+SEEDS = (0, 1, 2)
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, and the settings that answer it, by name, beside the default."""
+
+    about: str
+    answers: Mapping[str, tuple[str, ...]]
+
+
+def objective(name: str = "ldl-grpo", **settings: float) -> str:
+    """The recipe's setting of an objective."""
+    return f"train.objective={json.dumps({'name': name, **settings})}"
+
+
+QUESTIONS = {
+    "share": Question(
+        "the share of the anchored prompts for SFT, at its number of steps; RL on the others",
+        {
+            "10 %": ("sft.share=0.1", "sft.epochs=40"),
+            "25 %": ("sft.share=0.25", "sft.epochs=16"),
+            "50 %": ("sft.share=0.5", "sft.epochs=8"),
+        },
+    ),
+    "scorer": Question(
+        "what ranks",
+        {
+            "likelihood": ("rank.scorer=likelihood",),
+            "token-f1": ("rank.scorer=token-f1",),
+            "likelihood + verdict": ("rank.scorer=[likelihood, verdict]", "rank.gates=false"),
+        },
+    ),
+    "anchor": Question(
+        "the anchor as a member of the group, and its NLL",
+        {
+            "not a member": ("prefer.anchor_in_group=false",),
+            "no NLL": (objective(anchor_nll=0.0),),
+            "NLL 1": (objective(anchor_nll=1.0),),
+            "neither": ("prefer.anchor_in_group=false", objective(anchor_nll=0.0)),
+        },
+    ),
+    "judge": Question("which weights judge", {"base": ("rank.judge=base",)}),
+    "reference": Question("what log-ratios are against", {"sft": (objective("ldl-grpo-from-sft"),)}),
+    "length": Question("log-ratios a token", {"per token": (objective("ldl-grpo-per-token"),)}),
+    "credit": Question(
+        "tokens weighed by the difference that the anchor makes to them",
+        {"half": (objective("ldl-grpo-credit"),), "all": (objective("ldl-grpo-credit", credit=1.0),)},
+    ),
+    "distil": Question(
+        "self-distillation beside the group's ranking",
+        {"0.3": (objective(distil=0.3),), "1": (objective(distil=1.0),), "3": (objective(distil=3.0),)},
+    ),
+    "k": Question(
+        "candidates a prompt against rounds, samples held",
+        {"2 x 16": ("prefer.k=2", "prefer.rounds=16"), "8 x 4": ("prefer.k=8", "prefer.rounds=4")},
+    ),
+    "sft": Question(
+        "how much SFT before it",
+        {"1 epoch": ("sft.epochs=1",), "2 epochs": ("sft.epochs=2",), "8 epochs": ("sft.epochs=8",)},
+    ),
+    "rate": Question(
+        "the learning rate of the rounds",
+        {"5e-4": ("train.lr=5e-4",), "2e-3": ("train.lr=2e-3",), "4e-3": ("train.lr=4e-3",)},
+    ),
+    "sharpness": Question(
+        "the label distribution's temperature and the policy's beta",
+        {
+            "tau 0.25": ("prefer.tau=0.25",),
+            "tau 1": ("prefer.tau=1.0",),
+            "beta 0.1": (objective(beta=0.1),),
+            "beta 1": (objective(beta=1.0),),
+        },
+    ),
+}
+
+
+def cells(tasks: Sequence[str], questions: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Every cell; the default once, however many questions compare with it."""
+    settings: dict[str, tuple[str, ...]] = {DEFAULT: ()}
+    for name in questions:
+        settings |= {f"{name}: {answer}": overrides for answer, overrides in QUESTIONS[name].answers.items()}
+    return [
+        cell(task, answer, seed, {"set": overrides, "ranking": "", "epochs": (), "dev only": True})
+        for answer, overrides in settings.items()
+        for seed in seeds
+        for task in tasks
+    ]
+
+
+def main() -> None:
+    """Run what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--questions", nargs="*", default=list(QUESTIONS), choices=list(QUESTIONS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=CORES, help="cells at a time")
+    parser.add_argument("--report", action="store_true", help="only print what is kept")
+    options = parser.parse_args()
+    store = Store(RESULTS / "sweeps.jsonl")
+    wanted = cells(able(options.tasks), options.questions, options.seeds)
+    todo = [] if options.report else missing(store, wanted)
+    print(f"{len(wanted)} cells, {len(todo)} to run, {options.jobs} at a time", flush=True)
+    run_all(store, todo, options.jobs)
+    kept = [(c, result) for c in wanted if (result := store.of(c)) is not None]
+    text = "\n".join(_markdown(task, kept) for task in dict.fromkeys(c.task for c, _ in kept))
+    print(text)
+    (RESULTS / "sweeps.md").write_text(TITLE + text, encoding="utf-8")
+
+
+TITLE = """\
+# Sweeps
+
+Written by `python -m benchmarks.evidence.sweeps`; do not edit. Grades on dev, means over prompts and seeds, and the
+gain over the default, paired by prompt and seed, with its 95 % interval.
+
+"""
+
+
+def _markdown(task: str, kept: Sequence[tuple[Cell, Mapping[str, Any]]]) -> str:
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for c, result in kept:
+        if c.task == task:
+            found.setdefault(c.row, {})[c.seed] = result
+    default = found.get(DEFAULT, {})
+    lines: list[list[str]] = []
+    for name, results in found.items():
+        levels = [f"{level(results, 'dev', c).mean:.3f}" for c in COLUMNS]
+        gains = [_gain(results, default, c) if name != DEFAULT else "" for c in ("1.0", "0.0")]
+        lines.append([name, str(len(results)), *levels, *gains])
+    head = ["settings", "seeds", *COLUMNS.values(), "gain, T = 1", "gain, greedy"]
+    return "\n".join([f"## {task}\n", *table(head, lines), ""])
+
+
+def _gain(results: Mapping[int, Mapping[str, Any]], default: Mapping[int, Mapping[str, Any]], column: str) -> str:
+    if not set(results) & set(default):
+        return ""
+    spread, above, of = gain(results, default, "dev", column)
+    clear = "**" if spread.low > 0 or spread.high < 0 else ""
+    return f"{clear}{spread.mean:+.3f} [{spread.low:+.3f}, {spread.high:+.3f}]{clear} {above}/{of}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The frame of the evidence: intervals, what a cell is kept by, its table, and the task of JSON actions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence import store
+from benchmarks.evidence.report import gain, grades, level
+from benchmarks.evidence.statistics import over_prompts_and_seeds
+from benchmarks.evidence.store import Store, cell, meaning
+from benchmarks.evidence.tasks import TASKS
+from pudistill_cli.recipe_file import load_recipe
+
+
+def test_an_interval_of_equal_values_is_a_point():
+    assert over_prompts_and_seeds(np.full((7, 3), 0.25)) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_seeds_widen_an_interval_that_prompts_alone_make_narrow():
+    prompts = np.random.default_rng(0).normal(size=(400, 1))
+    alike = over_prompts_and_seeds(np.repeat(prompts, 5, axis=1))
+    apart = over_prompts_and_seeds(prompts + np.array([-0.2, -0.1, 0, 0.1, 0.2]))
+    assert apart.mean == pytest.approx(alike.mean)
+    # Prompts alone: 1.96 / sqrt(400) each way. Five seeds of deviation .141 add .141 / sqrt(5) = .063 to .05.
+    assert (alike.high - alike.low) / 2 == pytest.approx(1.96 / 20, rel=0.1)
+    assert (apart.high - apart.low) / 2 == pytest.approx(1.96 * np.hypot(1 / 20, np.sqrt(0.02 / 5)), rel=0.1)
+
+
+def result(*thousandths: int) -> dict[str, object]:
+    return {"own temperature": 0.5, "grades": {"test": {"0.0": list(thousandths), "0.5": [0] * len(thousandths)}}}
+
+
+def test_a_gain_is_paired_by_prompt_and_seed_and_leaves_out_seeds_that_one_row_lacks():
+    ours = {0: result(1000, 333), 1: result(500, 500), 2: result(1000, 1000)}
+    theirs = {0: result(500, 333), 1: result(500, 700)}
+    spread, above, of = gain(ours, theirs, "test", "0.0")
+    assert spread.mean == pytest.approx((0.5 + 0 + 0 - 0.2) / 4)
+    assert (above, of) == (1, 2)
+    assert level(theirs, "test", "0.0").mean == pytest.approx((0.5 + 0.333 + 0.5 + 0.7) / 4)
+    assert grades(ours[0], "test", "own").tolist() == [0, 0]
+
+
+def test_layout_and_comments_do_not_change_what_code_means_and_a_number_does():
+    before = 'def f(x):\n    """Doc."""\n    return x + 1\n'
+    assert meaning(before) == meaning("# A comment.\ndef f(\n    x,\n):\n    return x + 1  # more\n")
+    assert meaning(before) != meaning('def f(x):\n    """Doc."""\n    return x + 2\n')
+
+
+def test_a_kept_cell_is_found_until_its_settings_or_its_code_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "READS", tmp_path / "reads.jsonl")
+    monkeypatch.setattr(store, "code_hash", lambda task: "one")
+    first = cell("action", "sft", 0, {"set": ["a=1"]})
+    kept = Store(tmp_path / "cells.jsonl")
+    kept.keep(first, {"grades": {"test": {}}})
+    kept.keep(cell("action", "sft", 1, {}), {"grades": {"dev": {}}})
+
+    again = Store(tmp_path / "cells.jsonl")
+    assert again.of(first) == {"grades": {"test": {}}}
+    assert again.of(cell("action", "sft", 0, {"set": ["a=2"]})) is None
+    monkeypatch.setattr(store, "code_hash", lambda task: "two")
+    assert again.of(first) is None
+
+    again.keep(first, {"grades": {"test": {}}})
+    assert store.reads() == {("action", "sft", 0): 2}  # readings stay counted; dev is not test
+    assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 2
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_writes_disjoint_prompts_a_truth_for_each_and_the_same_held_out_sets_for_every_seed(
+    name: str, tmp_path: Path
+) -> None:
+    if problem := TASKS[name].problem():
+        pytest.skip(problem)
+    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "again"]
+    for folder, seed in zip(folders, (0, 1, 0), strict=True):
+        folder.mkdir()
+        TASKS[name].write(folder, seed)
+    files = {n: f"prompts{n and '-'}{n}.jsonl" for n in ("", "dev", "test", "other")}
+    sets = {n: read(folders[0] / file) for n, file in files.items()}
+    assert {n: len(rows) for n, rows in sets.items()} == {"": 200, "dev": 300, "test": 300, "other": 150}
+    prompts = [row["prompt"] for rows in sets.values() for row in rows]
+    assert len(set(prompts)) == len(prompts)
+    assert all(row["reference"] for rows in sets.values() for row in rows)
+    answered = {row["prompt"] for row in read(folders[0] / "anchors.jsonl")}
+    assert answered == {row["prompt"] for n in ("", "dev", "test") for row in sets[n]}
+    for n, file in files.items():
+        same = (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
+        assert same == (n != "")
+        assert (folders[0] / file).read_bytes() == (folders[2] / file).read_bytes()
+    recipe = load_recipe(str(folders[0] / "recipe.yaml"), []).recipe
+    assert (recipe.prompts.limit or 200, recipe.prefer.k, recipe.eval.dev_prompts) == (200, 4, 100)
