@@ -81,7 +81,10 @@ def test_what_is_no_ending_is_nothing(answer: str) -> None:
 
 def test_forty_words_are_an_ending_and_forty_one_are_none() -> None:
     start, end = "Her mom took the ball out. Lily was happy with", "cat."
-    things = "one and two and three and four and five and six and ten and a red and a blue and a big and a green and a wet fat"
+    things = (
+        "one and two and three and four and five and six and ten and a red and a blue and a big and "
+        "a green and a wet fat"
+    )
     assert len(f"{start} {things} {end}".split()) == 40
     assert graded(f"{start} {things} {end}") > 0
     assert graded(f"{start} {things} old {end}") == 0

@@ -27,8 +27,8 @@ RECIPE = """\
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
       format: text
-    sft: {{epochs: 4, lr: 3.0e-3}}
-    prefer: {{rounds: 8}}
+    sft: {{epochs: 8, lr: 3.0e-3}}
+    prefer: {{rounds: 4}}
     eval: {{metric: "benchmarks.fixtures.story.rubric:grade"}}
 """
 
