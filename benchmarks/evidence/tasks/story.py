@@ -16,7 +16,7 @@ from benchmarks.fixtures.story.wordings import HOME, OTHER, Wording
 NAME = "story"
 ABOUT = "a story's opening is brought to its end by a pretrained model; graded by rule in twelfths"
 CHECKPOINT = "PUDISTILL_STORIES260K"
-TRAIN, DEV, TEST, OTHERS = 200, 100, 300, 150
+TRAIN, DEV, TEST, OTHERS = 200, 300, 300, 150
 RECIPE = """\
     name: story
     student: {{model: {student}, threads: 1}}
@@ -29,7 +29,8 @@ RECIPE = """\
       format: text
     sft: {{epochs: 8, lr: 3.0e-3}}
     prefer: {{rounds: 4}}
-    eval: {{metric: "benchmarks.fixtures.story.rubric:grade"}}
+    train: {{lr: 3.0e-4}}  # as in recipes/stories: 1e-3, the rule by size, breaks this checkpoint in the first round
+    eval: {{metric: "benchmarks.fixtures.story.rubric:grade", dev_prompts: 100}}
 """
 
 
