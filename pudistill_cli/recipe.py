@@ -240,9 +240,9 @@ class PreferSettings(Section):
     """Least difference of scores, in deviations, that makes a DPO pair."""
     prompts_per_round: Count | None = None
     prior_start: Share = 0.3
-    """Warn while the estimated share of candidates as good as the anchor is below this."""
+    """Rounds start unless the share of candidates as good as the anchor is surely below this (95 % interval)."""
     prior_stop: Share = 0.95
-    """Stop when it is above this."""
+    """They end when it is surely above this."""
 
 
 def _as_setting(objective: Objective) -> dict[str, Any]:

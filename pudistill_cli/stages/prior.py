@@ -1,4 +1,4 @@
-"""The class prior of a round: what it is estimated from, what is told and recorded, and whether the round is trained."""
+"""The class prior of a round: what it is estimated from, what is told and recorded, and whether the round trains."""
 
 from __future__ import annotations
 

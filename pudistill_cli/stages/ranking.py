@@ -122,9 +122,7 @@ def _anchor(group: CandidateGroup) -> tuple[Tokens, str]:
     return group.anchored.answer_tokens, group.anchored.answer
 
 
-def _scored_group(
-    group: CandidateGroup, total: Array, votes: list[Array], posterior: Array | None
-) -> ScoredGroup:
+def _scored_group(group: CandidateGroup, total: Array, votes: list[Array], posterior: Array | None) -> ScoredGroup:
     return ScoredGroup(
         scores=total,
         identity=identities([*(c.tokens for c in group.candidates), group.anchored.answer_tokens]),

@@ -108,9 +108,7 @@ def test_identical_candidates_give_no_gradient(objective: LdlGrpo | Grpo):
 
 def with_posteriors(groups: list[Group], value: float) -> list[Group]:
     """The same with one posterior for every candidate."""
-    return [
-        replace(g, targets=replace(g.targets, posterior=np.maximum(value, g.targets.anchor))) for g in groups
-    ]
+    return [replace(g, targets=replace(g.targets, posterior=np.maximum(value, g.targets.anchor))) for g in groups]
 
 
 def test_pu_dpo_of_negatives_alone_is_spin():
@@ -137,7 +135,7 @@ def test_pu_dpo_leaves_a_positive_candidate_alone():
 
 
 def test_pu_dpo_has_the_gradient_of_positives_over_negatives():
-    """Summed over what the unlabeled may be, the risk is (1 - pi) of anchors against true negatives (Sakai et al. 2018).
+    """The risk is 1 - pi times that of anchors against true negatives (Sakai et al. 2018).
 
     Two candidates, one positive: with the true posteriors the gradient is half of that of the anchor over the other.
     """

@@ -12,8 +12,8 @@ from method.groups import Group, make_groups, numpy_loss, padded_logp, step_arra
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
-from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.objectives.pu_dpo import PuDpo
+from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.objectives.rft import Rft
 from pudistill_cli.method.objectives.spin import Spin
 
@@ -152,7 +152,7 @@ def test_spin_prefers_the_anchor_to_every_candidate():
 
 
 def test_pu_dpo_by_hand():
-    """beta 0.5, r_a = 0.4; r = -0.6 of posterior 0.25, r = 1.4 of 0.9, over 2: (0.75 * 0.474077 + 0.1 * 0.974077) / 2."""
+    """beta 0.5, r_a = 0.4; r = -0.6 of posterior 0.25, r = 1.4 of 0.9: (0.75 * 0.474077 + 0.1 * 0.974077) / 2."""
     (group,) = make_groups(sizes=(2,))
     found = replace(group.targets, member=np.ones(3), posterior=np.array([0.25, 0.9, 1.0]))
     reference = (np.array([-0.5, -0.9]), np.array([-1.4]), np.array([-1.0]))
