@@ -87,7 +87,7 @@ def some_groups(reference: Reference) -> tuple[TrainGroup, ...]:
             slots=np.ones(size),
             label=label,
             advantage=rng.normal(size=size),
-            posterior=np.maximum(rng.uniform(size=size), anchor),
+            posterior=np.linspace(0.2, 1, size),
             pairs=pairs,
             pair_weight=np.ones(1),
             pair_smoothing=np.array([0.1]),
