@@ -95,6 +95,7 @@ _PAIR = Targets(
     slots=np.ones(2),
     label=np.full(2, 0.5),
     advantage=np.zeros(2),
+    posterior=np.array([1.0, 0.0]),
     pairs=np.array([[1.0, -1.0]]),
     pair_weight=np.ones(1),
     pair_smoothing=np.zeros(1),

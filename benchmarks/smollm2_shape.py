@@ -112,7 +112,7 @@ def write_recipe(folder: Path, student: Path, threads: int | None, token_budget:
         "prompts": {name: f"{name}.jsonl" for name in ("train", "dev", "test")},
         "sft": {"epochs": 1},
         "rank": {"scorer": "likelihood", "gates": False},
-        "prefer": {"k": K, "rounds": 1, "max_new_tokens": NEW_TOKENS, "prior_stop": 1.0},
+        "prefer": {"k": K, "rounds": 1, "max_new_tokens": NEW_TOKENS, "prior_start": 0.0, "prior_stop": 1.0},
         "eval": {"temperatures": [1.0], "dev_temperatures": [1.0], "samples": 1},
         "export": {"formats": ["hf", "adapter"]},
     }

@@ -32,7 +32,7 @@ def distil(job: Job, until: str = "export") -> None:
         for number in range(1, job.recipe.prefer.rounds + 1):  # stage 2
             groups = sample_candidates(job, anchors.for_rl(number), number)
             ranked = rank_candidates(job, scorer, groups, number)  # the judge's adapter, the anchor in view
-            if ranked.nothing_to_learn:
+            if ranked.ends_the_rounds:
                 break
             improve(job, ranked, number)  # DPO, GRPO, LDL-GRPO
             best.consider(f"round-{number}")  # dev chooses

@@ -27,7 +27,7 @@ from pudistill_cli.errors import BackendError
 from pudistill_cli.export_formats import AUTO, FORMATS, MLX_BITS, MLX_GROUP_SIZE, MLX_GROUP_SIZES
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.scorers.agreement import Weighting
-from pudistill_cli.method.scorers.registry import SCORERS
+from pudistill_cli.method.scorers.registry import SCORERS, sees_anchor
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates
 from pudistill_cli.objective_settings import DEFAULT, objective_from
 from pudistill_cli.suggestion import did_you_mean
@@ -240,9 +240,9 @@ class PreferSettings(Section):
     """Least difference of scores, in deviations, that makes a DPO pair."""
     prompts_per_round: Count | None = None
     prior_start: Share = 0.3
-    """Warn while the estimated share of candidates as good as the anchor is below this."""
+    """Rounds start unless the share of candidates as good as the anchor is surely below this (95 % interval)."""
     prior_stop: Share = 0.95
-    """Stop when it is above this."""
+    """They end when it is surely above this."""
 
 
 def _as_setting(objective: Objective) -> dict[str, Any]:
@@ -359,6 +359,17 @@ class Recipe(Section):
     train: TrainSettings = Field(default_factory=TrainSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
     export: ExportSettings = Field(default_factory=ExportSettings)
+
+    @model_validator(mode="after")
+    def _posteriors_can_be_told(self) -> Recipe:
+        asking = [s for name in self.rank.scorer if name != "auto" and (s := SCORERS[name]).model]
+        told = self.rank.scorer == ("auto",) or (bool(asking) and all(map(sees_anchor, asking)))
+        if self.train.objective.name == "pu-dpo" and not told:
+            raise ValueError(
+                "train.objective pu-dpo weighs candidates by scorers that ask the model with the anchor in view, and "
+                f"rank.scorer is {', '.join(self.rank.scorer)}. Use rank.scorer: likelihood, or auto"
+            )
+        return self
 
 
 def default_preference_lr(n_parameters: int) -> float:

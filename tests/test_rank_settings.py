@@ -35,7 +35,7 @@ def test_weights_by_agreement_change_the_labels_and_no_score(tmp_path: Path, cal
 def test_scores_without_length_have_their_own_name(tmp_path: Path, call: Call) -> None:
     tiny, _ = labels(tmp_path, call, length_free=True)
     named = {name for (name,) in tiny.rows("SELECT DISTINCT scorer FROM scores")}
-    assert named == {f"{name}/length" for name in THREE}
+    assert named == {*(f"{name}/length" for name in THREE), "posterior"}
 
 
 def test_further_wordings_reach_the_judge() -> None:

@@ -95,6 +95,15 @@ def test_a_wrong_objective_says_so(objective: object, message: str) -> None:
     assert message in refusal(train={"objective": objective})
 
 
+@pytest.mark.parametrize("scorer", ["chrf", "likelihood-blind", ["likelihood", "likelihood-blind"]])
+def test_pu_dpo_needs_scorers_that_tell_the_posterior(scorer: str | list[str]) -> None:
+    pu_dpo = {"objective": "pu-dpo"}
+    assert "Use rank.scorer: likelihood, or auto" in refusal(train=pu_dpo, rank={"scorer": scorer})
+    recipe(train={"objective": "spin"}, rank={"scorer": scorer})
+    for fine in ("auto", ["likelihood", "chrf"]):
+        recipe(train=pu_dpo, rank={"scorer": fine})
+
+
 def test_scorers_are_a_name_or_an_ensemble() -> None:
     assert recipe(rank={"scorer": "likelihood"}).rank.scorer == ("likelihood",)
     assert recipe(rank={"scorer": ["likelihood", "chrf"]}).rank.scorer == ("likelihood", "chrf")

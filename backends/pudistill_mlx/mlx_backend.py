@@ -27,7 +27,7 @@ class MlxBackend:
         sample=True,
         score=True,
         learn=True,
-        objectives=frozenset({"dpo", "grpo", "ldl-grpo", "rft", "sdft", "spin"}),
+        objectives=frozenset({"dpo", "grpo", "ldl-grpo", "pu-dpo", "rft", "sdft", "spin"}),
         exports=frozenset({"mlx"}),
         quantised_bases=frozenset({"8bit", "4bit"}),
     )

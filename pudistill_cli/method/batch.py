@@ -94,6 +94,7 @@ def stack(groups: Sequence[Group], constants: StepConstants, dtype: DTypeLike = 
         slots=padded("slots", rows),
         label=padded("label", rows),
         advantage=padded("advantage", rows),
+        posterior=padded("posterior", rows),
         pairs=padded("pairs", pairs, rows),
         pair_weight=padded("pair_weight", pairs),
         pair_smoothing=padded("pair_smoothing", pairs),

@@ -29,6 +29,8 @@ class Targets:
     """(M,) label distribution d; sums to 1 over the members, 0 elsewhere."""
     advantage: Array
     """(M,) centred, scaled scores; 0 for non-members."""
+    posterior: Array
+    """(M,) probability of being as good as the anchor (`pu.posterior`); 1 at the anchor and its copies."""
     pairs: Array
     """(P, M) one row a pair: +1 at the chosen, -1 at the rejected row."""
     pair_weight: Array
@@ -63,6 +65,8 @@ class ScoredGroup:
     """(M,) cut off at the token limit; never the anchor."""
     votes: Array | None = None
     """(S, M) scores by S scorers, whose disagreement smooths the pairs."""
+    posterior: Array | None = None
+    """(K,) of the candidates, by `pu.posterior`; where there is none, nothing but the anchor's copies is positive."""
 
 
 def identities(answers: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -120,7 +124,17 @@ def targets(group: ScoredGroup, settings: PreferenceSettings, run_deviation: flo
         smoothing = _disagreement(pairs, group.votes, settings.smoothing)
     anchor = np.zeros(rows)
     anchor[-1] = 1
-    return Targets(member.astype(np.float64), anchor, slots, label, advantage, pairs, np.ones(len(pairs)), smoothing)
+    return Targets(
+        member=member.astype(np.float64),
+        anchor=anchor,
+        slots=slots,
+        label=label,
+        advantage=advantage,
+        posterior=_posterior(group),
+        pairs=pairs,
+        pair_weight=np.ones(len(pairs)),
+        pair_smoothing=smoothing,
+    )
 
 
 def _scored(group: ScoredGroup, settings: PreferenceSettings) -> NDArray[np.bool_]:
@@ -137,6 +151,14 @@ def _shared_scores(group: ScoredGroup) -> Array:
         same = group.identity[:-1] == number
         scores[:-1][same] = scores[:-1][same].mean()
     return scores
+
+
+def _posterior(group: ScoredGroup) -> Array:
+    """(M,) as the group has it, and 1 at every row that is the anchor."""
+    known = np.zeros(len(group.scores))
+    if group.posterior is not None:
+        known[:-1] = group.posterior
+    return np.where(group.identity == group.identity[-1], 1.0, known)
 
 
 def _pairs(group: ScoredGroup, member: NDArray[np.bool_], advantage: Array, margin: float) -> Array:

@@ -53,7 +53,7 @@ def best_bin(u: Array, p: Array) -> float:
 
 
 def posterior(features_u: Array, features_p: Array, prior: float, steps: int = 500) -> Array:
-    """P(positive | features) of each candidate, (N, K): a linear model with the non-negative risk.
+    """P(positive | features) of each candidate (...), features_u (..., F): a linear model with the non-negative risk.
 
     Kiryo et al. 2017, eq. 6 and alg. 1 (beta 0, gamma 1), logistic loss, full batches, Adam.
     """
@@ -64,7 +64,7 @@ def posterior(features_u: Array, features_p: Array, prior: float, steps: int = 5
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         theta = theta - 0.05 * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
-    return _sigmoid(flat_u @ theta).reshape(features_u.shape[:2])
+    return _sigmoid(flat_u @ theta).reshape(features_u.shape[:-1])
 
 
 def _nnpu_gradient(theta: Array, u: Array, p: Array, prior: float) -> Array:

@@ -77,6 +77,8 @@ def _why_no_round(job: Job, scorer: Scorer | None) -> str:
         return "SFT only, as the recipe has it (prefer.rounds is 0)."
     if scorer is None:
         return "SFT only: no scorer passed its gate."
+    if job.ledger.stage_detail("round-1/prior")["decision"] == "too few":
+        return "SFT only: too few of its candidates are as good as the anchors to start (see the message of round 1)."
     return "SFT only: the first round had nothing to learn from (see the messages of round 1)."
 
 

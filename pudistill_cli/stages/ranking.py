@@ -1,12 +1,11 @@
-"""Ranking: the frozen judge scores a round's groups, the scores become preferences, the class prior is estimated."""
+"""Ranking: the frozen judge scores a round's groups, and the scores become preferences."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pudistill_cli.contract import Floats, Tokens
 from pudistill_cli.evaluate import components, item_of
@@ -20,12 +19,12 @@ from pudistill_cli.method.preferences import (
     round_targets,
     run_deviation,
 )
-from pudistill_cli.method.pu import Prior, class_prior
 from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.ensemble import combine
 from pudistill_cli.stages.anchors import Anchored
 from pudistill_cli.stages.candidates import CandidateGroup
+from pudistill_cli.stages.prior import Decision, as_unlabeled
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +40,16 @@ class RankedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A round's groups, and the estimated share of candidates that are as good as the anchor."""
+    """A round's groups, and whether they are trained on."""
 
     groups: list[RankedGroup]
-    prior: Prior
-    nothing_to_learn: bool
-    """The prior is above `prefer.prior_stop`, or every candidate was cut off."""
+    decision: Decision | Literal["all cut off"]
+    """By the class prior (stages/prior.py), or by there being nothing to rank; the ledger has it as `round-N/prior`."""
+
+    @property
+    def ends_the_rounds(self) -> bool:
+        """Nothing is trained from here on."""
+        return self.decision != "train"
 
 
 def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> Ranked:
@@ -55,7 +58,11 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     raw = [score_groups(job, part, groups, number) for part in parts]  # per scorer, per group (K + 1,)
     weights = agreement_weights(raw) if job.recipe.rank.weighting == "agreement" else None
     total = combine(raw, weights) if len(parts) > 1 else raw[0]
-    scored = [_scored_group(group, total[i], [scores[i] for scores in raw]) for i, group in enumerate(groups)]
+    unlabeled = as_unlabeled(job, parts, raw, [g.anchored.prompt.key for g in groups], number)
+    posteriors = unlabeled.posteriors or [None] * len(groups)
+    scored = [
+        _scored_group(group, total[i], [scores[i] for scores in raw], posteriors[i]) for i, group in enumerate(groups)
+    ]
     prefer = job.recipe.prefer
     settings = PreferenceSettings(
         tau=prefer.tau, anchor="score" if prefer.anchor_in_group else "out", margin=prefer.margin
@@ -74,10 +81,12 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     for group, found, target in zip(groups, scored, targets, strict=True):
         scale = group_scale(found.scores[target.member > 0], deviation) if target.member.any() else 0.0
         job.ledger.add_targets(number, group.anchored.prompt.key, scorer.name, target, scale)
-    prior = _prior(job, [scores for part, scores in zip(parts, raw, strict=True) if part.model], number)
-    if all_cut_off := not any(t.member.any() for t in targets):
+    decision = unlabeled.decision if any(t.member.any() for t in targets) else "all cut off"
+    if decision == "all cut off":
         job.console.warn(f"Round {number}: no candidate came to an end, so the rounds end here.")
-    return Ranked(ranked, prior, all_cut_off or prior.estimate > prefer.prior_stop)
+    job.ledger.begin_stage(f"round-{number}/prior")
+    job.ledger.finish_stage(f"round-{number}/prior", {"decision": decision})
+    return Ranked(ranked, decision)
 
 
 def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> list[Array]:
@@ -113,31 +122,11 @@ def _anchor(group: CandidateGroup) -> tuple[Tokens, str]:
     return group.anchored.answer_tokens, group.anchored.answer
 
 
-def _scored_group(group: CandidateGroup, total: Array, votes: list[Array]) -> ScoredGroup:
+def _scored_group(group: CandidateGroup, total: Array, votes: list[Array], posterior: Array | None) -> ScoredGroup:
     return ScoredGroup(
         scores=total,
         identity=identities([*(c.tokens for c in group.candidates), group.anchored.answer_tokens]),
         truncated=np.array([*(c.finish == "length" for c in group.candidates), False]),
         votes=np.stack(votes) if len(votes) > 1 else None,
+        posterior=posterior,
     )
-
-
-def _prior(job: Job, raw: list[list[Array]], number: int) -> Prior:
-    """The class prior of the round; recorded, and warned about when low.
-
-    Features are the model scorers' raw scores: a string scorer's give the anchor away (method/pu.py).
-    """
-    if not raw:
-        return Prior(math.nan, math.nan, math.nan)
-    features: NDArray[np.float64] = np.stack([np.stack(scores) for scores in raw], axis=-1)  # (N, K + 1, F)
-    prior = class_prior(features[:, :-1], features[:, -1], seed=job.recipe.seed)
-    job.metrics("prefer", number, 0, {f"class_prior_{k}": v for k, v in asdict(prior).items()})
-    prefer = job.recipe.prefer
-    line = f"round {number}: about {prior.estimate:.0%} of the candidates are as good as the anchor"
-    if prior.estimate < prefer.prior_start:
-        job.console.warn(f"{line}; below {prefer.prior_start:.0%} ranking has little to find. More SFT may be better.")
-    elif prior.estimate > prefer.prior_stop:
-        job.console.say(f"{line}; above {prefer.prior_stop:.0%} there is nothing left to rank: the rounds end here.")
-    else:
-        job.console.say(f"{line} [{prior.low:.0%}, {prior.high:.0%}]")
-    return prior

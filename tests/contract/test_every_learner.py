@@ -82,7 +82,15 @@ def some_groups(reference: Reference) -> tuple[TrainGroup, ...]:
         anchor = np.eye(size)[-1]
         label, pairs = rng.dirichlet(np.ones(size)), (anchor - np.eye(size)[0])[None]
         targets = Targets(
-            np.ones(size), anchor, np.ones(size), label, rng.normal(size=size), pairs, np.ones(1), np.array([0.1])
+            member=np.ones(size),
+            anchor=anchor,
+            slots=np.ones(size),
+            label=label,
+            advantage=rng.normal(size=size),
+            posterior=np.linspace(0.2, 1, size),
+            pairs=pairs,
+            pair_weight=np.ones(1),
+            pair_smoothing=np.array([0.1]),
         )
         rows = tuple(Row(prompt, a) for a in answers)
         found.append(TrainGroup(rows, tuple(x - np.float32(0.1) for x in scored), scored, targets))

@@ -37,14 +37,15 @@ def make_groups(
 
     `drift` is how far the policy is from reference and behaviour, per token.
     """
-    rng, others = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    rng, others, graded = (np.random.default_rng([seed, *more]) for more in ((), (1,), (2,)))
     scored = []
     for k in sizes:
         truncated = np.zeros(k + 1, dtype=bool)
         truncated[0] = k > 3
         answers = [[i] for i in range(k + 1)]
         answers[k - 1] = answers[k - 2]
-        scored.append(ScoredGroup(rng.normal(size=k + 1), identities(answers), truncated))
+        posterior = graded.uniform(size=k)
+        scored.append(ScoredGroup(rng.normal(size=k + 1), identities(answers), truncated, posterior=posterior))
     groups = []
     for targets in round_targets(scored, PreferenceSettings(anchor=anchor)):
         lengths = rng.integers(1, 7, size=len(targets.member))

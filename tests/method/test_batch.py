@@ -19,6 +19,7 @@ def hand_made() -> list[Group]:
         slots=np.ones(2),
         label=np.array([0.25, 0.75]),
         advantage=np.array([-1.0, 1.0]),
+        posterior=np.array([0.3, 1.0]),
         pairs=np.array([[-1.0, 1.0]]),
         pair_weight=np.ones(1),
         pair_smoothing=np.zeros(1),
@@ -29,6 +30,7 @@ def hand_made() -> list[Group]:
         slots=np.ones(3),
         label=np.array([1.0, 0.0, 0.0]),
         advantage=np.zeros(3),
+        posterior=np.array([0.0, 0.5, 1.0]),
         pairs=np.zeros((0, 3)),
         pair_weight=np.zeros(0),
         pair_smoothing=np.zeros(0),
@@ -53,8 +55,9 @@ def test_padding_is_masked_and_of_no_weight():
     assert arrays.reference.dtype == np.float32
     assert arrays.mask.sum(axis=-1).tolist() == [[2, 3, 0], [1, 4, 2]]
     assert not (arrays.reference * (1 - arrays.mask)).any()
-    for name in ("member", "anchor", "slots", "label", "advantage"):
+    for name in ("member", "anchor", "slots", "label", "advantage", "posterior"):
         assert getattr(arrays, name)[0, 2] == 0
+    np.testing.assert_allclose(arrays.posterior, [[0.3, 1, 0], [0, 0.5, 1]], rtol=1e-7)
     assert arrays.pairs.shape == (2, 1, 3)
     assert arrays.pair_weight.tolist() == [[1], [0]]
 

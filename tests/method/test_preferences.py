@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,3 +146,11 @@ def test_label_is_a_distribution_over_members(scored: ScoredGroup, anchor: str):
     assert found.advantage.sum() == pytest.approx(0, abs=1e-9)
     assert (found.pairs.sum(axis=1) == 0).all()
     assert not (found.pairs * scored.truncated).any()
+
+
+def test_the_anchor_and_its_copies_are_positive_whatever_the_posterior():
+    """Rows 0 and the anchor are one answer."""
+    scored = group([1, 2, 3, 4], identity=[0, 1, 2, 0])
+    assert targets(scored, DEFAULT, 0.0).posterior.tolist() == [1, 0, 0, 1]
+    found = targets(replace(scored, posterior=np.array([0.2, 0.4, 0.9])), DEFAULT, 0.0)
+    assert found.posterior.tolist() == [1, 0.4, 0.9, 1]

@@ -62,3 +62,11 @@ def test_posterior_tells_positives_apart(prior: float):
     assert ((found > 0) & (found < 1)).all()
     assert ((found > 0.5) == positive).mean() > 0.9
     assert found.mean() == pytest.approx(prior, abs=0.12)
+
+
+def test_posteriors_keep_the_shape_of_the_candidates():
+    """Groups of unequal size go in as one list."""
+    u, p, _ = sample(0.5, 7)
+    flat = posterior(u.reshape(-1, 2), p, 0.5)
+    assert flat.shape == (1200,)
+    assert flat.tolist() == posterior(u, p, 0.5).ravel().tolist()

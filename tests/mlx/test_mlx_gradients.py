@@ -14,12 +14,13 @@ from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
+from pudistill_cli.method.objectives.pu_dpo import PuDpo
 from pudistill_cli.method.objectives.rft import Rft
 from pudistill_cli.method.objectives.spin import Spin
 from pudistill_mlx import head
 from pudistill_mlx.learner import MlxLearner
 
-OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), Rft(), Spin()]
+OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), PuDpo(), Rft(), Spin()]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from pudistill_cli.contract import Batch, GroupBatch, OptimizerSpec
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
+from pudistill_cli.method.objectives.pu_dpo import PuDpo
 from pudistill_cli.method.objectives.rft import Rft
 from pudistill_cli.method.objectives.spin import Spin
 from pudistill_mlx.learner import MlxLearner
@@ -25,7 +26,7 @@ from pudistill_torch.gradients import group_gradient, sft_gradient
 from pudistill_torch.learner import TorchLearner
 from pudistill_torch.model import POLICY
 
-OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), Rft(), Spin()]
+OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), PuDpo(), Rft(), Spin()]
 STEPS = 10
 
 

@@ -89,8 +89,17 @@ def random_targets(rng: np.random.Generator, size: int) -> Targets:
     pair[0, 0] = -1
     label = rng.dirichlet(np.ones(size)) * member
     advantage = rng.normal(size=size) * member
-    smoothing = rng.uniform(0, 0.4, 1)
-    return Targets(member, anchor, np.ones(size), label / label.sum(), advantage, pair, rng.uniform(size=1), smoothing)
+    return Targets(
+        member=member,
+        anchor=anchor,
+        slots=np.ones(size),
+        label=label / label.sum(),
+        advantage=advantage,
+        posterior=np.maximum(rng.uniform(size=size), anchor),
+        pairs=pair,
+        pair_weight=rng.uniform(size=1),
+        pair_smoothing=rng.uniform(0, 0.4, 1),
+    )
 
 
 def gradients(learner: TorchLearner) -> dict[str, np.ndarray]:

@@ -17,13 +17,14 @@ from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
+from pudistill_cli.method.objectives.pu_dpo import PuDpo
 from pudistill_cli.method.objectives.rft import Rft
 from pudistill_cli.method.objectives.spin import Spin
 from pudistill_torch import head
 from pudistill_torch.gradients import group_gradient, sft_gradient
 from pudistill_torch.learner import TorchLearner
 
-OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), Rft(), Spin()]
+OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), PuDpo(), Rft(), Spin()]
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
 
 

@@ -24,6 +24,7 @@ class GroupArrays:
     slots: Any  # (G, M)
     label: Any  # (G, M)
     advantage: Any  # (G, M)
+    posterior: Any  # (G, M)
     pairs: Any  # (G, P, M)
     pair_weight: Any  # (G, P)
     pair_smoothing: Any  # (G, P)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pudistill_cli.method.objectives import GroupArrays
-from pudistill_cli.method.objectives.terms import log_ratio, nll, ratio
-from pudistill_cli.method.xp import softplus
+from pudistill_cli.method.objectives.terms import anchor_over_candidates, nll, ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,6 @@ class Spin:
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """Chen et al. 2024, eq. 4.7, with the logistic loss and the round's start as opponent."""
-        rows = log_ratio(xp, logp, arrays)  # (G, M)
-        anchor = xp.sum(rows * arrays.anchor, axis=-1, keepdims=True)  # (G, 1)
-        candidate = arrays.member * (1 - arrays.anchor)
-        count = xp.sum(candidate, axis=-1, keepdims=True)
-        weight = candidate / xp.where(count > 0, count, 1.0)
-        pair = ratio(xp.sum(weight * softplus(xp, -self.beta * (anchor - rows))), arrays.n_groups)
+        pair = anchor_over_candidates(xp, logp, arrays, self.beta)
         anchor_nll = ratio(nll(xp, logp, arrays.mask, arrays.anchor), arrays.n_anchor_tokens)
         return pair + self.nll * anchor_nll, {"pair": pair, "nll": anchor_nll}

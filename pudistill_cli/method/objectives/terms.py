@@ -1,10 +1,11 @@
-"""Terms that several objectives add up: sequence log-ratios, k3, the NLL of chosen rows, distillation."""
+"""Terms that several objectives add up: sequence log-ratios, k3, NLL, anchor over candidates, distillation."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pudistill_cli.method.objectives import GroupArrays
+from pudistill_cli.method.xp import softplus
 
 LOG_RATIO_CAP = 3.2
 """k3 is 20 at this log-ratio; a token further below the reference gets no gradient from it (ours)."""
@@ -29,6 +30,16 @@ def k3(xp: Any, logp: Any, reference: Any) -> Any:
 def nll(xp: Any, logp: Any, mask: Any, weight: Any) -> Any:
     """-log pi(y_i), summed over tokens and weighted by row: a scalar. `weight` is (G, M)."""
     return -xp.sum(weight * sequence(xp, logp, mask))
+
+
+def anchor_over_candidates(xp: Any, logp: Any, arrays: GroupArrays, beta: float, weight: Any = 1.0) -> Any:
+    """-log sigmoid(beta (r_anchor - r_i)) by row weight (G, M), mean over a group's candidates, then over groups."""
+    rows = log_ratio(xp, logp, arrays)  # (G, M)
+    anchor = xp.sum(rows * arrays.anchor, axis=-1, keepdims=True)  # (G, 1)
+    candidate = arrays.member * (1 - arrays.anchor)
+    count = xp.sum(candidate, axis=-1, keepdims=True)
+    share = weight * candidate / xp.where(count > 0, count, 1.0)
+    return ratio(xp.sum(share * softplus(xp, -beta * (anchor - rows))), arrays.n_groups)
 
 
 def distillation(xp: Any, arrays: GroupArrays) -> Any:

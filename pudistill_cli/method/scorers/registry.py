@@ -33,6 +33,11 @@ WITHOUT_ANCHOR = ("likelihood-blind", "verdict-blind", "pairwise-blind")
 """Those that do not look at the anchor."""
 
 
+def sees_anchor(scorer: Scorer) -> bool:
+    """Whether its scores depend on the anchor, with or without the length taken out."""
+    return scorer.name.partition("/")[0] not in WITHOUT_ANCHOR
+
+
 def scorer_from(names: Sequence[str], weighting: Weighting = "equal", *, length_free: bool = False) -> Scorer:
     """The named scorer, or the ensemble of several; `length_free` takes the length out of each."""
     scorers = tuple(LengthFree(SCORERS[name]) if length_free else SCORERS[name] for name in names)

@@ -14,7 +14,9 @@ from method.groups import Group, make_groups, torch_loss
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
+from pudistill_cli.method.objectives.pu_dpo import PuDpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
+from pudistill_cli.method.objectives.spin import Spin
 from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, identities, targets
 
 GROUP_TERM = LdlGrpo(beta=0.3, eps=np.inf, anchor_nll=0.0, kl=0.0)
@@ -102,6 +104,51 @@ def test_identical_candidates_give_no_gradient(objective: LdlGrpo | Grpo):
     _, _, gradient = torch_loss(objective, [Group(rows, reference, rows, found)])
     # The rows are one answer, so a model's gradient is their sum.
     np.testing.assert_allclose(gradient[0, :3].sum(axis=0), 0, atol=1e-12)
+
+
+def with_posteriors(groups: list[Group], value: float) -> list[Group]:
+    """The same with one posterior for every candidate."""
+    return [replace(g, targets=replace(g.targets, posterior=np.maximum(value, g.targets.anchor))) for g in groups]
+
+
+def test_pu_dpo_of_negatives_alone_is_spin():
+    """Loss and gradient with posteriors of 0; with posteriors of w the group term is 1 - w of it."""
+    groups = make_groups(drift=0.5)
+    spin, metrics, gradient = torch_loss(Spin(beta=0.3, nll=0.4), groups)
+    loss, _, same = torch_loss(PuDpo(beta=0.3, nll=0.4), with_posteriors(groups, 0.0))
+    assert loss == pytest.approx(spin, rel=1e-12)
+    np.testing.assert_allclose(same, gradient, atol=1e-15)
+    _, less, _ = torch_loss(PuDpo(beta=0.3, nll=0.4), with_posteriors(groups, 0.75))
+    assert less["pair"] == pytest.approx(0.25 * metrics["pair"], rel=1e-12)
+
+
+def test_pu_dpo_leaves_a_positive_candidate_alone():
+    """Of each group the second candidate is as good as the anchor: all others have a gradient, it has none."""
+    groups = with_posteriors(make_groups(drift=0.5), 0.0)
+    for group in groups:
+        group.targets.posterior[1] = 1
+    _, _, gradient = torch_loss(PuDpo(nll=0.0), groups)
+    for row, group in zip(per_row(gradient, groups), groups, strict=True):
+        moved = (group.targets.member > 0) & (np.arange(len(row)) != 1)
+        assert ((row != 0) == moved).all()
+        assert row[-1] == pytest.approx(-row[:-1].sum())  # the anchor rises by what the negatives fall
+
+
+def test_pu_dpo_has_the_gradient_of_positives_over_negatives():
+    """The risk is 1 - pi times that of anchors against true negatives (Sakai et al. 2018).
+
+    Two candidates, one positive: with the true posteriors the gradient is half of that of the anchor over the other.
+    """
+    rng = np.random.default_rng(3)
+    logp, reference = (tuple(-rng.exponential(size=n) for n in (3, 5, 2)) for _ in range(2))
+    scored = ScoredGroup(np.zeros(3), np.arange(3), np.zeros(3, dtype=bool), posterior=np.array([1.0, 0.0]))
+    both = Group(logp, reference, logp, targets(scored, PreferenceSettings(), 1.0))
+    alone = ScoredGroup(np.zeros(2), np.arange(2), np.zeros(2, dtype=bool))
+    negative = Group(logp[1:], reference[1:], logp[1:], targets(alone, PreferenceSettings(), 1.0))
+    _, _, gradient = torch_loss(PuDpo(nll=0.0), [both])
+    _, _, expected = torch_loss(Spin(nll=0.0), [negative])
+    np.testing.assert_allclose(gradient[0, 1:], expected[0] / 2, atol=1e-15)
+    assert not gradient[0, 0].any()
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))

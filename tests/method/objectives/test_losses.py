@@ -12,6 +12,7 @@ from method.groups import Group, make_groups, numpy_loss, padded_logp, step_arra
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
+from pudistill_cli.method.objectives.pu_dpo import PuDpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.objectives.rft import Rft
 from pudistill_cli.method.objectives.spin import Spin
@@ -148,6 +149,31 @@ def test_spin_prefers_the_anchor_to_every_candidate():
         pair.append(np.mean([softplus(-0.1 * (r[-1] - r[m])) for m in opponents]))
         anchor.extend(-group.logp[-1])
     assert numpy_loss(Spin(), groups)[0] == pytest.approx(np.mean(pair) + 0.2 * np.mean(anchor), rel=1e-12)
+
+
+def test_pu_dpo_by_hand():
+    """beta 0.5, r_a = 0.4; r = -0.6 of posterior 0.25, r = 1.4 of 0.9: (0.75 * 0.474077 + 0.1 * 0.974077) / 2."""
+    (group,) = make_groups(sizes=(2,))
+    found = replace(group.targets, member=np.ones(3), posterior=np.array([0.25, 0.9, 1.0]))
+    reference = (np.array([-0.5, -0.9]), np.array([-1.4]), np.array([-1.0]))
+    logp = tuple(q + r / len(q) for q, r in zip(reference, (-0.6, 1.4, 0.4), strict=True))
+    loss, metrics = numpy_loss(PuDpo(beta=0.5, nll=0.2), [Group(logp, reference, logp, found)])
+    assert metrics == pytest.approx({"pair": 0.226482716, "nll": 0.6, "negative": 0.425})
+    assert loss == pytest.approx(0.226482716 + 0.2 * 0.6)
+
+
+def test_pu_dpo_weighs_each_opponent_by_being_a_negative():
+    groups = make_groups()
+    pair, anchor, negative = [], [], []
+    for group in groups:
+        r, w = ratios(group), group.targets.posterior
+        opponents = [m for m in range(len(r) - 1) if group.targets.member[m]]
+        pair.append(np.mean([(1 - w[m]) * softplus(-0.3 * (r[-1] - r[m])) for m in opponents]))
+        negative.extend(1 - w[m] for m in opponents)
+        anchor.extend(-group.logp[-1])
+    loss, metrics = numpy_loss(PuDpo(beta=0.3, nll=0.5), groups)
+    assert loss == pytest.approx(np.mean(pair) + 0.5 * np.mean(anchor), rel=1e-12)
+    assert metrics["negative"] == pytest.approx(np.mean(negative), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))

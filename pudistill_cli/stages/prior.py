@@ -1,0 +1,87 @@
+"""The class prior of a round: what it is estimated from, what is told and recorded, and whether the round trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.job import Job
+from pudistill_cli.method.pu import Prior, class_prior, posterior
+from pudistill_cli.method.scorers import Array, Scorer
+from pudistill_cli.method.scorers.registry import sees_anchor
+
+POSTERIOR = "posterior"
+"""What the ledger keeps the candidates' posteriors under, as one more score."""
+Decision: TypeAlias = Literal["train", "too few", "nothing left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabeled:
+    """A round's candidates as unlabeled data."""
+
+    prior: Prior
+    posteriors: list[Array] | None
+    """Per group (K,): the probability of being as good as the anchor. None where no scorer can tell."""
+    decision: Decision
+
+
+def as_unlabeled(
+    job: Job, scorers: Sequence[Scorer], raw: Sequence[Sequence[Array]], keys: Sequence[str], number: int
+) -> Unlabeled:
+    """Estimate prior and posteriors from each scorer's raw scores, per group (K + 1,), and decide about the round.
+
+    Only scorers that ask the model with the anchor in view count: string scorers and the student's own likelihood
+    give the anchor away (method/pu.py).
+    """
+    features = [scores for scorer, scores in zip(scorers, raw, strict=True) if scorer.model and sees_anchor(scorer)]
+    if not features:
+        return Unlabeled(Prior(math.nan, math.nan, math.nan), None, "train")
+    stacked: NDArray[np.float64] = np.stack([np.stack(scores) for scores in features], axis=-1)  # (N, K + 1, F)
+    u, p = stacked[:, :-1], stacked[:, -1]
+    prior = class_prior(u, p, seed=job.recipe.seed)
+    found = list(posterior(u, p, prior.estimate))
+    for key, row in zip(keys, found, strict=True):
+        job.ledger.add_scores(number, key, POSTERIOR, row)
+    job.metrics("prefer", number, 0, {f"class_prior_{name}": value for name, value in asdict(prior).items()})
+    prefer = job.recipe.prefer
+    decision = decide(prior, prefer.prior_start, prefer.prior_stop, first=number == 1)
+    _tell(job, prior, decision, number)
+    return Unlabeled(prior, found, decision)
+
+
+def decide(prior: Prior, start: float, stop: float, *, first: bool) -> Decision:
+    """Whether a round is trained: the whole interval must speak against it, not the estimate alone (ours).
+
+    "nothing left" where it lies above `stop`; "too few" where it lies below `start` before the first update: rounds
+    that have begun go on, for their own candidates are what they were begun for.
+    """
+    if prior.low > stop:
+        return "nothing left"
+    if first and prior.high < start:
+        return "too few"
+    return "train"
+
+
+def _tell(job: Job, prior: Prior, decision: Decision, number: int) -> None:
+    prefer = job.recipe.prefer
+    line = (
+        f"round {number}: about {prior.estimate:.0%} of the candidates are as good as the anchor "
+        f"[{prior.low:.0%}, {prior.high:.0%}]"
+    )
+    if decision == "nothing left":
+        job.console.say(f"{line}; above {prefer.prior_stop:.0%} there is nothing left to rank: the rounds end here.")
+    elif decision == "too few":
+        job.console.warn(
+            f"{line}; below {prefer.prior_start:.0%} ranking has too little to find, so the rounds do not start. "
+            f"Try a run with more SFT: --name {job.folder.name}-2 --set sft.epochs={2 * job.recipe.sft.epochs}; "
+            f"or with rounds all the same: --name {job.folder.name}-2 --set prefer.prior_start=0"
+        )
+    elif prior.estimate < prefer.prior_start:
+        job.console.warn(f"{line}; below {prefer.prior_start:.0%} ranking has little to find. More SFT may be better.")
+    else:
+        job.console.say(line)
