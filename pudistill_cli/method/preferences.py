@@ -20,11 +20,12 @@ class Targets:
     """What an objective is told about one group of M rows (candidates first, the anchor last)."""
 
     member: Array
-    """(M,) 1 where the row takes part in the group term; 0 for truncated candidates."""
+    """(M,) how much the row counts in the group term: 0 for truncated candidates, less than 1 for answers of earlier
+    rounds (`ScoredGroup.weight`), 1 for the others."""
     anchor: Array
     """(M,) 1 at the anchor's row."""
     slots: Array
-    """(M,) 1 / multiplicity: duplicate candidates share one slot."""
+    """(M,) weight / multiplicity: duplicate candidates share one slot."""
     label: Array
     """(M,) label distribution d; sums to 1 over the members, 0 elsewhere."""
     advantage: Array
@@ -66,7 +67,9 @@ class ScoredGroup:
     votes: Array | None = None
     """(S, M) scores by S scorers, whose disagreement smooths the pairs."""
     posterior: Array | None = None
-    """(K,) of the candidates, by `pu.posterior`; where there is none, nothing but the anchor's copies is positive."""
+    """(M - 1,) of the candidates, by `pu.posterior`; where there is none, nothing but the anchor's copies is positive."""
+    weight: Array | None = None
+    """(M,) in [0, 1]: importance weights of answers of earlier rounds, 1 for the others; None is 1 for all."""
 
 
 def identities(answers: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -107,7 +110,8 @@ def targets(group: ScoredGroup, settings: PreferenceSettings, run_deviation: flo
     candidates were all truncated has no members.
     """
     rows = len(group.scores)
-    member = ~group.truncated
+    counts = np.ones(rows) if group.weight is None else group.weight
+    member = ~group.truncated & (counts > 0)
     member[-1] = settings.anchor != "out" and bool(member[:-1].any())
     scores = _shared_scores(group)
     if settings.anchor == "best" and member[-1]:
@@ -117,7 +121,7 @@ def targets(group: ScoredGroup, settings: PreferenceSettings, run_deviation: flo
     if member.any():
         advantage[member] = center(scores[member], run_deviation)
         same = group.identity[member, None] == group.identity[None, member]
-        slots[member] = 1 / same.sum(axis=1)
+        slots[member] = counts[member] / same.sum(axis=1)
         weight = slots[member] * np.exp((advantage[member] - advantage[member].max()) / settings.tau)
         label[member] = weight / weight.sum()
         pairs = _pairs(group, member, advantage, settings.margin)
@@ -125,7 +129,7 @@ def targets(group: ScoredGroup, settings: PreferenceSettings, run_deviation: flo
     anchor = np.zeros(rows)
     anchor[-1] = 1
     return Targets(
-        member=member.astype(np.float64),
+        member=member * counts,
         anchor=anchor,
         slots=slots,
         label=label,

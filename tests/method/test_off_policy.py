@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pudistill_cli.method.off_policy import Gap, sampler_gap
+from pudistill_cli.method.off_policy import Gap, sampler_gap, truncated_weights
 
 
 def floats(*values: float) -> np.ndarray:
@@ -36,3 +36,10 @@ def test_one_candidate_that_carries_all_the_weight() -> None:
 )
 def test_a_large_gap_is_one_past_a_threshold(gap: Gap, large: bool) -> None:
     assert gap.large is large
+
+
+def test_weights_are_ratios_of_whole_answers_of_at_most_one() -> None:
+    """Half as likely now; twice as likely counts once; a difference beyond float64 leaves nothing."""
+    then = [floats(-1.0, -0.5), floats(-1.0), floats(-1.0)]
+    now = [floats(-1.0 - np.log(4), -0.5 + np.log(2)), floats(-1.0 + np.log(2)), floats(-1000.0)]
+    assert truncated_weights(then, now) == pytest.approx([0.5, 1.0, 0.0], rel=1e-6)

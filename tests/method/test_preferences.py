@@ -74,6 +74,29 @@ def test_duplicates_share_a_slot():
     assert three.label[1:4].sum() == pytest.approx(one.label[1])
 
 
+def weighed(scores: list[float], weight: list[float], cut: tuple[int, ...] = ()) -> ScoredGroup:
+    return replace(group(scores, cut=cut), weight=np.array(weight))
+
+
+def test_an_earlier_answer_has_its_weight_of_a_slot():
+    """Half a slot: half the mass it would have, against the others as they were."""
+    whole = targets(group([1, 2, 3, 9]), OUT, 100.0)
+    half = targets(weighed([1, 2, 3, 9], [1, 1, 0.5, 1]), OUT, 100.0)
+    assert half.member.tolist() == [1, 1, 0.5, 0]
+    assert half.slots.tolist() == [1, 1, 0.5, 1]
+    expected = whole.label * [1, 1, 0.5, 0]
+    np.testing.assert_allclose(half.label, expected / expected.sum())
+
+
+def test_an_answer_of_no_weight_is_no_member():
+    found = targets(weighed([1, 2, 9, 3], [1, 1, 0, 1]), DEFAULT, 0.0)
+    without = targets(group([1, 2, 3]), DEFAULT, 0.0)
+    assert found.label[[0, 1, 3]].tolist() == without.label.tolist()
+    assert found.advantage[[0, 1, 3]].tolist() == without.advantage.tolist()
+    assert (found.label[2], found.advantage[2], found.member[2]) == (0, 0, 0)
+    assert not targets(weighed([1, 2, 3], [1, 0, 1], cut=(0,)), OUT, 1.0).member.any()
+
+
 def test_equal_candidates_get_their_mean_score():
     found = targets(group([1.0, 1.0 + 1e-7, 5.0], [0, 0, 1]), OUT, 0.0)
     assert found.advantage.tolist() == [0, 0, 0]

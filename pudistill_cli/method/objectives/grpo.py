@@ -39,7 +39,7 @@ class Grpo:
         Equal to trl's `loss_type="dapo"` with `beta=kl`, `epsilon=eps`, `mask_truncated_completions=True`.
         """
         token = arrays.mask * arrays.member[:, :, None]  # (G, M, T)
-        policy_ratio = xp.exp((logp - arrays.behaviour) * token)
+        policy_ratio = xp.exp((logp - arrays.behaviour) * (token > 0))
         advantage = arrays.advantage[:, :, None]
         clipped = xp.clip(policy_ratio, 1 - self.eps, 1 + self.eps)
         surrogate = xp.minimum(policy_ratio * advantage, clipped * advantage)

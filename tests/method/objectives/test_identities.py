@@ -52,6 +52,44 @@ def test_ldl_gradient_is_label_minus_policy(beta: float):
         np.testing.assert_allclose(row, expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_answer_of_half_the_weight_twice_is_the_answer(name: str):
+    """Two copies of a row, each of weight and slot 1/2, have the loss of the row and half its gradient each."""
+    (group,) = make_groups(sizes=(2,), drift=0.3)
+    told = targets(
+        ScoredGroup(np.array([0.5, -1.0, 0.0]), np.arange(3), np.zeros(3, dtype=bool)), PreferenceSettings(), 0.0
+    )
+    whole = replace(
+        group, targets=replace(told, pairs=np.zeros((0, 3)), pair_weight=np.zeros(0), pair_smoothing=np.zeros(0))
+    )
+    copies = [0, 1, 1, 2]
+
+    def twice(rows: np.ndarray) -> np.ndarray:
+        return rows[copies] * np.array([1, 0.5, 0.5, 1])
+
+    half = replace(
+        told,
+        member=twice(told.member),
+        anchor=told.anchor[copies],
+        slots=twice(told.slots),
+        label=twice(told.label),
+        advantage=told.advantage[copies],
+        pairs=np.zeros((0, 4)),
+        pair_weight=np.zeros(0),
+        pair_smoothing=np.zeros(0),
+    )
+
+    def rows(values: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        return tuple(values[i] for i in copies)
+
+    split = Group(rows(group.logp), rows(group.reference), rows(group.behaviour), half, rows(group.divergence))
+    loss, _, gradient = torch_loss(OBJECTIVES[name](), [whole])
+    split_loss, _, split_gradient = torch_loss(OBJECTIVES[name](), [split])
+    assert split_loss == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(split_gradient[0, 1] + split_gradient[0, 2], gradient[0, 1], atol=1e-12)
+    np.testing.assert_allclose(split_gradient[0, [0, 3]], gradient[0, [0, 2]], atol=1e-12)
+
+
 def test_ldl_gradient_at_the_reference_is_label_minus_uniform():
     """d_i - 1/K over K distinct candidates."""
     scored = ScoredGroup(np.array([0.3, -1.0, 2.0, 0.0]), np.arange(4), np.zeros(4, dtype=bool))

@@ -82,6 +82,19 @@ def test_grpo_is_the_mean_over_member_tokens():
     assert stopped > 3
 
 
+def test_grpo_weighs_an_earlier_answer_s_clipped_surrogate():
+    """rho = e^0.1 and e^0.3, A = 1 and -1, w = 0.5 and 1, no clip below: (-0.5 e^0.1 + 1.2 ... ) over 0.5 + 1 tokens.
+
+    The second row: min(-rho, -clip(rho)) = -e^0.3. Loss: -(0.5 e^0.1 - e^0.3) / 1.5 = 0.531516.
+    """
+    groups = make_groups(sizes=(2,))
+    found = replace(groups[0].targets, member=np.array([0.5, 1.0, 0.0]), advantage=np.array([1.0, -1.0, 0.0]))
+    logp = (np.array([-1.0]), np.array([-2.0]), np.array([-1.0]))
+    old = (np.array([-1.1]), np.array([-2.3]), np.array([-1.0]))
+    group = Group(logp, old, old, found)
+    assert numpy_loss(Grpo(kl=0.0), [group])[0] == pytest.approx(0.531516, abs=1e-6)
+
+
 def test_ldl_grpo_adds_its_three_terms():
     groups = make_groups(drift=0.3)
     kl, nll, k3, members = 0.0, 0.0, 0.0, 0
