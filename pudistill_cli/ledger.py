@@ -219,12 +219,16 @@ class Ledger:
                     key,
                     scorer,
                     float(scale),
-                    to_json(targets.member.astype(np.int64)),
+                    to_json(targets.member),
                     to_json(targets.label),
                     to_json(targets.advantage),
                     to_json(pairs),
                 ),
             )
+
+    def scales(self, round: int) -> dict[str, float]:
+        """The divisors of the scores of a round's groups, by prompt; 0 where no candidate came to an end."""
+        return dict(self._file.rows("SELECT prompt_key, scale FROM groups WHERE round = ?", round))
 
     # --- held-out answers ---
 

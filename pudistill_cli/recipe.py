@@ -27,7 +27,7 @@ from pudistill_cli.errors import BackendError
 from pudistill_cli.export_formats import AUTO, FORMATS, MLX_BITS, MLX_GROUP_SIZE, MLX_GROUP_SIZES
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.scorers.agreement import Weighting
-from pudistill_cli.method.scorers.registry import SCORERS, sees_anchor
+from pudistill_cli.method.scorers.registry import RELATIVE, SCORERS, sees_anchor
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates
 from pudistill_cli.objective_settings import DEFAULT, objective_from
 from pudistill_cli.suggestion import did_you_mean
@@ -226,6 +226,11 @@ class PreferSettings(Section):
     """Stage 2: candidates, and the preferences that their scores become."""
 
     k: Annotated[int, Field(ge=2, strict=True)] = 4
+    k_min: Annotated[int, Field(ge=2, strict=True)] | None = None
+    """Draw so many for the half of the prompts whose last group's scores differed least; None draws k for all."""
+    reuse: Natural = 0
+    """Rounds back whose answers join the group where this round did not draw them again, weighed by how likely they
+    still are (stages/reuse.py)."""
     rounds: Natural = 4
     temperature: Positive = 1.0
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
@@ -243,6 +248,16 @@ class PreferSettings(Section):
     """Rounds start unless the share of candidates as good as the anchor is surely below this (95 % interval)."""
     prior_stop: Share = 0.95
     """They end when it is surely above this."""
+
+    @model_validator(mode="after")
+    def _parts_of_a_group(self) -> PreferSettings:
+        if self.k_min is not None and self.k_min > self.k:
+            raise ValueError(f"`k_min` is {self.k_min}, more than the {self.k} of `k`")
+        if self.reuse and (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0):
+            raise ValueError(
+                "`reuse` weighs answers by the policy's own probabilities: leave temperature, top_p and top_k"
+            )
+        return self
 
 
 def _as_setting(objective: Objective) -> dict[str, Any]:
@@ -368,6 +383,16 @@ class Recipe(Section):
             raise ValueError(
                 "train.objective pu-dpo weighs candidates by scorers that ask the model with the anchor in view, and "
                 f"rank.scorer is {', '.join(self.rank.scorer)}. Use rank.scorer: likelihood, or auto"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scores_that_last(self) -> Recipe:
+        relative = [*(n for n in self.rank.scorer if n in RELATIVE), *["length_free"] * self.rank.length_free]
+        if self.prefer.reuse and relative:
+            raise ValueError(
+                f"prefer.reuse takes an answer's score as its own round gave it, and with {relative[0]} a score means "
+                "nothing outside its round: use another scorer, or prefer.reuse: 0"
             )
         return self
 

@@ -55,7 +55,7 @@ CREATE TABLE groups (
     prompt_key TEXT NOT NULL REFERENCES prompts (key) ON DELETE CASCADE,
     scorer TEXT NOT NULL,               -- whose scores became these preferences
     scale REAL NOT NULL,                -- advantage = (score - mean) / scale
-    member TEXT NOT NULL,               -- JSON, one entry a candidate and the anchor last: 1 where it takes part
+    member TEXT NOT NULL,               -- JSON, one entry a row, the anchor last: its weight, 0 where it takes no part
     label TEXT NOT NULL,                -- JSON, likewise: the label distribution
     advantage TEXT NOT NULL,            -- JSON, likewise: centred and scaled scores
     pairs TEXT NOT NULL,                -- JSON: [{"chosen": i, "rejected": j, "smoothing": s}, ...], same places

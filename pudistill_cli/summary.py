@@ -29,6 +29,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
     if recipe.sft.share != "all":
         rl -= max(1, round(recipe.sft.share * rl))
     rl = min(rl, recipe.prefer.prompts_per_round or rl)
+    k = f"{recipe.prefer.k_min} or {recipe.prefer.k}" if recipe.prefer.k_min else recipe.prefer.k
     steps = math.ceil((len(prompts.train) - (rl if recipe.sft.share != "all" else 0)) / recipe.sft.batch)
     rows = {
         "student": describe_student(plan.student),
@@ -40,7 +41,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         "teacher": f"{recipe.teacher.kind}: at most {len(prompts.train) + len(prompts.dev) + len(prompts.test):,} "
         "answers, one a prompt; cached ones are not asked again",
         "SFT": f"{recipe.sft.epochs} epochs of {steps:,} steps, rate {recipe.sft.lr:.2g}",
-        "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {recipe.prefer.k} candidates, "
+        "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {k} candidates, "
         f"{recipe.train.objective.name}, rate {lr:.2g}",
         "export": ", ".join(map(str, formats_of(recipe.export, plan.student.keeps_its_types))),
         "folder": str(folder),

@@ -90,6 +90,11 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(
         assert words in plan
 
 
+def test_a_dry_run_says_that_groups_have_two_sizes(tmp_path: Path, call: Call) -> None:
+    ended = call(*Tiny.make(tmp_path).arguments("--dry-run", "--set", "prefer.k=4", "--set", "prefer.k_min=2"))
+    assert "2 rounds x 16 prompts x 2 or 4 candidates" in " ".join(ended.out.split())
+
+
 def test_a_dry_run_in_json_is_the_plan(tmp_path: Path, call: Call) -> None:
     ended = call(*Tiny.make(tmp_path).arguments("--dry-run", "--json"))
     assert ended.events[-1]["event"] == "plan"

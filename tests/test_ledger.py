@@ -157,6 +157,7 @@ def test_targets_say_what_the_update_was_told(ledger: Ledger):
     assert json.loads(str(member)) == [1, 1, 0, 1]
     assert json.loads(str(label)) == told.label.tolist()
     assert json.loads(str(advantage)) == told.advantage.tolist()
+    assert (ledger.scales(1), ledger.scales(2)) == ({"a": group_scale(scores[told.member == 1], 0.0)}, {})
     assert [(p["chosen"], p["rejected"]) for p in json.loads(str(pairs))] == [(3, 0), (1, 0)]
     ledger.add_scores(1, "a", "pmi", -scores[:-1])  # it did not decide, so its view of a candidate has the same label
     by_pmi = read(ledger, "SELECT k, place, label FROM ranked_candidates WHERE scorer = 'pmi' ORDER BY place")

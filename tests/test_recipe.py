@@ -180,3 +180,22 @@ def test_a_recipe_cannot_be_changed_and_hides_what_was_given() -> None:
 def test_teachers_are_told_apart_by_kind() -> None:
     endpoint = recipe(teacher={"kind": "openai", "model": "m", "base_url": "http://localhost:1/v1"}).teacher
     assert isinstance(endpoint, EndpointTeacher)
+
+
+def test_a_group_s_parts_fit_together() -> None:
+    assert recipe(prefer={"k": 4, "k_min": 4}).prefer.k_min == 4
+    assert "`k_min` is 5, more than the 4 of `k`" in refusal(prefer={"k_min": 5})
+
+
+@pytest.mark.parametrize("reshaped", [{"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 50}])
+def test_earlier_answers_are_weighed_by_the_policy_itself(reshaped: dict[str, Any]) -> None:
+    assert recipe(prefer=reshaped).prefer.reuse == 0
+    assert "leave temperature, top_p and top_k" in refusal(prefer={"reuse": 1, **reshaped})
+
+
+@pytest.mark.parametrize("rank", [{"scorer": "pairwise"}, {"scorer": ["chrf", "verdict-batch"]}, {"length_free": True}])
+def test_scores_of_earlier_rounds_must_last(rank: dict[str, Any]) -> None:
+    assert recipe(prefer={"reuse": 1}, rank={"scorer": ["likelihood", "chrf"]}).prefer.reuse == 1
+    assert "means nothing outside its round: use another scorer, or prefer.reuse: 0" in refusal(
+        prefer={"reuse": 1}, rank=rank
+    )

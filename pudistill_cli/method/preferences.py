@@ -67,7 +67,7 @@ class ScoredGroup:
     votes: Array | None = None
     """(S, M) scores by S scorers, whose disagreement smooths the pairs."""
     posterior: Array | None = None
-    """(M - 1,) of the candidates, by `pu.posterior`; where there is none, nothing but the anchor's copies is positive."""
+    """(M - 1,) of the candidates, by `pu.posterior`; where there is none, only the anchor's copies are positive."""
     weight: Array | None = None
     """(M,) in [0, 1]: importance weights of answers of earlier rounds, 1 for the others; None is 1 for all."""
 

@@ -1,8 +1,11 @@
-"""Sampling: K candidates a prompt from the policy of the round's start, committed group by group."""
+"""Sampling: a prompt's candidates from the policy of the round's start, committed group by group."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from pudistill_cli.contract import Candidate, PromptTokens, Sampling
 from pudistill_cli.job import Job
@@ -13,11 +16,29 @@ TRUNCATED_WARNING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """An answer that an earlier round drew."""
+
+    candidate: Candidate
+    round: int
+    k: int
+    """Its place in that round's group."""
+    weight: float
+    """In [0, 1]: how likely the policy of this round's start is to give it, against the one that drew it."""
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateGroup:
-    """A prompt with its anchor and its K candidates."""
+    """A prompt with its anchor, the round's candidates, and what is taken from earlier rounds (stages/reuse.py)."""
 
     anchored: Anchored
     candidates: tuple[Candidate, ...]
+    earlier: tuple[Earlier, ...] = ()
+
+    @property
+    def answers(self) -> tuple[Candidate, ...]:
+        """The rows that are ranked beside the anchor: the candidates, then the earlier ones."""
+        return (*self.candidates, *(e.candidate for e in self.earlier))
 
 
 def policy_of(number: int) -> str:
@@ -26,34 +47,64 @@ def policy_of(number: int) -> str:
 
 
 def sample_candidates(job: Job, prompts: list[Anchored], number: int) -> list[CandidateGroup]:
-    """The round's groups; those that the ledger holds are read from it."""
+    """The round's groups; those that the ledger holds are read from it.
+
+    With `prefer.k_min` the size of a group hangs on the last round's: a run that goes on finds the same.
+    """
     held = job.ledger.candidates(number)
-    missing = [p for p in prompts if p.prompt.key not in held]
     prefer = job.recipe.prefer
+    few = with_little_spread(job, number) if prefer.k_min else frozenset[str]()
+    missing = [p for p in prompts if p.prompt.key not in held]
     if missing:
-        sampling = Sampling(
-            max_new_tokens=job.max_new_tokens,
-            temperature=prefer.temperature,
-            top_p=prefer.top_p,
-            top_k=prefer.top_k,
-            seed=job.recipe.seed,
-            round=number,
-        )
-        requests = [PromptTokens(p.prompt.key, p.prompt_tokens) for p in missing]
         with job.console.bar(f"round {number}: sampling", len(prompts)) as bar:
             bar.advance(len(prompts) - len(missing))
-            for index, candidates in job.engine.sample(requests, prefer.k, sampling, job.adapter(policy_of(number))):
-                anchored = missing[index]
-                texts = [job.decode(anchored.prompt_tokens, c.tokens) for c in candidates]
-                job.ledger.add_group(number, anchored.prompt.key, candidates, texts)
-                held[anchored.prompt.key] = list(candidates)
-                bar.advance()
+            for k, asked in (
+                (prefer.k, [p for p in missing if p.prompt.key not in few]),
+                (prefer.k_min, [p for p in missing if p.prompt.key in few]),
+            ):
+                if k and asked:
+                    for key, candidates in _drawn(job, asked, k, number):
+                        held[key] = candidates
+                        bar.advance()
     groups = [CandidateGroup(p, tuple(held[p.prompt.key])) for p in prompts]
-    truncated = sum(c.finish == "length" for g in groups for c in g.candidates) / max(1, len(groups) * prefer.k)
-    job.metric("prefer", number, "truncated_share", truncated)
+    drawn = [c for g in groups for c in g.candidates]
+    truncated = sum(c.finish == "length" for c in drawn) / max(1, len(drawn))
+    job.metrics("prefer", number, 0, {"truncated_share": truncated, "candidates": float(len(drawn))})
     if truncated > TRUNCATED_WARNING:
         job.console.warn(
             f"Round {number}: {truncated:.0%} of the candidates were cut off at {job.max_new_tokens} tokens and are "
             f"left out. Give them room: --set prefer.max_new_tokens={2 * job.max_new_tokens}"
         )
     return groups
+
+
+def with_little_spread(job: Job, number: int) -> frozenset[str]:
+    """Prompts whose latest group before round `number` has scores that differ no more than its round's median group's.
+
+    Half of the prompts, so that what a round costs is known before: more samples pay where they vary (Neyman 1934).
+    """
+    latest: dict[str, bool] = {}
+    for before in range(1, number):
+        scales = job.ledger.scales(before)
+        median = float(np.median(list(scales.values()))) if scales else 0.0
+        latest |= {key: scale <= median for key, scale in scales.items()}
+    return frozenset(key for key, little in latest.items() if little)
+
+
+def _drawn(job: Job, prompts: list[Anchored], k: int, number: int) -> Iterator[tuple[str, list[Candidate]]]:
+    """Yield (key, K candidates) as the ledger has them."""
+    prefer = job.recipe.prefer
+    sampling = Sampling(
+        max_new_tokens=job.max_new_tokens,
+        temperature=prefer.temperature,
+        top_p=prefer.top_p,
+        top_k=prefer.top_k,
+        seed=job.recipe.seed,
+        round=number,
+    )
+    requests = [PromptTokens(p.prompt.key, p.prompt_tokens) for p in prompts]
+    for index, candidates in job.engine.sample(requests, k, sampling, job.adapter(policy_of(number))):
+        anchored = prompts[index]
+        texts = [job.decode(anchored.prompt_tokens, c.tokens) for c in candidates]
+        job.ledger.add_group(number, anchored.prompt.key, candidates, texts)
+        yield anchored.prompt.key, list(candidates)

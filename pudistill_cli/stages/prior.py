@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pudistill_cli.job import Job
 from pudistill_cli.method.pu import Prior, class_prior, posterior
 from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.registry import sees_anchor
+from pudistill_cli.stages.candidates import CandidateGroup
 
 POSTERIOR = "posterior"
 """What the ledger keeps the candidates' posteriors under, as one more score."""
@@ -26,27 +26,29 @@ class Unlabeled:
 
     prior: Prior
     posteriors: list[Array] | None
-    """Per group (K,): the probability of being as good as the anchor. None where no scorer can tell."""
+    """Per group (M - 1,): the probability of being as good as the anchor. None where no scorer can tell."""
     decision: Decision
 
 
 def as_unlabeled(
-    job: Job, scorers: Sequence[Scorer], raw: Sequence[Sequence[Array]], keys: Sequence[str], number: int
+    job: Job, scorers: Sequence[Scorer], raw: Sequence[Sequence[Array]], groups: Sequence[CandidateGroup], number: int
 ) -> Unlabeled:
-    """Estimate prior and posteriors from each scorer's raw scores, per group (K + 1,), and decide about the round.
+    """Estimate prior and posteriors from each scorer's raw scores, per group (M,), and decide about the round.
 
     Only scorers that ask the model with the anchor in view count: string scorers and the student's own likelihood
-    give the anchor away (method/pu.py).
+    give the anchor away (method/pu.py). The prior is that of as many candidates of every group as the smallest has: who
+    gets more hangs on the scores. Posteriors are those of all rows; the ledger keeps those of the round's own.
     """
     features = [scores for scorer, scores in zip(scorers, raw, strict=True) if scorer.model and sees_anchor(scorer)]
     if not features:
         return Unlabeled(Prior(math.nan, math.nan, math.nan), None, "train")
-    stacked: NDArray[np.float64] = np.stack([np.stack(scores) for scores in features], axis=-1)  # (N, K + 1, F)
-    u, p = stacked[:, :-1], stacked[:, -1]
-    prior = class_prior(u, p, seed=job.recipe.seed)
-    found = list(posterior(u, p, prior.estimate))
-    for key, row in zip(keys, found, strict=True):
-        job.ledger.add_scores(number, key, POSTERIOR, row)
+    rows: list[Array] = [np.stack(scores, axis=-1) for scores in zip(*features, strict=True)]  # (M, F) each
+    p, k = np.stack([r[-1] for r in rows]), min(len(g.candidates) for g in groups)
+    prior = class_prior(np.stack([r[:k] for r in rows]), p, seed=job.recipe.seed)
+    every = posterior(np.concatenate([r[:-1] for r in rows]), p, prior.estimate)
+    found = np.split(every, np.cumsum([len(r) - 1 for r in rows])[:-1])
+    for group, row in zip(groups, found, strict=True):
+        job.ledger.add_scores(number, group.anchored.prompt.key, POSTERIOR, row[: len(group.candidates)])
     job.metrics("prefer", number, 0, {f"class_prior_{name}": value for name, value in asdict(prior).items()})
     prefer = job.recipe.prefer
     decision = decide(prior, prefer.prior_start, prefer.prior_stop, first=number == 1)

@@ -25,16 +25,17 @@ from pudistill_cli.method.scorers.ensemble import combine
 from pudistill_cli.stages.anchors import Anchored
 from pudistill_cli.stages.candidates import CandidateGroup
 from pudistill_cli.stages.prior import Decision, as_unlabeled
+from pudistill_cli.stages.reuse import with_earlier
 
 
 @dataclass(frozen=True, slots=True)
 class RankedGroup:
-    """A group and what the objective is told about it; rows are the candidates, then the anchor."""
+    """A group and what the objective is told about it; rows are `CandidateGroup.answers`, then the anchor."""
 
     anchored: Anchored
     rows: tuple[Tokens, ...]
     drawn: tuple[Floats, ...]
-    """Per candidate (T,): log-probs by the sampler."""
+    """Per candidate of the round (T,): log-probs by the sampler."""
     targets: Targets
 
 
@@ -54,11 +55,12 @@ class Ranked:
 
 def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> Ranked:
     """Score, standardise, and turn into preferences; scores in the ledger are not computed again."""
+    groups = with_earlier(job, groups, number)
     parts = components(scorer)
-    raw = [score_groups(job, part, groups, number) for part in parts]  # per scorer, per group (K + 1,)
+    raw = [scores_of_rows(job, part, groups, number) for part in parts]  # per scorer, per group (M,)
     weights = agreement_weights(raw) if job.recipe.rank.weighting == "agreement" else None
     total = combine(raw, weights) if len(parts) > 1 else raw[0]
-    unlabeled = as_unlabeled(job, parts, raw, [g.anchored.prompt.key for g in groups], number)
+    unlabeled = as_unlabeled(job, parts, raw, groups, number)
     posteriors = unlabeled.posteriors or [None] * len(groups)
     scored = [
         _scored_group(group, total[i], [scores[i] for scores in raw], posteriors[i]) for i, group in enumerate(groups)
@@ -71,7 +73,7 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     ranked = [
         RankedGroup(
             g.anchored,
-            (*(c.tokens for c in g.candidates), g.anchored.answer_tokens),
+            (*(c.tokens for c in g.answers), g.anchored.answer_tokens),
             tuple(c.logprobs for c in g.candidates),
             t,
         )
@@ -87,6 +89,16 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     job.ledger.begin_stage(f"round-{number}/prior")
     job.ledger.finish_stage(f"round-{number}/prior", {"decision": decision})
     return Ranked(ranked, decision)
+
+
+def scores_of_rows(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> list[Array]:
+    """Per group (M,): `score_groups`, with those of earlier answers, from their own rounds, before the anchor's."""
+    scores = score_groups(job, scorer, groups, number)
+    held = {n: job.ledger.scores(n, scorer.name) for n in {e.round for g in groups for e in g.earlier}}
+    return [
+        np.array([*s[:-1], *(held[e.round][g.anchored.prompt.key].candidates[e.k] for e in g.earlier), s[-1]])
+        for g, s in zip(groups, scores, strict=True)
+    ]
 
 
 def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> list[Array]:
@@ -125,8 +137,9 @@ def _anchor(group: CandidateGroup) -> tuple[Tokens, str]:
 def _scored_group(group: CandidateGroup, total: Array, votes: list[Array], posterior: Array | None) -> ScoredGroup:
     return ScoredGroup(
         scores=total,
-        identity=identities([*(c.tokens for c in group.candidates), group.anchored.answer_tokens]),
-        truncated=np.array([*(c.finish == "length" for c in group.candidates), False]),
+        identity=identities([*(c.tokens for c in group.answers), group.anchored.answer_tokens]),
+        truncated=np.array([*(c.finish == "length" for c in group.answers), False]),
         votes=np.stack(votes) if len(votes) > 1 else None,
         posterior=posterior,
+        weight=np.array([*np.ones(len(group.candidates)), *(e.weight for e in group.earlier), 1.0]),
     )

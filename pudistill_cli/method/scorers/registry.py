@@ -31,6 +31,8 @@ _ALL: tuple[Scorer, ...] = (
 SCORERS = {scorer.name: scorer for scorer in _ALL}
 WITHOUT_ANCHOR = ("likelihood-blind", "verdict-blind", "pairwise-blind")
 """Those that do not look at the anchor."""
+RELATIVE = ("verdict-batch", "pairwise", "pairwise-blind")
+"""Those whose score of an answer depends on what else is scored with it."""
 
 
 def sees_anchor(scorer: Scorer) -> bool:

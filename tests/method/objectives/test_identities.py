@@ -74,6 +74,7 @@ def test_an_answer_of_half_the_weight_twice_is_the_answer(name: str):
         slots=twice(told.slots),
         label=twice(told.label),
         advantage=told.advantage[copies],
+        posterior=told.posterior[copies],
         pairs=np.zeros((0, 4)),
         pair_weight=np.zeros(0),
         pair_smoothing=np.zeros(0),
