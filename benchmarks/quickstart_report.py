@@ -45,7 +45,7 @@ def report(results: Sequence[Result], out: Path) -> None:
         line: dict[str, Any] = {"row": row, "shape": shape, "seeds": sorted(seeds)}
         found = list(seeds.values())
         for name in found[0]["sets"]:
-            line[name] = {c: _as_list(pooled(found, name, c)) for c in COLUMNS}
+            line[name] = {c: as_list(pooled(found, name, c)) for c in COLUMNS}
         line["own temperature"] = [r["own"] for r in found]
         for beside in ("distinct-2", "anchor NLL", "tokens", "core seconds"):
             line[beside] = round(float(np.mean([r[beside] for r in found])), 3)
@@ -54,7 +54,7 @@ def report(results: Sequence[Result], out: Path) -> None:
     for name in results[0][3]["sets"]:
         _print(table, name)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": _machine(), "rows": table}, indent=1) + "\n")
+    out.write_text(json.dumps({"machine": machine(), "rows": table}, indent=1) + "\n")
     print(f"\nwritten: {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out}")
 
 
@@ -73,8 +73,8 @@ def _gains(
             pooled_gain = paired_difference(
                 np.stack([a for a, _ in pairs], 1), np.stack([b for _, b in pairs], 1), seed=0
             )
-            by_seed = [_as_list(paired_difference(a, b, seed=s)) for s, (a, b) in zip(shared, pairs, strict=True)]
-            found.setdefault(name, {})[c] = {"pooled": _as_list(pooled_gain), "seeds": by_seed}
+            by_seed = [as_list(paired_difference(a, b, seed=s)) for s, (a, b) in zip(shared, pairs, strict=True)]
+            found.setdefault(name, {})[c] = {"pooled": as_list(pooled_gain), "seeds": by_seed}
     return found
 
 
@@ -101,11 +101,13 @@ def _gain(gain: Mapping[str, Any] | None) -> str:
     return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] ({above}/{len(gain['seeds'])})"
 
 
-def _as_list(interval: Interval) -> list[float]:
+def as_list(interval: Interval) -> list[float]:
+    """Mean, low and high, to four digits."""
     return [round(interval.mean, 4), round(interval.low, 4), round(interval.high, 4)]
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Commit, platform and cores."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "commit": commit.stdout.strip(),

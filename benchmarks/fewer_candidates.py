@@ -1,0 +1,155 @@
+"""What candidates are worth: held-out quality for the tokens that the student samples, on the quickstart task.
+
+    python -m benchmarks.fewer_candidates              all cells that are not cached, then the table
+    python -m benchmarks.fewer_candidates --report     the table of what is cached
+
+SFT on a quarter of the anchored prompts, RL on the rest, as in benchmarks/quickstart.py: the shape where RL has most to
+give. A cell is (row, seed), a process of its own on one core, cached by the code and the settings it depends on. Dev
+chooses the round; test is read once a cell and chooses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quickstart import ROOT, code_hash
+from benchmarks.quickstart_cell import SAMPLES, learn, write_seed
+from benchmarks.quickstart_report import as_list, machine
+from pudistill_cli.console import Console
+from pudistill_cli.evaluate import Evaluator, System
+from pudistill_cli.method.statistics import bootstrap_mean, paired_difference
+from pudistill_cli.plan import plan
+from pudistill_cli.prepare import open_run
+from pudistill_cli.recipe_file import load_recipe
+
+CACHE = ROOT / ".benchmarks" / "fewer_candidates"
+RESULTS = ROOT / "benchmarks" / "results" / "fewer_candidates.json"
+SEEDS = (0, 1, 2)
+TEMPERATURES = (1.0, 0.0)
+SHAPE = ("sft.share=0.25", "sft.epochs=8", "prefer.rounds=4", "eval.max_prompts=400", "eval.dev_temperatures=[1.0]",
+         f"eval.samples={SAMPLES}")  # fmt: skip
+ROWS = {
+    "k4": ("prefer.k=4",),
+    "k2": ("prefer.k=2",),
+    "adaptive": ("prefer.k=4", "prefer.k_min=2"),
+    "k2-reuse1": ("prefer.k=2", "prefer.reuse=1"),
+    "k2-reuse2": ("prefer.k=2", "prefer.reuse=2"),
+}
+BASELINES = ("k4", "k2")
+Result = Mapping[str, Any]
+
+
+def measure(row: str, seed: int, out: Path) -> None:
+    """The inside of a cell: run the loop, then read test with SFT's adapter and with the one that dev chose."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.environ["PUDISTILL_CACHE"] = temporary
+        write_seed(folder, seed)
+        files = [f"prompts.train={folder / 'prompts.jsonl'}", f"teacher.path={folder / 'anchors.jsonl'}"]
+        recipe = load_recipe("quickstart", [*SHAPE, *ROWS[row], *files, f"seed={seed}"]).recipe
+        console = Console(as_json=False)
+        job = open_run(plan(recipe, console), console, folder / "runs", "cell")
+        anchors, best, seconds = learn(job, None)
+        evaluator = Evaluator(job, {"test": anchors.held_out["test"]})
+        chosen = best.choice.name
+        drawn = [job.ledger.candidates(n) for n in range(1, recipe.prefer.rounds + 1)]
+        result = {
+            "chosen": chosen,
+            "core seconds": seconds,
+            "candidates": [sum(map(len, groups.values())) for groups in drawn],
+            "tokens": [sum(len(c.tokens) for group in groups.values() for c in group) for groups in drawn],
+            "reused": {
+                f"{m.name}, round {m.round}": m.value for m in job.ledger.metrics("prefer") if "reuse" in m.name
+            },
+            "dev": {c.name: c.score for c in best.considered},
+            "test": {
+                name: {
+                    str(t): evaluator.quality(System(name, name), "test", t).mean(axis=1).tolist() for t in TEMPERATURES
+                }
+                for name in dict.fromkeys(("sft", chosen))
+            },
+        }
+        job.close()
+    partial = out.with_suffix(".partial")
+    partial.write_text(json.dumps(result) + "\n")
+    partial.replace(out)
+
+
+def path_of(row: str, seed: int, code: str) -> Path:
+    """Where a cell's result is kept."""
+    key = blake2b(json.dumps([SHAPE, ROWS[row], code]).encode(), digest_size=6).hexdigest()
+    return CACHE / f"{row}-{seed}-{key}.json"
+
+
+def report(results: Mapping[str, Sequence[Result]]) -> None:
+    """Print and write the table: means over prompts and seeds, intervals over prompts, the seeds' values averaged."""
+    table: list[dict[str, Any]] = []
+    for row, found in results.items():
+        tokens = round(float(np.mean([sum(r["tokens"]) for r in found])))
+        line: dict[str, Any] = {"row": row, "settings": list(ROWS[row]), "seeds": len(found), "tokens": tokens}
+        for name in ("candidates", "core seconds"):
+            line[name] = round(float(np.mean([np.sum(r[name]) for r in found])), 1)
+        line["chosen"] = [r["chosen"] for r in found]
+        for t in map(str, TEMPERATURES):
+            after, before = values(found, t), values(found, t, sft=True)
+            gain = paired_difference(after, before, seed=0)
+            line[t] = {
+                "exact": as_list(bootstrap_mean(after, seed=0)),
+                "gain over SFT": as_list(gain),
+                "gain, points per 1,000 tokens": [round(1e5 * x / tokens, 3) for x in (gain.mean, gain.low, gain.high)],
+            }
+            for base in BASELINES:
+                if row != base and len(results.get(base, ())) == len(found):
+                    line[t][f"over {base}"] = as_list(paired_difference(after, values(results[base], t), seed=0))
+        table.append(line)
+    for line in table:
+        print(json.dumps(line))
+    RESULTS.write_text(json.dumps({"machine": machine(), "rows": table}, indent=1) + "\n")
+
+
+def values(found: Sequence[Result], temperature: str, *, sft: bool = False) -> np.ndarray:
+    """(N, S) exact per test prompt, mean over samples, for each seed's chosen adapter or for SFT's."""
+    return np.stack([r["test"]["sft" if sft else r["chosen"]][temperature] for r in found], axis=1)
+
+
+def main() -> None:
+    """Run what is missing, cell by cell, then write and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=ROWS, help="rows to run")
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--report", action="store_true", help="only print what is cached")
+    parser.add_argument("--cell", nargs=3, metavar=("ROW", "SEED", "OUT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.cell:
+        row, seed, out = options.cell
+        measure(row, int(seed), Path(out))
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    code = code_hash()
+    wanted = [(row, seed, path_of(row, seed, code)) for seed in options.seeds for row in options.only]
+    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+    for row, seed, path in wanted if not options.report else ():
+        if not path.exists():
+            command = [sys.executable, "-m", "benchmarks.fewer_candidates", "--cell", row, str(seed), str(path)]
+            subprocess.run(command, cwd=ROOT, env=os.environ | one_thread, check=True, stderr=subprocess.DEVNULL)
+            print(f"{row} seed {seed}", flush=True)
+    results: dict[str, list[Result]] = {}
+    for row, _, path in wanted:
+        if path.exists():
+            results.setdefault(row, []).append(json.loads(path.read_text()))
+    report(results)
+
+
+if __name__ == "__main__":
+    main()
