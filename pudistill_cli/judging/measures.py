@@ -9,7 +9,7 @@ import numpy as np
 
 from pudistill_cli.judging.auc import auc_interval
 from pudistill_cli.method.scorers import Array
-from pudistill_cli.method.statistics import Interval, bootstrap_mean, kendall_tau_b
+from pudistill_cli.method.statistics import Interval, bootstrap_mean, kendall_tau_b, pair_accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,6 @@ def measure(
         length=clustered(keys, np.array([kendall_tau_b(s, n) for s, n in zip(scores, lengths, strict=True)]), seed),
         groups=int(np.isfinite(accuracy).sum()),
     )
-
-
-def pair_accuracy(scores: Array, grades: Array) -> float:
-    """Share of the pairs of unequal grades that the scores order alike, a tie being half; NaN without such a pair."""
-    upper = np.triu_indices(len(grades), 1)
-    gold = np.sign(grades[:, None] - grades[None, :])[upper]
-    said = np.sign(scores[:, None] - scores[None, :])[upper]
-    told = gold != 0
-    return float(((1 + gold * said) / 2)[told].mean()) if told.any() else float("nan")
 
 
 def order_consistency(first: Array) -> float:

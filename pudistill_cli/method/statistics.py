@@ -1,7 +1,8 @@
-"""Bootstrap intervals over prompts, and rank correlation."""
+"""Bootstrap intervals over prompts, and agreement of two orders."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,15 @@ def bootstrap_mean(values: ArrayLike, seed: int, n: int = 2000, level: float = 0
     replacement.
     """
     per_prompt = _per_prompt(values)
-    rng = np.random.default_rng(seed)
-    count = len(per_prompt)
-    chunk = max(1, 1_000_000 // count)
-    sizes = [min(chunk, n - start) for start in range(0, n, chunk)]
-    means = np.concatenate([per_prompt[rng.integers(0, count, (size, count))].mean(axis=1) for size in sizes])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(per_prompt.mean()), float(low), float(high))
+    means = [per_prompt[drawn].mean(axis=1) for drawn in _resamples(len(per_prompt), seed, n)]
+    return _percentile(float(per_prompt.mean()), means, level)
+
+
+def bootstrap_ratio(above: ArrayLike, below: ArrayLike, seed: int, n: int = 2000, level: float = 0.95) -> Interval:
+    """Ratio of the means of two (N,) arrays over the same prompts, `below` above 0 throughout, with its interval."""
+    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    ratios = [top[drawn].mean(axis=1) / bottom[drawn].mean(axis=1) for drawn in _resamples(len(top), seed, n)]
+    return _percentile(float(top.mean() / bottom.mean()), ratios, level)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, seed: int, n: int = 2000, level: float = 0.95) -> Interval:
@@ -49,6 +52,28 @@ def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> float:
     signs_y = np.sign(y[:, None] - y[None, :])[upper]
     norm = np.sqrt((signs_x**2).sum() * (signs_y**2).sum())
     return float((signs_x * signs_y).sum() / norm) if norm else float("nan")
+
+
+def pair_accuracy(scores: Array, grades: Array) -> float:
+    """Share of the pairs of unequal grades that the scores order alike, a tie being half; NaN without such a pair."""
+    upper = np.triu_indices(len(grades), 1)
+    gold = np.sign(grades[:, None] - grades[None, :])[upper]
+    said = np.sign(scores[:, None] - scores[None, :])[upper]
+    told = gold != 0
+    return float(((1 + gold * said) / 2)[told].mean()) if told.any() else float("nan")
+
+
+def _resamples(count: int, seed: int, n: int) -> Iterator[NDArray[np.int64]]:
+    """n draws of `count` indices with replacement, as (some, count) arrays of bounded size."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, 1_000_000 // count)
+    for start in range(0, n, chunk):
+        yield rng.integers(0, count, (min(chunk, n - start), count))
+
+
+def _percentile(value: float, resampled: list[Array], level: float) -> Interval:
+    low, high = np.quantile(np.concatenate(resampled), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
 
 
 def _per_prompt(values: ArrayLike) -> Array:

@@ -8,18 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pudistill_cli.judging.auc import auc_interval, weighted_auc
-from pudistill_cli.judging.measures import above_median, clustered, measure, order_consistency, pair_accuracy
+from pudistill_cli.judging.measures import above_median, clustered, measure, order_consistency
 
 
 def array(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float64)
-
-
-def test_accuracy_counts_pairs_of_unequal_grades_a_tie_being_half() -> None:
-    """Grades 3 > 2 = 2: two pairs. Scores order the first rightly and tie the second."""
-    assert pair_accuracy(array(5, 1, 5), array(3, 2, 2)) == 0.75
-    assert pair_accuracy(array(1, 2, 3), array(3, 2, 1)) == 0
-    assert np.isnan(pair_accuracy(array(1, 2), array(4, 4)))
 
 
 def test_order_consistency_is_the_share_of_pairs_decided_alike() -> None:

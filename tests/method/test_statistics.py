@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pudistill_cli.method.statistics import bootstrap_mean, kendall_tau_b, paired_difference
+from pudistill_cli.method.statistics import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    kendall_tau_b,
+    pair_accuracy,
+    paired_difference,
+)
 
 
 def test_interval_of_a_mean_is_the_normal_one():
@@ -38,3 +44,28 @@ def test_kendall_tau_b_by_hand():
     assert kendall_tau_b([1, 1, 3, 4], [1, 2, 3, 4]) == pytest.approx(5 / np.sqrt(30))
     assert kendall_tau_b([1, 2, 3], [3, 2, 1]) == -1
     assert np.isnan(kendall_tau_b([1, 1, 1], [1, 2, 3]))
+
+
+def test_pair_accuracy_by_hand():
+    """Grades 3 > 2 = 2 are two pairs: the scores order the first rightly and tie the second."""
+    assert pair_accuracy(np.array([5.0, 1.0, 5.0]), np.array([3.0, 2.0, 2.0])) == 0.75
+    assert pair_accuracy(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])) == 0
+    assert np.isnan(pair_accuracy(np.array([1.0, 2.0]), np.array([4.0, 4.0])))
+
+
+def test_ratio_of_means_by_hand():
+    """(1 + 2 + 3) / (2 + 2 + 8) is a half, which the mean of the ratios, 1/2, 1 and 3/8, is not."""
+    assert bootstrap_ratio([1, 2, 3], [2, 2, 8], seed=0).mean == pytest.approx(0.5)
+
+
+def test_interval_of_a_ratio_is_the_delta_method_s():
+    """Of a / b with mean b 1, the linearised deviation over 400 prompts is std(a - r b) / 20."""
+    rng = np.random.default_rng(3)
+    below = rng.uniform(0.5, 1.5, size=400)
+    above = 0.6 * below + rng.normal(scale=0.5, size=400)
+    found = bootstrap_ratio(above, below, seed=1)
+    deviation = (above - found.mean * below).std() / below.mean() / 20
+    assert (found.low, found.high) == pytest.approx(
+        (found.mean - 1.96 * deviation, found.mean + 1.96 * deviation), abs=0.006
+    )
+    assert bootstrap_ratio(7 * below, below, seed=1) == bootstrap_ratio(7 * below, below, seed=2)  # no spread
