@@ -293,6 +293,8 @@ class EvalSettings(Section):
     max_prompts: Count | None = None
     """At most this many prompts of each test set."""
     dev_prompts: Count | None = None
+    claims: Flag = True
+    """Draw and rank `prefer.k` candidates of up to 200 dev prompts once more, to measure what the paper claims."""
 
     @field_validator("metric")
     @classmethod

@@ -6,6 +6,7 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
             adapters/<name>/ in PEFT's format
             state/           run.json: identity and resolved settings; <name>/: the learner's, to go on from;
                              token_budget: tokens in a pass that fit, where the recipe's did not
+            results.json     the final table; report.html: the same and more, to be read
             export/<format>/
 """
 
@@ -35,7 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDERS = ("adapters", "state", "export")
 _REDONE_FREELY = frozenset({"eval", "export"})
 _SAME_ANSWERS = frozenset(
-    {"eval.metric", "eval.temperatures", "eval.dev_temperatures", "eval.max_prompts", "eval.dev_prompts"}
+    {"eval.metric", "eval.temperatures", "eval.dev_temperatures", "eval.max_prompts", "eval.dev_prompts", "eval.claims"}
 )
 """Settings that change which answers are looked at and how, not what a system answers."""
 _RESOLVED_BY = {"anchors.fingerprint": "anchors", "max_new_tokens": "prefer"}

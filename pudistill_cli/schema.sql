@@ -25,7 +25,7 @@ CREATE TABLE anchors (
 
 CREATE TABLE candidates (
     id INTEGER PRIMARY KEY,
-    round INTEGER NOT NULL,
+    round INTEGER NOT NULL,             -- from 1; 0 of dev prompts, for the paper's claims
     prompt_key TEXT NOT NULL REFERENCES prompts (key) ON DELETE CASCADE,
     k INTEGER NOT NULL,                 -- from 0
     tokens TEXT NOT NULL,               -- JSON: ids as drawn

@@ -58,7 +58,8 @@ def bomb(patch: pytest.MonkeyPatch, place: str, nth: int, *first: Any, after: bo
 
 LEDGER = "pudistill_cli.ledger:Ledger"
 LEARNER = "pudistill_torch.learner:TorchLearner"
-# 28 prompts are asked; SFT has 2 steps, then each round 2; the gates draw 4 groups, round 1 the other 12, round 2 16.
+# 28 prompts are asked; SFT has 2 steps, then each round 2; the gates draw 4 groups, round 1 the other 12, round 2 16,
+# which two scorers score; then 6 are drawn and scored for the claims.
 POINTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "teacher": lambda p: bomb(p, f"{LEDGER}.add_anchor", 5, after=True),
     "SFT": lambda p: bomb(p, f"{LEARNER}.step", 2),
@@ -76,6 +77,7 @@ POINTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "update, round 2": lambda p: bomb(p, f"{LEARNER}.step", 6),
     "round 2 saved, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "round-2"),
     "evaluation": lambda p: bomb(p, f"{LEDGER}.add_eval_answers", 21, after=True),
+    "claims": lambda p: bomb(p, f"{LEDGER}.add_scores", 70, after=True),
     "results written, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "eval"),
     "export": lambda p: bomb(p, "pudistill_cli.stages.exporting:compare", 1),
     "between exports": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "export/hf", after=True),

@@ -41,32 +41,23 @@ class CandidateGroup:
         return (*self.candidates, *(e.candidate for e in self.earlier))
 
 
+HELD_OUT = 0
+"""The number under which groups of held-out prompts are kept (stages/claims.py): rounds count from 1."""
+
+
 def policy_of(number: int) -> str:
-    """The name of the adapter that samples in round `number`."""
-    return "sft" if number == 1 else f"round-{number - 1}"
+    """The name of the adapter that samples in round `number`; held-out groups have the first round's."""
+    return "sft" if number <= 1 else f"round-{number - 1}"
+
+
+def title_of(number: int) -> str:
+    """What a round is called on the screen."""
+    return "claims" if number == HELD_OUT else f"round {number}"
 
 
 def sample_candidates(job: Job, prompts: list[Anchored], number: int) -> list[CandidateGroup]:
-    """The round's groups; those that the ledger holds are read from it.
-
-    With `prefer.k_min` the size of a group hangs on the last round's: a run that goes on finds the same.
-    """
-    held = job.ledger.candidates(number)
-    prefer = job.recipe.prefer
-    few = with_little_spread(job, number) if prefer.k_min else frozenset[str]()
-    missing = [p for p in prompts if p.prompt.key not in held]
-    if missing:
-        with job.console.bar(f"round {number}: sampling", len(prompts)) as bar:
-            bar.advance(len(prompts) - len(missing))
-            for k, asked in (
-                (prefer.k, [p for p in missing if p.prompt.key not in few]),
-                (prefer.k_min, [p for p in missing if p.prompt.key in few]),
-            ):
-                if k and asked:
-                    for key, candidates in _drawn(job, asked, k, number):
-                        held[key] = candidates
-                        bar.advance()
-    groups = [CandidateGroup(p, tuple(held[p.prompt.key])) for p in prompts]
+    """The round's groups; the run is told where too many were cut off."""
+    groups = draw_groups(job, prompts, number)
     drawn = [c for g in groups for c in g.candidates]
     truncated = sum(c.finish == "length" for c in drawn) / max(1, len(drawn))
     job.metrics("prefer", number, 0, {"truncated_share": truncated, "candidates": float(len(drawn))})
@@ -76,6 +67,29 @@ def sample_candidates(job: Job, prompts: list[Anchored], number: int) -> list[Ca
             f"left out. Give them room: --set prefer.max_new_tokens={2 * job.max_new_tokens}"
         )
     return groups
+
+
+def draw_groups(job: Job, prompts: list[Anchored], number: int) -> list[CandidateGroup]:
+    """A prompt's candidates; those that the ledger holds are read from it.
+
+    With `prefer.k_min` the size of a group hangs on the last round's: a run that goes on finds the same.
+    """
+    held = job.ledger.candidates(number)
+    prefer = job.recipe.prefer
+    few = with_little_spread(job, number) if prefer.k_min else frozenset[str]()
+    missing = [p for p in prompts if p.prompt.key not in held]
+    if missing:
+        with job.console.bar(f"{title_of(number)}: sampling", len(prompts)) as bar:
+            bar.advance(len(prompts) - len(missing))
+            for k, asked in (
+                (prefer.k, [p for p in missing if p.prompt.key not in few]),
+                (prefer.k_min, [p for p in missing if p.prompt.key in few]),
+            ):
+                if k and asked:
+                    for key, candidates in _drawn(job, asked, k, number):
+                        held[key] = candidates
+                        bar.advance()
+    return [CandidateGroup(p, tuple(held[p.prompt.key])) for p in prompts]
 
 
 def with_little_spread(job: Job, number: int) -> frozenset[str]:

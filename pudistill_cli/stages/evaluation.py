@@ -9,6 +9,7 @@ from pudistill_cli.evaluate import GREEDY, Evaluator, Figures, System
 from pudistill_cli.job import Job
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.claims import Claim, measure_claims
 from pudistill_cli.stages.selection import Selection
 from pudistill_cli.tables import print_results
 
@@ -26,6 +27,8 @@ class Results:
     own_temperature: dict[str, float]
     """Per system, the temperature where it is best on dev."""
     figures: list[Figures]
+    claims: list[Claim]
+    """What the paper claims, as it was found on this run."""
     verdict: str
 
 
@@ -52,7 +55,8 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     verdict = _verdict(job, figures, own, evaluator.measure) if rounds else _why_no_round(job, scorer)
     if rounds and best.choice.name == "sft":
         verdict += " Dev found every round behind SFT, so SFT is what is kept and exported."
-    results = Results(evaluator.measure, best.choice.name, own, figures, verdict)
+    claims = measure_claims(job, anchors, best, scorer)
+    results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict)
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
     job.ledger.finish_stage("eval", {"chosen": results.chosen, "verdict": results.verdict})
     print_results(job.console, results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.ensemble import combine
 from pudistill_cli.stages.anchors import Anchored
-from pudistill_cli.stages.candidates import CandidateGroup
+from pudistill_cli.stages.candidates import CandidateGroup, title_of
 from pudistill_cli.stages.prior import Decision, as_unlabeled
 from pudistill_cli.stages.reuse import with_earlier
 
@@ -58,17 +59,9 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     groups = with_earlier(job, groups, number)
     parts = components(scorer)
     raw = [scores_of_rows(job, part, groups, number) for part in parts]  # per scorer, per group (M,)
-    weights = agreement_weights(raw) if job.recipe.rank.weighting == "agreement" else None
-    total = combine(raw, weights) if len(parts) > 1 else raw[0]
     unlabeled = as_unlabeled(job, parts, raw, groups, number)
-    posteriors = unlabeled.posteriors or [None] * len(groups)
-    scored = [
-        _scored_group(group, total[i], [scores[i] for scores in raw], posteriors[i]) for i, group in enumerate(groups)
-    ]
-    prefer = job.recipe.prefer
-    settings = PreferenceSettings(
-        tau=prefer.tau, anchor="score" if prefer.anchor_in_group else "out", margin=prefer.margin
-    )
+    scored = scored_groups(job, groups, raw, unlabeled.posteriors)
+    settings = preference_settings(job)
     targets = round_targets(scored, settings)
     ranked = [
         RankedGroup(
@@ -89,6 +82,22 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     job.ledger.begin_stage(f"round-{number}/prior")
     job.ledger.finish_stage(f"round-{number}/prior", {"decision": decision})
     return Ranked(ranked, decision)
+
+
+def preference_settings(job: Job) -> PreferenceSettings:
+    """How the recipe has scores become preferences."""
+    prefer = job.recipe.prefer
+    return PreferenceSettings(tau=prefer.tau, anchor="score" if prefer.anchor_in_group else "out", margin=prefer.margin)
+
+
+def scored_groups(
+    job: Job, groups: list[CandidateGroup], raw: list[list[Array]], posteriors: Sequence[Array] | None = None
+) -> list[ScoredGroup]:
+    """The groups with their scores, from those of each scorer: (M,) a group, the anchor's last."""
+    weights = agreement_weights(raw) if job.recipe.rank.weighting == "agreement" else None
+    total = combine(raw, weights) if len(raw) > 1 else raw[0]
+    known = posteriors or [None] * len(groups)
+    return [_scored_group(group, total[i], [scores[i] for scores in raw], known[i]) for i, group in enumerate(groups)]
 
 
 def scores_of_rows(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> list[Array]:
@@ -121,7 +130,7 @@ def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number:
             )
             for g in missing
         ]
-        with job.console.bar(f"round {number}: {scorer.name}", len(groups)) as bar:
+        with job.console.bar(f"{title_of(number)}: {scorer.name}", len(groups)) as bar:
             for index, scores in scorer.score(job.judge(), items):
                 key = missing[index].anchored.prompt.key
                 job.ledger.add_scores(number, key, scorer.name, scores[:-1], float(scores[-1]))
