@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pudistill_cli import __version__
-from pudistill_cli.commands import anchors, doctor, export, judge, recipes, run
+from pudistill_cli.commands import anchors, doctor, export, judge, recipes, report, run
 from pudistill_cli.commands import eval as eval_
 from pudistill_cli.console import Console
 from pudistill_cli.errors import PudistillError
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command("run")(run.command)
 app.command("anchors")(anchors.command)
 app.command("eval")(eval_.command)
+app.command("report")(report.command)
 app.command("export")(export.command)
 app.command("judge")(judge.command)
 app.command("recipes")(recipes.command)

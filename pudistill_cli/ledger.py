@@ -20,7 +20,7 @@ from pudistill_cli.contract import Candidate, Finish, Tokens
 from pudistill_cli.identity import STAGES, stage_of_mark
 from pudistill_cli.method.preferences import Targets
 from pudistill_cli.method.statistics import Interval
-from pudistill_cli.prompts import Prompt
+from pudistill_cli.prompts import Message, Prompt
 from pudistill_cli.sqlite_file import SqliteFile, to_json
 from pudistill_cli.teacher import Answer
 
@@ -34,6 +34,16 @@ class StoredAnswer:
     text: str
     tokens: Tokens
     finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAnswer:
+    """A system's answer to a prompt, to be read."""
+
+    system: str
+    text: str
+    score: float | None
+    """By `eval.metric`; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,16 @@ class Ledger:
                 "line = excluded.line",
                 rows,
             )
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """One set's prompts, in the order of their file."""
+        return [
+            Prompt(key, tuple(Message(**m) for m in json.loads(messages)), split, reference, source, line)
+            for key, messages, reference, source, line in self._file.rows(
+                "SELECT key, messages, reference, source, line FROM prompts WHERE split = ? ORDER BY source, line",
+                split,
+            )
+        ]
 
     def add_anchor(self, key: str, answer: Answer, teacher: str) -> None:
         """The teacher's answer to a prompt, whatever its status."""
@@ -276,15 +296,17 @@ class Ledger:
             found.setdefault(key, []).append(StoredAnswer(text, _tokens(tokens), finish))
         return found
 
-    def answers_to(self, key: str) -> list[tuple[str, str]]:
-        """(system, text) of every system's first answer at the lowest temperature there is."""
-        lowest: dict[str, str] = {}
-        for system, text in self._file.rows(
-            "SELECT system, text FROM eval_answers WHERE prompt_key = ? AND sample = 0 ORDER BY temperature, rowid",
+    def answers_to(self, key: str) -> list[HeldAnswer]:
+        """Every system's first answer at the lowest temperature there is."""
+        lowest: dict[str, HeldAnswer] = {}
+        for found in self._file.rows(
+            "SELECT system, text, score FROM eval_answers WHERE prompt_key = ? AND sample = 0 "
+            "ORDER BY temperature, rowid",
             key,
         ):
-            lowest.setdefault(system, text)
-        return list(lowest.items())
+            answer = HeldAnswer(*found)
+            lowest.setdefault(answer.system, answer)
+        return list(lowest.values())
 
     # --- metrics ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pudistill_cli.errors import UsageError
 from pudistill_cli.export_formats import formats_of
 from pudistill_cli.job import Job
+from pudistill_cli.report.page import write_report
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.candidates import sample_candidates
 from pudistill_cli.stages.evaluation import final_evaluation
@@ -40,6 +41,8 @@ def distil(job: Job, until: str = "export") -> None:
         final_evaluation(job, anchors, best, scorer)  # test is read once
     if wanted >= STAGES.index("export"):
         export_best(job, anchors, best.choice.name)
+    if wanted >= STAGES.index("eval"):
+        write_report(job.folder.path)
 
 
 def export_run(job: Job, adapter: str | None) -> list[Exported]:

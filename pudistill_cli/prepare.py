@@ -107,13 +107,7 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
     Raises:
         RunError: there is no such run, or it is not finished.
     """
-    path = Path(run) if (Path(run) / "recipe.yaml").is_file() else root / run
-    if not (path / "recipe.yaml").is_file():
-        known = sorted(p.parent.name for p in root.glob("*/recipe.yaml"))
-        raise RunError(
-            f"There is no run {run!r} in {root}{did_you_mean(run, known)}.",
-            f"Runs there: {', '.join(known) or 'none'}. Make one with: pudistill run RECIPE",
-        )
+    path = find_run(run, root)
     checked = plan(load_recipe(str(path / "recipe.yaml"), changes).recipe, console)
     folder = RunFolder.reopen(path)
     try:
@@ -123,12 +117,33 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
         raise
     if not job.ledger.stage_done("eval"):
         job.close()
-        raise RunError(
-            f"The run {path.name!r} is not finished.",
-            f"Go on with: pudistill run {quote(str(path / 'recipe.yaml'))} --name {path.name} "
-            f"--runs {quote(str(path.parent))}",
-        )
+        raise not_finished(path)
     return job
+
+
+def find_run(run: str, root: Path) -> Path:
+    """The folder of a run: a path, or a name in `root`.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    path = Path(run) if (Path(run) / "recipe.yaml").is_file() else root / run
+    if not (path / "recipe.yaml").is_file():
+        known = sorted(p.parent.name for p in root.glob("*/recipe.yaml"))
+        raise RunError(
+            f"There is no run {run!r} in {root}{did_you_mean(run, known)}.",
+            f"Runs there: {', '.join(known) or 'none'}. Make one with: pudistill run RECIPE",
+        )
+    return path
+
+
+def not_finished(path: Path) -> RunError:
+    """What is said of a run that has no final table yet."""
+    return RunError(
+        f"The run {path.name!r} is not finished.",
+        f"Go on with: pudistill run {quote(str(path / 'recipe.yaml'))} --name {path.name} "
+        f"--runs {quote(str(path.parent))}",
+    )
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def next_steps(job: Job, until: str) -> None:
     exports = [folder.export(str(target)) for target in formats_of(job.recipe.export, job.student.keeps_its_types)]
     lines = {
         "table": folder.path / "results.json",
+        "report": folder.path / "report.html",
         **{f"export ({path.name})": path for path in exports},
         "everything": folder.ledger_path,
     }
@@ -82,7 +83,7 @@ def show_answers(job: Job, count: int) -> None:
     """The first test prompts with the greedy answer (or the first one held) of each system."""
     for prompt in job.prompts.test[:count]:
         job.console.result("\n" + prompt.messages[-1].content)
-        for system, text in job.ledger.answers_to(prompt.key):
-            job.console.result(f"  {system:<8}{text}")
+        for answer in job.ledger.answers_to(prompt.key):
+            job.console.result(f"  {answer.system:<8}{answer.text}")
         if prompt.reference is not None:
             job.console.result(f"  {'truth':<8}{prompt.reference}")

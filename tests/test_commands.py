@@ -11,7 +11,7 @@ import pytest
 from tiny import SIZES, Ended, Tiny, lines_of
 
 Call = Callable[..., Ended]
-COMMANDS = ("run", "anchors", "eval", "export", "judge", "recipes")
+COMMANDS = ("run", "anchors", "eval", "report", "export", "judge", "recipes")
 
 
 # --- all of them ---
@@ -242,7 +242,7 @@ def test_a_run_is_found_by_its_folder_too(copied: Tiny, call: Call) -> None:
     assert call("eval", str(copied.run)).code == 0
 
 
-@pytest.mark.parametrize("command", ["eval", "export"])
+@pytest.mark.parametrize("command", ["eval", "report", "export"])
 def test_an_unknown_run_is_refused_with_those_that_are_there(command: str, copied: Tiny, call: Call) -> None:
     ended = call(command, "tyni", "--runs", str(copied.runs))
     assert ended.code == 7
@@ -250,7 +250,7 @@ def test_an_unknown_run_is_refused_with_those_that_are_there(command: str, copie
     assert "Runs there: tiny" in ended.flat
 
 
-@pytest.mark.parametrize("command", ["eval", "export"])
+@pytest.mark.parametrize("command", ["eval", "report", "export"])
 def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(command: str, tmp_path: Path, call: Call) -> None:
     tiny = Tiny.make(tmp_path)
     assert call(*tiny.arguments("--until", "anchors")).code == 0

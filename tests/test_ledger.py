@@ -16,7 +16,7 @@ import pytest
 
 from pudistill_cli.contract import Candidate
 from pudistill_cli.errors import RunError
-from pudistill_cli.ledger import VERSION, Ledger, StoredAnswer
+from pudistill_cli.ledger import VERSION, HeldAnswer, Ledger, StoredAnswer
 from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, group_scale, identities, targets
 from pudistill_cli.method.statistics import Interval
 from pudistill_cli.prompts import Message, Prompt
@@ -205,8 +205,9 @@ def test_eval_answers_come_back_by_system_set_and_temperature(ledger: Ledger):
     assert ledger.eval_answers("round-1", "test", 0.7) == {"t": three, "u": three[1:2]}
     assert ledger.eval_answers("round-1", "test", 0.0)["t"][0].finish == "length"
     assert ledger.eval_answers("round-1", "dev", 0.7) == {}
-    assert sorted(ledger.answers_to("t")) == [("base", "x"), ("round-1", "greedy")]
     ledger.add_eval_scores("round-1", "test", 0.7, {"t": [0.0, 0.5, 1.0]})
+    ledger.add_eval_scores("round-1", "test", 0, {"t": [0.25]})
+    assert ledger.answers_to("t") == [HeldAnswer("round-1", "greedy", 0.25), HeldAnswer("base", "x", None)]
     means = "SELECT system, avg(score) FROM eval_answers WHERE prompt_key = 't' AND temperature > 0 GROUP BY system"
     assert read(ledger, means) == [("base", None), ("round-1", 0.5)]
 

@@ -1,0 +1,27 @@
+"""`pudistill report`: a finished run as one HTML file."""
+
+from __future__ import annotations
+
+from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption
+
+
+def command(run: RunArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
+    """Write report.html into a run's folder: tables, claims, charts and answers in one file, no network, no script.
+
+    `run` and `eval` write it too; no model is loaded for it.
+
+    Examples:
+
+      pudistill report quickstart
+    """
+    from pudistill_cli.console import Console
+    from pudistill_cli.prepare import find_run, not_finished
+    from pudistill_cli.report.page import write_report
+
+    folder = find_run(run, runs)
+    if not (folder / "results.json").is_file():
+        raise not_finished(folder)
+    path = write_report(folder)
+    console = Console(as_json=as_json)
+    console.event("report", path=str(path))
+    console.result(str(path))

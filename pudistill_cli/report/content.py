@@ -1,0 +1,166 @@
+"""What the report shows, read from a run's folder: results, ledger and resolved recipe. No model is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from pydantic import TypeAdapter, ValidationError
+
+from pudistill_cli.errors import RunError
+from pudistill_cli.ledger import HeldAnswer, Ledger
+from pudistill_cli.prompts import Prompt
+from pudistill_cli.recipe import Recipe
+from pudistill_cli.recipe_file import load_recipe
+from pudistill_cli.report.charts import Point
+from pudistill_cli.stages.evaluation import Results
+from pudistill_cli.stages.selection import Considered
+from pudistill_cli.stages.verification import Comparison
+
+SHOWN_ANSWERS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A test prompt, what the teacher said, and what the systems say."""
+
+    prompt: str
+    anchor: str | None
+    reference: str | None
+    answers: list[HeldAnswer]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A loss, step by step."""
+
+    title: str
+    values: list[float]
+    marks: list[int]
+    """Steps where a round begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """All of it."""
+
+    name: str
+    facts: list[tuple[str, str]]
+    results: Results
+    dev: list[Point]
+    """By round; intervals are those of the paired difference to SFT."""
+    prior: list[Point]
+    losses: list[Curve]
+    exports: list[tuple[str, Comparison]]
+    examples: list[Example]
+    recipe: str
+
+
+def read_run(folder: Path) -> Content:
+    """Of a run that has been evaluated.
+
+    Raises:
+        RunError: `results.json` is not as this version writes it.
+    """
+    results = _results(folder / "results.json")
+    text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    with closing(Ledger(folder / "ledger.sqlite")) as ledger:
+        return Content(
+            name=folder.name,
+            facts=_facts(load_recipe(str(folder / "recipe.yaml"), []).recipe, results),
+            results=results,
+            dev=_dev(ledger, results),
+            prior=_prior(ledger),
+            losses=_losses(ledger),
+            exports=_exports(ledger),
+            examples=_examples(ledger),
+            recipe=text,
+        )
+
+
+def _results(path: Path) -> Results:
+    try:
+        return TypeAdapter(Results).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RunError(
+            f"{path} is not as this version of pudistill writes it.",
+            f"Write it again: pudistill eval {quote(str(path.parent))}",
+        ) from error
+
+
+def _facts(recipe: Recipe, results: Results) -> list[tuple[str, str]]:
+    teacher = recipe.teacher
+    model = getattr(teacher, "model", None) or getattr(teacher, "path", "")
+    return [
+        ("student", recipe.student.model),
+        ("teacher", f"{teacher.kind}: {model}"),
+        ("objective", recipe.train.objective.name),
+        ("rounds", f"at most {recipe.prefer.rounds}, {recipe.prefer.k} candidates a prompt"),
+        ("kept", results.chosen),
+    ]
+
+
+def _dev(ledger: Ledger, results: Results) -> list[Point]:
+    """SFT's value, and each round's with the interval of its gain: clear of SFT's line where dev tells them apart."""
+    stability = next((claim.check for claim in results.claims if claim.name == "stability"), None)
+    if stability is None or not stability.beside:
+        return []
+    sft = Considered(**ledger.stage_detail("dev/sft")).score
+    gains = [(name.removeprefix("round-"), gain) for name, gain in stability.beside.items()]
+    return [Point("SFT", sft, sft, sft), *(Point(name, sft + g.mean, sft + g.low, sft + g.high) for name, g in gains)]
+
+
+def _prior(ledger: Ledger) -> list[Point]:
+    by_round: dict[int, dict[str, float]] = {}
+    for m in ledger.metrics("prefer"):
+        if m.name.startswith("class_prior_") and math.isfinite(m.value):
+            by_round.setdefault(m.round, {})[m.name.removeprefix("class_prior_")] = m.value
+    whole = {r: found for r, found in by_round.items() if found.keys() >= {"estimate", "low", "high"}}
+    return [Point(str(r), found["estimate"], found["low"], found["high"]) for r, found in sorted(whole.items())]
+
+
+def _losses(ledger: Ledger) -> list[Curve]:
+    curves: list[Curve] = []
+    for stage, title in (("sft", "SFT"), ("prefer", "preference rounds")):
+        steps = [m for m in ledger.metrics(stage) if m.name == "loss" and math.isfinite(m.value)]
+        marks = [i for i in range(1, len(steps)) if steps[i].round != steps[i - 1].round]
+        if steps:
+            curves.append(Curve(title, [m.value for m in steps], marks))
+    return curves
+
+
+def _exports(ledger: Ledger) -> list[tuple[str, Comparison]]:
+    found: list[tuple[str, Comparison]] = []
+    for stage in sorted(n for n in ledger.finished_stages() if n.startswith("export/")):
+        detail = ledger.stage_detail(stage)
+        del detail["path"]
+        found.append((stage.removeprefix("export/"), Comparison(**detail)))
+    return found
+
+
+def _examples(ledger: Ledger) -> list[Example]:
+    """Test prompts, those first where the measure tells the students apart, then those where the words differ."""
+    anchors = ledger.anchors()
+    found = [(p, ledger.answers_to(p.key)) for p in ledger.prompts("test")]
+    answered = [(p, answers) for p, answers in found if answers]
+    answered.sort(key=lambda one: _alike(one[1]))
+    return [
+        Example(_asked(p), anchors[p.key].text if p.key in anchors else None, p.reference, answers)
+        for p, answers in answered[:SHOWN_ANSWERS]
+    ]
+
+
+def _alike(answers: Sequence[HeldAnswer]) -> tuple[bool, bool]:
+    """Whether the trained students have one score, and one text."""
+    trained = [a for a in answers if a.system != "base"]
+    return len({a.score for a in trained}) <= 1, len({a.text for a in trained}) <= 1
+
+
+def _asked(prompt: Prompt) -> str:
+    if len(prompt.messages) == 1:
+        return prompt.messages[0].content
+    return "\n".join(f"{m.role}: {m.content}" for m in prompt.messages)

@@ -1,0 +1,38 @@
+"""From what a run holds to the page: everything that is put into it is escaped."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from pudistill_cli.atomic import write_atomic
+from pudistill_cli.report.charts import curve, intervals
+from pudistill_cli.report.content import Content, read_run
+from pudistill_cli.stages.evaluation import Results
+from pudistill_cli.tables import Grid, beside, claim_value, quality
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` of a run that has been evaluated; the same run gives the same bytes."""
+    path = folder / "report.html"
+    write_atomic(path, page(read_run(folder)))
+    return path
+
+
+def page(content: Content) -> str:
+    """The HTML of one run."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = files("pudistill_cli.report").joinpath("page.html").read_text(encoding="utf-8")
+    drawn = {"claim_value": claim_value, "intervals": intervals, "curve": curve, "tables": _tables(content.results)}
+    return environment.from_string(source).render(run=content, **drawn)
+
+
+def _tables(results: Results) -> list[Grid]:
+    """The tables that the screen shows."""
+    grids: list[Grid] = []
+    for name in dict.fromkeys(f.set for f in results.figures):
+        rows = [f for f in results.figures if f.set == name]
+        grids += [quality(rows, results, name), beside(rows, results.measure)]
+    return grids
