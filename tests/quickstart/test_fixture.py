@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def test_pretraining_writes_a_checkpoint_that_follows_from_the_seed(tmp_path: Pa
     from benchmarks.fixtures.quickstart.pretrain import pretrain
 
     for name in ("one", "two"):
-        pretrain(7, frozenset(), tmp_path / name, steps=2)
+        pretrain(partial(stream, 7, frozenset()), 7, tmp_path / name, steps=2)
     shipped = {path.name for path in (build.FOLDER / "student").iterdir()}
     assert {path.name for path in (tmp_path / "one").iterdir()} == shipped
     for name in shipped:
