@@ -18,7 +18,7 @@ class Row:
     """SFT alone, of each of these numbers of epochs; dev chooses."""
 
 
-LONGER = {"action": 80}
+LONGER = {"action": 80, "note": 80, "story": 32}
 """Epochs of SFT that take the core-seconds of LDL-GRPO, by task."""
 STOPPED = (2, 4, 8, 16, 32)
 SFT_ONLY = ("prefer.rounds=0",)
@@ -35,6 +35,7 @@ def rows(task: str) -> tuple[Row, ...]:
         Row("grpo", "group-relative advantage", ("train.objective=grpo",)),
         Row("dpo", "pairs", ("train.objective=dpo",)),
         Row("best-of-k", "NLL of the best candidate", ("train.objective=rft",)),
+        Row("pu-dpo", "the anchor over candidates that are not as good", ("train.objective=pu-dpo",)),
         Row("anchor-wins", "the anchor over every candidate", ("train.objective=spin",)),
         Row("sdft", "self-distillation with the anchor in view", ("train.objective=sdft",)),
         Row("blind", "LDL-GRPO, the scorer without the anchor", ("rank.scorer=likelihood-blind", "rank.gates=false")),

@@ -43,7 +43,7 @@ def test_no_prompt_occurs_twice_and_each_that_is_learned_or_judged_has_one_ancho
     prompts = {path.name: [one["prompt"] for one in lines(path)] for path in seed_3.glob("prompts*.jsonl")}
     assert {name: len(texts) for name, texts in prompts.items()} == {
         "prompts.jsonl": 200,
-        "prompts-dev.jsonl": 100,
+        "prompts-dev.jsonl": 300,
         "prompts-test.jsonl": 300,
         "prompts-other.jsonl": 150,
     }

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.evidence.tasks import action, story
+from benchmarks.evidence.tasks import action, note, story
 
 
 class Task(Protocol):
@@ -29,7 +29,7 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Task] = {task.NAME: task for task in (action, story)}
+TASKS: dict[str, Task] = {task.NAME: task for task in (action, note, story)}
 
 
 def able(names: Iterable[str]) -> list[str]:

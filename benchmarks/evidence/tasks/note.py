@@ -28,7 +28,7 @@ RECIPE = """\
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"
       pairwise: "{{prompt}}\\nreference: {{anchor}}\\nanswer A: {{first}}\\nanswer B: {{second}}\\nbetter:"
     prefer: {{k: 4, rounds: 8}}
-    eval: {{metric: "benchmarks.fixtures.note.rubric:grade"}}
+    eval: {{metric: "benchmarks.fixtures.note.rubric:grade", dev_prompts: 100}}
 """
 
 
