@@ -8,22 +8,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import running
+from running import Placed, placed
 from safetensors.numpy import load_file, save_file
 from tiny import STUDENT
 
 from pudistill_cli.contract import Backend, Engine, ModelSpec
 
-NAMES = ("torch", "llamacpp", "mlx")
+NAMES = ("torch", "torch:cuda", "llamacpp", "mlx")
 CONTEXT = 128
 R, ALPHA = 4, 8.0
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """Every backend that can run here."""
-    return running(request.param)
+def place(request: pytest.FixtureRequest) -> Placed:
+    """Every backend that can run here, on a CPU and, where there is one, on a graphics card."""
+    return placed(request.param)
+
+
+@pytest.fixture(scope="module")
+def backend(place: Placed) -> Backend:
+    return place.backend
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +40,8 @@ def kept_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def spec() -> ModelSpec:
-    return ModelSpec(STUDENT, stop_tokens=(1,), context=CONTEXT, device="cpu", dtype="float32", threads=1)
+def spec(place: Placed) -> ModelSpec:
+    return ModelSpec(STUDENT, stop_tokens=(1,), context=CONTEXT, device=place.device, dtype="float32", threads=1)
 
 
 @pytest.fixture(scope="module")

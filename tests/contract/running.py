@@ -1,8 +1,9 @@
-"""A backend that a test needs."""
+"""A backend that a test needs, and where it runs."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import pytest
 
@@ -19,3 +20,23 @@ def running(name: str) -> Backend:
             pytest.fail(f"every backend has to keep the contract: {problem}")
         pytest.skip(f"needs the backend: {problem}")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A backend on a device."""
+
+    backend: Backend
+    device: str
+
+
+def placed(name: str) -> Placed:
+    """By "backend" or "backend:device"; the device is the CPU otherwise, and one that is missing is no failure."""
+    name, _, device = name.partition(":")
+    found = running(name)
+    if device:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+    return Placed(found, device or "cpu")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from reference import Reference
-from running import running
+from running import Placed, placed, running
 from safetensors.numpy import load_file, save_file
 from tiny import STUDENT
 
@@ -33,15 +33,20 @@ from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.preferences import Targets
 
-LEARNERS, ENGINES = ("torch", "mlx"), ("torch", "mlx", "llamacpp")
+LEARNERS, ENGINES = ("torch", "torch:cuda", "mlx"), ("torch", "mlx", "llamacpp")
 LORA = LoraSpec(r=4, alpha=8.0)
 SFT = SftBatch((Row((3, 4, 5), (6, 7, 1)), Row((8, 9), (10, 1)), Row((11, 12, 13, 14), (15, 16, 17, 1))))
 Open = Callable[..., Learner]
 
 
 @pytest.fixture(scope="module", params=LEARNERS)
-def learns(request: pytest.FixtureRequest) -> Backend:
-    return running(request.param)
+def place(request: pytest.FixtureRequest) -> Placed:
+    return placed(request.param)
+
+
+@pytest.fixture(scope="module")
+def learns(place: Placed) -> Backend:
+    return place.backend
 
 
 @pytest.fixture
@@ -182,7 +187,7 @@ class Divergence:
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         if xp.__name__ == "torch":
-            self.seen = arrays.divergence.detach().numpy()
+            self.seen = arrays.divergence.detach().cpu().numpy()
         else:
             self.seen = np.array(arrays.divergence)
         return xp.sum(arrays.divergence), {}
@@ -267,7 +272,8 @@ def test_a_trained_adapter_in_every_engine(
     reference = Reference(STUDENT, trained)
     asked = [Continuations((3, 4, 5, 6), ((7, 8, 1), (9, 1))), Continuations((20, 21), ((22, 23, 24, 1),))]
     backend = running(name)
-    engine = backend.open(replace(spec, threads=None if name == "mlx" else spec.threads))
+    device = spec.device if name == "torch" else "cpu"
+    engine = backend.open(replace(spec, device=device, threads=None if name == "mlx" else spec.threads))
     own = (learner.load_adapter(trained), learner.logprobs)
     for handle, logprobs in (own, (engine.load_adapter(trained), engine.logprobs)):
         for i, found in logprobs(asked, handle):

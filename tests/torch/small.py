@@ -60,7 +60,7 @@ def open_learner(folder: Path, engine: TorchEngine | None = None, seed: int = 0,
     generator = torch.Generator().manual_seed(seed)
     for name, weight in learner.model.weights(POLICY).items():
         if "lora_B" in name:
-            weight.data.normal_(std=0.05, generator=generator)
+            weight.data.copy_(torch.normal(0.0, 0.05, weight.shape, generator=generator))
     return learner
 
 
@@ -107,7 +107,7 @@ def gradients(learner: TorchLearner) -> dict[str, np.ndarray]:
     found = {}
     for name, parameter in learner.model._causal.named_parameters():
         if parameter.requires_grad:
-            found[name] = parameter.grad.numpy().copy()
+            found[name] = parameter.grad.cpu().numpy().copy()
             parameter.grad = None
     return found
 
