@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ class Model:
 
         None where there are no more than `rows` sequences and `tokens` tokens in a pass: less is not possible.
         """
+        gc.collect()  # what went through a library's frames may still be held by a cycle: seen with transformers 5.17
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.spec.sample_rows <= rows and self.spec.token_budget <= tokens:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +149,21 @@ def test_half_an_adapter_is_refused(student: Path, adapter: Path, tmp_path: Path
     (tmp_path / broken).write_bytes(b"{")
     with pytest.raises(DataError, match="no whole adapter"):
         open_engine(student).load_adapter(tmp_path)
+
+
+def test_what_a_cycle_holds_is_freed_before_a_smaller_pass(student: Path) -> None:
+    """A traceback through a library's frames can be one; its arrays are why the pass had no memory."""
+
+    class Held:
+        def __init__(self) -> None:
+            self.itself = self
+
+    engine = open_engine(student)
+    gc.disable()
+    try:
+        held = weakref.ref(Held())
+        assert held() is not None
+        assert engine.halve_budget() is not None
+        assert held() is None
+    finally:
+        gc.enable()
