@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pudistill_cli.errors import BackendError, DataError
-from pudistill_torch.attention import use_packed_attention
+from pudistill_torch.attention import use_fast_attention
 from pudistill_torch.placement import Placement
 
 
@@ -49,7 +49,7 @@ def load_base(folder: Path, placement: Placement) -> Any:
             "Choose another student.",
         )
     model = model.to(placement.device).eval().requires_grad_(False)
-    use_packed_attention(model)
+    use_fast_attention(model)
     return model
 
 
