@@ -23,10 +23,11 @@ def is_there(folder: Path) -> bool:
 
 def write(folder: Path, optimizer: torch.optim.AdamW, steps: int) -> None:
     """Write moments and torch's RNG as safetensors, the number of steps as JSON."""
+    parameters = optimizer.param_groups[0]["params"]
     tensors = {"rng": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+    if (device := parameters[0].device).type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+    for i, parameter in enumerate(parameters):
         for name in MOMENTS if parameter in optimizer.state else ():
             tensors[f"{i}.{name}"] = optimizer.state[parameter][name].cpu()
     save_file(tensors, folder / TENSORS)
@@ -39,14 +40,15 @@ def read(folder: Path, optimizer: torch.optim.AdamW) -> int:
     Raises:
         DataError: a file is missing or broken.
     """
+    parameters = optimizer.param_groups[0]["params"]
     try:
         tensors = load_file(folder / TENSORS)
         steps = int(json.loads((folder / POSITION).read_text())["steps"])
         torch.set_rng_state(tensors["rng"])
-        if "rng.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
+        if "rng.cuda" in tensors and (device := parameters[0].device).type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng.cuda"], device)
         if steps:
-            for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            for i, parameter in enumerate(parameters):
                 moments = {name: tensors[f"{i}.{name}"].to(parameter.device) for name in MOMENTS}
                 step = torch.tensor(float(steps), device=parameter.device)
                 optimizer.state[parameter] = {"step": step, **moments}
