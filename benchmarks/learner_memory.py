@@ -1,10 +1,11 @@
 """Peak memory of a training step a token and layer, against the formula in pudistill_cli/memory.py.
 
     python -m benchmarks.learner_memory
+    python -m benchmarks.learner_memory --device cuda --out benchmarks/results/learner_memory_cuda.json
 
 Each figure is the difference of two peaks, with 1,024 and 4,096 tokens in one pass, so that weights, adapter and the
 framework itself cancel out; a peak is the largest of three processes, since what the kernel takes back in between only
-lowers it. Random weights, rank 16, CPU, one thread.
+lowers it. On a card it is what torch's allocator gave out, which one process tells. Random weights, rank 16.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.smollm2_shape import machine
 from pudistill_cli.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
 from pudistill_cli.memory import Demand
 from pudistill_cli.registry import usable
@@ -47,18 +49,35 @@ def build(width: int, feed_forward: int, heads: int, out: Path) -> Path:
     return out
 
 
-def peak_bytes(folder: str, dtype: Any, tokens: int) -> int:
-    """Of this process, after one step whose rows all go through the model together."""
-    spec = ModelSpec(Path(folder), (2,), 2 * ROW, "cpu", dtype, 1, token_budget=2 * tokens)
+def step(folder: Path, device: str, dtype: Any, tokens: int) -> None:
+    """One step whose rows all go through the model together."""
+    spec = ModelSpec(folder, (2,), 2 * ROW, device, dtype, threads=1, token_budget=2 * tokens)
     learner = usable("torch").learn(spec, LoraSpec(r=16, alpha=32), OptimizerSpec(), None)
     half = tuple(range(3, 3 + ROW // 2))
     learner.step(SftBatch(tuple(Row(half, half) for _ in range(tokens // ROW))), 1e-4)
+    learner.close()
+
+
+def peak_of_process() -> int:
+    """Bytes of RAM."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(folder: Path, dtype: str) -> float:
+def peak_on_card(folder: Path, device: str, dtype: str, tokens: int) -> int:
+    """Bytes of the card's memory; what earlier steps left in the allocator's hands does not count."""
+    import torch
+
+    torch.cuda.reset_peak_memory_stats(device)
+    step(folder, device, dtype, tokens)
+    return torch.cuda.max_memory_allocated(device)
+
+
+def measure(folder: Path, device: str, dtype: str) -> float:
     """Bytes a token and layer."""
-    few, many = (max(_cell(folder, dtype, tokens) for _ in range(REPEATS)) for tokens in TOKENS)
+    if device == "cpu":
+        few, many = (max(_cell(folder, dtype, tokens) for _ in range(REPEATS)) for tokens in TOKENS)
+    else:
+        few, many = (peak_on_card(folder, device, dtype, tokens) for tokens in TOKENS)
     return (many - few) / (TOKENS[1] - TOKENS[0]) / LAYERS
 
 
@@ -73,10 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args(argv)
     if options.cell:
         folder, dtype, tokens = options.cell
-        print(peak_bytes(folder, dtype, int(tokens)))
+        step(Path(folder), "cpu", dtype, int(tokens))
+        print(peak_of_process())
         return
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -85,14 +106,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             demand = Demand("llama", 0, 1, width, feed_forward)
             for dtype, size in (("float32", 4), ("bfloat16", 2)):
                 formula = (demand.learner_gib(size, 1) - demand.learner_gib(size, 0)) * 2**30
-                found = measure(checkpoint, dtype)
+                found = measure(checkpoint, options.device, dtype)
                 rows.append(
                     {"width": width, "feed_forward": feed_forward, "dtype": dtype, "bytes": found, "formula": formula}
                 )
                 print(
                     f"{width:>4} x {feed_forward:>5} {dtype:>8}: {found:8,.0f} B, formula {formula:8,.0f}", flush=True
                 )
-    options.out.write_text(json.dumps({"tokens": TOKENS, "layers": LAYERS, "rows": rows}, indent=2) + "\n")
+    result = {"machine": machine(options.device), "tokens": TOKENS, "layers": LAYERS, "rows": rows}
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m benchmarks.smollm2_shape --tokenizer FOLDER --questions question.jsonl [--anchors gpt-4.jsonl]
     python -m benchmarks.smollm2_shape ... --limit 8 --threads 1 --out result.json
+    python -m benchmarks.smollm2_shape ... --device cuda --token-budget 4096 --out result.json
 
 FOLDER holds config.json, tokenizer.json and tokenizer_config.json of SmolLM2-135M-Instruct; the questions and the
 reference answers are MT-bench's files. The weights are random, so this shows speed and memory and says nothing
@@ -102,12 +103,14 @@ def write_task(folder: Path, questions: Path, anchors: Path | None, limit: int) 
     )
 
 
-def write_recipe(folder: Path, student: Path, threads: int | None, token_budget: int = TOKEN_BUDGET) -> Path:
+def write_recipe(
+    folder: Path, student: Path, threads: int | None, token_budget: int = TOKEN_BUDGET, device: str = "cpu"
+) -> Path:
     """One round of the default method, with little evaluation; JSON is YAML."""
     recipe = {
         "name": "smollm2-shape",
         "seed": SEED,
-        "student": {"model": str(student), "threads": threads, "token_budget": token_budget},
+        "student": {"model": str(student), "device": device, "threads": threads, "token_budget": token_budget},
         "teacher": {"kind": "file", "path": "anchors.jsonl"},
         "prompts": {name: f"{name}.jsonl" for name in ("train", "dev", "test")},
         "sft": {"epochs": 1},
@@ -195,8 +198,8 @@ def _rates(folder: Path, events: list[dict[str, Any]], stages: Mapping[str, floa
 # --- sampling against a peer --------------------------------------------------------------------
 
 
-def against_transformers(student: Path, folder: Path, threads: int | None) -> dict[str, Any]:
-    """New tokens a second of the torch engine and of `generate(num_return_sequences=K)`: same prompts, dtype, threads.
+def against_transformers(student: Path, folder: Path, threads: int | None, device: str = "cpu") -> dict[str, Any]:
+    """New tokens a second of the torch engine and of `generate(num_return_sequences=K)`: same prompts, dtype, device.
 
     Nothing ends early on either side. Warmed up, in turns, the best of REPEATS: the machine may be shared.
     """
@@ -211,12 +214,12 @@ def against_transformers(student: Path, folder: Path, threads: int | None) -> di
     prompts = read_prompts(folder / "train.jsonl").prompts[:PEER_PROMPTS]
     tokenizer = StudentTokenizer.load(student)
     tokens = [tokenizer.encode_prompt(prompt.messages) for prompt in prompts]
-    spec = ModelSpec(student, stop_tokens=(-1,), context=4096, dtype="bfloat16", device="cpu", threads=threads)
+    spec = ModelSpec(student, stop_tokens=(-1,), context=4096, dtype="bfloat16", device=device, threads=threads)
     engine = backends()["torch"].open(spec)
-    peer = AutoModelForCausalLM.from_pretrained(student, dtype=torch.bfloat16).eval()
+    peer = AutoModelForCausalLM.from_pretrained(student, dtype=torch.bfloat16).to(device).eval()
     longest = max(map(len, tokens))
-    ids = torch.tensor([[0] * (longest - len(t)) + list(t) for t in tokens])
-    mask = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in tokens])
+    ids = torch.tensor([[0] * (longest - len(t)) + list(t) for t in tokens], device=device)
+    mask = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in tokens], device=device)
 
     def ours(new: int) -> None:
         requests = [PromptTokens(p.key, t) for p, t in zip(prompts, tokens, strict=True)]
@@ -230,7 +233,7 @@ def against_transformers(student: Path, folder: Path, threads: int | None) -> di
                 ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0,
                 num_return_sequences=K, max_new_tokens=new, min_new_tokens=new,
             )  # fmt: skip
-        assert out.shape == (len(tokens) * K, longest + new)
+        assert out.cpu().shape == (len(tokens) * K, longest + new)
 
     rates = _in_turns({"pudistill": ours, "transformers": theirs}, len(tokens) * K * NEW_TOKENS)
     engine.close()
@@ -262,7 +265,7 @@ def _in_turns(sides: Mapping[str, Callable[[int], None]], tokens: int) -> dict[s
 # --- the record ---------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Where the numbers come from."""
     import torch
     import transformers
@@ -275,6 +278,7 @@ def machine() -> dict[str, Any]:
     )
     return {
         "cpu": cpu,
+        **({"card": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}),
         "cores": os.cpu_count(),
         "load_average": [round(x, 1) for x in os.getloadavg()],
         "python": platform.python_version(),
@@ -291,6 +295,7 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, required=True, help="MT-bench's question.jsonl")
     parser.add_argument("--anchors", type=Path, help="MT-bench's reference_answer/gpt-4.jsonl")
     parser.add_argument("--limit", type=int, default=80, help="questions to train on")
+    parser.add_argument("--device", default="cpu", help="as student.device: cpu or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads; by default torch's own choice")
     parser.add_argument("--token-budget", type=int, default=TOKEN_BUDGET, help="tokens of a pass, padding included")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -299,13 +304,15 @@ def main() -> None:
         folder = Path(name)
         student = build_student(options.tokenizer, folder / "student")
         write_task(folder, options.questions, options.anchors, options.limit)
-        before = machine()
-        run = run_recipe(write_recipe(folder, student, options.threads, options.token_budget))
-        peer = against_transformers(student, folder, options.threads)
+        before = machine(options.device)
+        recipe = write_recipe(folder, student, options.threads, options.token_budget, options.device)
+        run = run_recipe(recipe)
+        peer = against_transformers(student, folder, options.threads, options.device)
     settings = {
         "questions": options.limit,
         "k": K,
         "new_tokens": NEW_TOKENS,
+        "device": options.device,
         "threads": options.threads,
         "token_budget": options.token_budget,
     }
