@@ -6,7 +6,8 @@ The learner, in bytes, for P weights of b bytes, L layers of width d and feed-fo
 
 the weights; LoRA of rank r with its gradient and Adam's two moments, float32; and what the backward pass needs. The
 last term is fitted to pudistill_torch's peak on three shapes in both dtypes (benchmarks/results/learner_memory.json):
-measured 52 to 108 KB a token and layer, it is 7 to 24 % above.
+measured 52 to 108 KB a token and layer, it is 7 to 24 % above. On a card, whose attention keeps no weights, it is about
+twice the peak (LOG.md).
 
 The engine, for R sequences of C tokens, keys and values of width k in 16 bit, and a vocabulary of V:
 
