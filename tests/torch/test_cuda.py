@@ -37,7 +37,9 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 ARCHITECTURES = {
     "grouped keys": LlamaConfig(**SIZES),
-    "learned positions": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128),
+    "learned positions": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+    ),
     "capped logits": Gemma2Config(**SIZES, query_pre_attn_scalar=8, sliding_window=6),
     "sliding window": Gemma3TextConfig(**SIZES, sliding_window=6, layer_types=["sliding_attention", "full_attention"]),
 }
@@ -156,6 +158,12 @@ def test_a_bfloat16_base_is_near_float32(wide: Path) -> None:
     assert_same_gradients(gradients(exact), gradients(rounded), 5e-2)
 
 
+def test_decoding_makes_no_plans(student: Path) -> None:
+    """cuDNN's attention would make one at each step, for there is a key more than at the step before."""
+    with closing(open_engine(student, device="cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 # --- repeatable ---
 
 
@@ -184,6 +192,11 @@ def test_the_cards_random_numbers_are_restored(student: Path, tmp_path: Path) ->
     torch.cuda.manual_seed(8)
     learner.restore(tmp_path / "state")
     assert torch.equal(torch.rand(4, device="cuda"), expected)
+
+
+def test_a_state_of_a_cpu_opens_no_card(student: Path, tmp_path: Path) -> None:
+    open_learner(student).save(tmp_path / "state")
+    assert "rng.cuda" not in training_state.load_file(tmp_path / "state" / training_state.TENSORS)
 
 
 # --- within its memory ---
@@ -270,8 +283,3 @@ def test_a_whole_run(tmp_path: Path) -> None:
     for format in ("hf", "adapter"):
         assert (tiny.run / "export" / format / "pudistill.json").is_file()
     assert tiny.main() == 0  # nothing left to do
-
-
-def test_a_state_of_a_cpu_opens_no_card(student: Path, tmp_path: Path) -> None:
-    open_learner(student).save(tmp_path / "state")
-    assert "rng.cuda" not in training_state.load_file(tmp_path / "state" / training_state.TENSORS)
