@@ -69,6 +69,23 @@ class Planted:
 
 
 @dataclass(frozen=True)
+class Length:
+    """A bad judge: in love with long answers, or with short ones."""
+
+    sign: int
+    model = True
+
+    @property
+    def name(self) -> str:
+        return "long" if self.sign > 0 else "short"
+
+    def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
+        """The length in tokens."""
+        for index, item in enumerate(items):
+            yield index, self.sign * np.array([float(len(c.tokens)) for c in item.candidates])
+
+
+@dataclass(frozen=True)
 class Once:
     """Asks one judge about the same items once, however many ensembles want to know."""
 

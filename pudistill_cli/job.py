@@ -110,12 +110,17 @@ class Job:
         """The adapter `name`, and an optimizer without a past: a new stage begins."""
         self.models.go_on_from(self.folder.adapter(name))
 
-    def judge(self) -> Judge:
-        """The frozen scorer: the SFT snapshot, or the bare base if the recipe says so."""
+    def judge_name(self, policy: str = "sft") -> str | None:
+        """The adapter that judges what the adapter `policy` sampled; None is the bare base (`rank.judge`)."""
+        return {"sft": "sft", "base": None, "refreshed": policy}[self.recipe.rank.judge]
+
+    def judge(self, policy: str = "sft") -> Judge:
+        """The frozen scorer of what the adapter `policy` sampled; as it is called without, the one of round 1."""
         rank = self.recipe.rank
+        name = self.judge_name(policy)
         return Judge(
             engine=self.engine,
-            adapter=self.adapter("sft") if rank.judge == "sft" else None,
+            adapter=None if name is None else self.adapter(name),
             encode=self.encode_prompt,
             encode_answer=self.tokenizer.encode_answer,
             decode=self.tokenizer.decode,

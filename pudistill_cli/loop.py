@@ -13,7 +13,7 @@ from pudistill_cli.stages.exporting import Exported, export_best, export_targets
 from pudistill_cli.stages.ranking import rank_candidates
 from pudistill_cli.stages.selection import Selection
 from pudistill_cli.stages.sft import learn_anchors
-from pudistill_cli.stages.trust import trusted_scorer
+from pudistill_cli.stages.trust import still_trusted, trusted_scorer
 from pudistill_cli.stages.update import improve
 
 STAGES = ("anchors", "sft", "prefer", "eval", "export")
@@ -33,10 +33,12 @@ def distil(job: Job, until: str = "export") -> None:
         for number in range(1, job.recipe.prefer.rounds + 1):  # stage 2
             groups = sample_candidates(job, anchors.for_rl(number), number)
             ranked = rank_candidates(job, scorer, groups, number)  # the judge's adapter, the anchor in view
-            if ranked.ends_the_rounds:
+            if ranked.ends_the_rounds or not still_trusted(job, scorer, groups, number):
                 break
             improve(job, ranked, number)  # DPO, GRPO, LDL-GRPO
             best.consider(f"round-{number}")  # dev chooses
+            if best.gives_up(number):
+                break
     if wanted >= STAGES.index("eval"):
         final_evaluation(job, anchors, best, scorer)  # test is read once
     if wanted >= STAGES.index("export"):

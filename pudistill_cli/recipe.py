@@ -185,12 +185,12 @@ class RankSettings(Section):
     """Of an ensemble's scorers; "agreement": each counts as much as the others agree with it."""
     length_free: Flag = False
     """Regress the length out of the scores, within groups."""
-    judge: Literal["sft", "base"] = "sft"
-    """The frozen weights that score: the student after SFT, or as it came."""
+    judge: Literal["sft", "base", "refreshed"] = "sft"
+    """The frozen weights that score: the student after SFT, as it came, or as it is when each round begins."""
     gates: Flag = True
     gate_prompts: Count = 100
     min_anchor: Share = 0.8
-    """A model scorer prefers the anchor to a corrupted copy in at least this share of the prompts."""
+    """A model scorer prefers the anchor to a corrupted copy and to another prompt's in at least this share of pairs."""
     min_kendall: Annotated[float, Field(ge=-1, le=1, strict=True)] = 0.2
     """A string scorer agrees with `likelihood` inside groups at least this much."""
 

@@ -31,7 +31,7 @@ def test_when_no_scorer_passes_the_gates_sft_is_all_and_is_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     examine = trust.examine
-    monkeypatch.setattr(trust, "examine", lambda *given: [replace(r, passed=False) for r in examine(*given)])
+    monkeypatch.setattr(trust, "examine", lambda *given: [replace(r, threshold=2.0) for r in examine(*given)])
     tiny = Tiny.make(tmp_path)
     ended = call(*tiny.arguments())
     assert ended.code == 0, ended.err

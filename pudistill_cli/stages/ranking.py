@@ -24,7 +24,7 @@ from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.ensemble import combine
 from pudistill_cli.stages.anchors import Anchored
-from pudistill_cli.stages.candidates import CandidateGroup, title_of
+from pudistill_cli.stages.candidates import CandidateGroup, policy_of, title_of
 from pudistill_cli.stages.prior import Decision, as_unlabeled
 from pudistill_cli.stages.reuse import with_earlier
 
@@ -131,7 +131,7 @@ def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number:
             for g in missing
         ]
         with job.console.bar(f"{title_of(number)}: {scorer.name}", len(groups)) as bar:
-            for index, scores in scorer.score(job.judge(), items):
+            for index, scores in scorer.score(job.judge(policy_of(number)), items):
                 key = missing[index].anchored.prompt.key
                 job.ledger.add_scores(number, key, scorer.name, scores[:-1], float(scores[-1]))
                 held[key] = scores

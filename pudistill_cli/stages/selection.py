@@ -1,4 +1,7 @@
-"""Which adapter is kept: the latest round that dev does not find worse, and never one that is behind SFT."""
+"""Which adapter is kept: the latest round that dev does not find worse, and never one that is behind SFT.
+
+Rounds that dev goes on finding worse than SFT are the last ones.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ import numpy as np
 from pudistill_cli.evaluate import Evaluator, System, temperature_name
 from pudistill_cli.job import Job
 from pudistill_cli.method.scorers import Scorer
-from pudistill_cli.method.statistics import paired_difference
+from pudistill_cli.method.statistics import Interval, paired_difference
 from pudistill_cli.stages.anchors import Anchors
+
+STOP = "dev/stop"
+"""The ledger's mark of rounds that dev ended."""
+PATIENCE = 2
+"""Rounds in a row worse than SFT that end the rounds: one that broke SFT was repaired by those after it (LOG.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,32 @@ class Selection:
             f"{found.best:.3f} at {temperature_name(temperature)}"
         )
 
+    def gives_up(self, number: int) -> bool:
+        """Whether the `PATIENCE` rounds up to `number` are worse than SFT on dev (paired 95 % interval below zero).
+
+        Decided once: other `eval` settings on a run that went on, or did not, change nothing about that.
+        """
+        job, name = self.job, f"round-{number}"
+        if number == job.recipe.prefer.rounds or job.ledger.stage_done(f"round-{number + 1}"):
+            return False
+        if job.ledger.stage_done(STOP):
+            return True
+        sft, *rounds = self.considered
+        gains = [self._gain(found, sft) for found in rounds[-PATIENCE:]] if self.dev else []
+        if len(gains) < PATIENCE or any(gain.high >= 0 for gain in gains):
+            return False
+        job.ledger.begin_stage(STOP)
+        job.ledger.finish_stage(STOP, {"after": name, "gains": [asdict(gain) for gain in gains]})
+        job.console.warn(
+            f"{PATIENCE} rounds in a row are worse than SFT on dev, {name} by {-gains[-1].mean:.3f} "
+            f"[{-gains[-1].high:.3f}, {-gains[-1].low:.3f}], so the rounds end here and {self.choice.name} is kept. "
+            f"A lower rate may help (--set train.lr={job.preference_lr / 3:.1g}), or another scorer (rank.scorer)."
+        )
+        return True
+
+    def _gain(self, found: Considered, over: Considered) -> Interval:
+        return paired_difference(found.values, over.values, seed=self.job.recipe.seed)
+
     @property
     def choice(self) -> Considered:
         """The adapter that is kept; SFT where no round is at least as good on dev."""
@@ -82,9 +116,8 @@ class Selection:
         The best of many noisy figures is chosen for its noise; later rounds have learned more.
         """
         best = max(considered, key=lambda c: c.score)
-        seed = self.job.recipe.seed
         for found in reversed(considered):
-            if not self.dev or paired_difference(best.values, found.values, seed=seed).low <= 0:
+            if not self.dev or self._gain(best, found).low <= 0:
                 return found
         return best
 

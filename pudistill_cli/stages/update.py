@@ -35,7 +35,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     first = per_round * (number - 1)
     slower = f"train.lr={job.preference_lr / 3:.1g}"
     job.ledger.begin_stage(name)
-    with _judge(job) as judge, job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
+    with _judge(job, number) as judge, job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
         batches = shuffled_batches(groups, train.groups_per_step, job.recipe.seed, 1, number)
         for step, batch in enumerate(batches, start=first):
             lr = learning_rate(job.preference_lr, step, total, train.warmup_steps, train.schedule)
@@ -82,12 +82,13 @@ def _view(job: Job, anchored: Anchored) -> Tokens:
 
 
 @contextmanager
-def _judge(job: Job) -> Generator[Adapter | None]:
-    """The learner's own copy of the judge while an objective distils it; None is the bare base."""
-    if not job.recipe.train.objective.distils or job.recipe.rank.judge == "base":
+def _judge(job: Job, number: int) -> Generator[Adapter | None]:
+    """The learner's own copy of the round's judge while an objective distils it; None is the bare base."""
+    name = job.judge_name(policy_of(number))
+    if not job.recipe.train.objective.distils or name is None:
         yield None
         return
-    adapter = job.learner.load_adapter(job.folder.adapter("sft"))
+    adapter = job.learner.load_adapter(job.folder.adapter(name))
     try:
         yield adapter
     finally:
