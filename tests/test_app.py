@@ -52,8 +52,8 @@ def test_the_ledger_holds_every_prompt_anchor_and_candidate(finished: Tiny) -> N
     assert per_scorer == [(s, r, 2 * n) for s in ("likelihood", "token-f1") for r, n in asked_of.items()]
     assert finished.value("SELECT count(*) FROM groups") == 2 * SIZES["train"]
     assert {s for (s,) in finished.rows("SELECT name FROM stages WHERE finished IS NOT NULL")} == {
-        "sft", "rank", "dev/sft", "round-1", "dev/round-1", "round-2", "dev/round-2", "eval", "export/hf",
-        "export/adapter",
+        "sft", "rank", "dev/sft", "round-1", "dev/round-1", "gates/round-2", "round-2", "dev/round-2", "eval",
+        "export/hf", "export/adapter",
     }  # fmt: skip
 
 
