@@ -390,7 +390,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _scores_that_last(self) -> Recipe:
-        relative = [*(n for n in self.rank.scorer if n in RELATIVE), *["length_free"] * self.rank.length_free]
+        rank = self.rank
+        relative = [n for n in rank.scorer if n in RELATIVE] + ["length_free"] * rank.length_free
+        relative += ["a judge that is refreshed"] * (rank.judge == "refreshed")
         if self.prefer.reuse and relative:
             raise ValueError(
                 f"prefer.reuse takes an answer's score as its own round gave it, and with {relative[0]} a score means "

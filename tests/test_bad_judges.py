@@ -57,7 +57,7 @@ def after_sft(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         lora={"r": 32, "alpha": 64.0},
         sft={"epochs": 6, "batch": 16},
         rank={"gate_prompts": 100, "min_anchor": None, "min_kendall": None},
-        prefer={"k": 4, "rounds": 0, "prior_stop": None},
+        prefer={"k": 4, "rounds": 0, "prior_start": 0.0},
         train={"groups_per_step": 16},
         eval={"max_prompts": 2, "dev_prompts": 60, "dev_temperatures": [1.0, 0.0]},
     )

@@ -193,7 +193,10 @@ def test_earlier_answers_are_weighed_by_the_policy_itself(reshaped: dict[str, An
     assert "leave temperature, top_p and top_k" in refusal(prefer={"reuse": 1, **reshaped})
 
 
-@pytest.mark.parametrize("rank", [{"scorer": "pairwise"}, {"scorer": ["chrf", "verdict-batch"]}, {"length_free": True}])
+@pytest.mark.parametrize(
+    "rank",
+    [{"scorer": "pairwise"}, {"scorer": ["chrf", "verdict-batch"]}, {"length_free": True}, {"judge": "refreshed"}],
+)
 def test_scores_of_earlier_rounds_must_last(rank: dict[str, Any]) -> None:
     assert recipe(prefer={"reuse": 1}, rank={"scorer": ["likelihood", "chrf"]}).prefer.reuse == 1
     assert "means nothing outside its round: use another scorer, or prefer.reuse: 0" in refusal(
