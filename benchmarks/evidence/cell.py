@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.evidence.rounds import rounds
 from benchmarks.evidence.tasks import TASKS
 from benchmarks.evidence.variants import offer
 from pudistill_cli.console import Console
@@ -35,11 +36,30 @@ SAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Oracle:
-    """Ranks by the truth: the measure itself, which no user has."""
+class Truth:
+    """The measure of an answer to a training prompt, which no user has."""
 
     metric: Metric
-    truth: dict[str, str]
+    references: dict[str, str]
+
+    @classmethod
+    def of(cls, folder: Path) -> Truth:
+        """Of a task's files."""
+        metric = load_metric(load_recipe(str(folder / "recipe.yaml"), []).recipe.eval.metric)
+        assert metric is not None
+        lines = (json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines())
+        return cls(metric, {line["prompt"]: line["reference"] for line in lines})
+
+    def __call__(self, prompt: str, answer: str) -> float:
+        """The grade."""
+        return self.metric(answer, self.references[prompt], prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """Ranks by the truth."""
+
+    truth: Truth
     name = "oracle"
     model = True
 
@@ -47,7 +67,7 @@ class Oracle:
         """The grade of each answer."""
         for index, item in enumerate(items):
             prompt = item.messages[-1].content
-            yield index, np.array([self.metric(c.text, self.truth[prompt], prompt) for c in item.candidates])
+            yield index, np.array([self.truth(prompt, c.text) for c in item.candidates])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +98,13 @@ def run_cell(settings: dict[str, Any]) -> dict[str, Any]:
         ]
         job, anchors, chosen = max(tried, key=lambda found: found[2].score)
         seconds = time.process_time() - started
-        sets = {"dev": anchors.held_out["dev"]}
-        if not settings["dev only"]:
-            sets |= {name: rows for name, rows in anchors.held_out.items() if name != "dev"}
+        sets = {name: rows for name, rows in anchors.held_out.items() if (name == "dev") == settings["dev only"]}
         result = {
             "chosen": chosen.name,
             "own temperature": chosen.temperature,
             "core seconds": round(seconds, 1),
             "sampled tokens": sampled_tokens(job),
-            "rounds": [],
+            "rounds": rounds(job.folder.ledger_path, Truth.of(folder)),
             **measured(Evaluator(job, sets), System(chosen.name, chosen.name)),
         }
         for other, _, _ in tried:
@@ -139,10 +157,4 @@ def sampled_tokens(job: Job) -> int:
 
 
 def _ranking(folder: Path, settings: dict[str, Any]) -> Oracle | Random:
-    if settings["ranking"] == "random":
-        return Random(settings["seed"])
-    recipe = load_recipe(str(folder / "recipe.yaml"), []).recipe
-    metric = load_metric(recipe.eval.metric)
-    assert metric is not None
-    lines = (json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines())
-    return Oracle(metric, {line["prompt"]: line["reference"] for line in lines})
+    return Random(settings["seed"]) if settings["ranking"] == "random" else Oracle(Truth.of(folder))

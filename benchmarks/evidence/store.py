@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "evidence"
 READS = RESULTS / "test-reads.jsonl"
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py", "pudistill_cli/evaluate.py",
               "pudistill_cli/recipe.py", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
-              "benchmarks/evidence/variants.py")  # fmt: skip
+              "benchmarks/evidence/rounds.py", "benchmarks/evidence/variants.py")  # fmt: skip
 FIXTURES = {
     "action": ("benchmarks/evidence/tasks/action.py", "benchmarks/fixtures/quickstart", "recipes/quickstart/student"),
     "note": ("benchmarks/evidence/tasks/note.py", "benchmarks/fixtures/note"),

@@ -27,8 +27,8 @@ RECIPE = """\
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
       format: text
-    sft: {{epochs: 8, lr: 3.0e-3}}
-    prefer: {{rounds: 4}}
+    sft: {{epochs: 4, lr: 3.0e-3}}
+    prefer: {{rounds: 4, prompts_per_round: 100}}
     train: {{lr: 3.0e-4}}  # as in recipes/stories: 1e-3, the rule by size, breaks this checkpoint in the first round
     eval: {{metric: "benchmarks.fixtures.story.rubric:grade", dev_prompts: 100}}
 """
