@@ -20,7 +20,7 @@ from benchmarks.fixtures.note.wordings import HOME, OTHER
 from benchmarks.fixtures.quickstart.curriculum import Sample
 
 SPEC = Spec("maria", "urgent", 2, {"keys": "mat", "pet": "cat", "bill": "rent"})
-HELD_OUT_SHA256 = "e8f29f8c8f53d3c4f06709562357fcb537ad26b5faf821ddec404542c13edadd"
+HELD_OUT_SHA256 = "84c26fba9debef2cfbf80821fbe684fea64a1f634f2e31e218b06665a3dacff2"
 """Of the held-out texts: the student's pretraining left out these, and any change to the grammar draws others."""
 
 

@@ -27,7 +27,7 @@ RECIPE = """\
       view: "{{prompt}}\\nreference: {{anchor}}"
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"
       pairwise: "{{prompt}}\\nreference: {{anchor}}\\nanswer A: {{first}}\\nanswer B: {{second}}\\nbetter:"
-    prefer: {{k: 4, rounds: 8}}
+    prefer: {{rounds: 8, prompts_per_round: 100}}
     eval: {{metric: "benchmarks.fixtures.note.rubric:grade", dev_prompts: 100}}
 """
 
