@@ -157,6 +157,9 @@ class SftSettings(Section):
     share: Literal["all"] | Annotated[float, Field(gt=0, le=1, strict=True)] = "all"
     """Of the anchored prompts. Stage 2 takes those that SFT has not seen; with "all", both take all."""
     epochs: Count = 2
+    rewrites: Flag = False
+    """Train as often on what the base writes with the anchor in view (`rank.view`), another answer an epoch."""
+    rewrite_temperature: Positive = 0.3
     lr: Positive = 2e-4
     batch: Count = 16
     warmup: Share = 0.05

@@ -30,7 +30,8 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         rl -= max(1, round(recipe.sft.share * rl))
     rl = min(rl, recipe.prefer.prompts_per_round or rl)
     k = f"{recipe.prefer.k_min} or {recipe.prefer.k}" if recipe.prefer.k_min else recipe.prefer.k
-    steps = math.ceil((len(prompts.train) - (rl if recipe.sft.share != "all" else 0)) / recipe.sft.batch)
+    anchors = len(prompts.train) - (rl if recipe.sft.share != "all" else 0)
+    steps = math.ceil(anchors * (2 if recipe.sft.rewrites else 1) / recipe.sft.batch)
     rows = {
         "student": describe_student(plan.student),
         "engine": f"{plan.choice.engine.name} ({plan.choice.reason})",

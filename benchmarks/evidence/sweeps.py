@@ -83,6 +83,15 @@ QUESTIONS = {
         "how much SFT before it",
         {"1 epoch": ("sft.epochs=1",), "2 epochs": ("sft.epochs=2",), "8 epochs": ("sft.epochs=8",)},
     ),
+    "rewrites": Question(
+        "SFT with rewrites, alone and before the rounds",
+        {
+            "SFT": ("prefer.rounds=0",),
+            "SFT with rewrites": ("prefer.rounds=0", "sft.rewrites=true"),
+            "with rewrites": ("sft.rewrites=true",),
+            "at T = 1": ("sft.rewrites=true", "sft.rewrite_temperature=1.0"),
+        },
+    ),
     "rate": Question(
         "the learning rate of the rounds",
         {"5e-4": ("train.lr=5e-4",), "2e-3": ("train.lr=2e-3",), "4e-3": ("train.lr=4e-3",)},

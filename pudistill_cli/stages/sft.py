@@ -8,6 +8,7 @@ from pudistill_cli.contract import Row, SftBatch
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.rewriting import with_rewrites
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
 from pudistill_cli.stages.steps import stopped, train_step
 
@@ -18,8 +19,9 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
         job.restore_learner("sft")
         return
     settings = job.recipe.sft
-    rows = [Row(a.prompt_tokens, a.answer_tokens) for a in anchors.for_sft]
-    per_epoch = math.ceil(len(rows) / settings.batch)
+    epochs = with_rewrites(job, anchors.for_sft)
+    rows = [[Row(a.prompt_tokens, a.answer_tokens) for a in epoch] for epoch in epochs]
+    per_epoch = math.ceil(len(rows[0]) / settings.batch)
     total = per_epoch * settings.epochs
     warmup = max(1, round(settings.warmup * total))
     slower = f"sft.lr={settings.lr / 3:.1g}"
@@ -28,8 +30,8 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     with job.console.bar("SFT", total) as bar:
         for step, batch in enumerate(
             batch
-            for epoch in range(settings.epochs)
-            for batch in shuffled_batches(rows, settings.batch, job.recipe.seed, 0, epoch)
+            for epoch, of_epoch in enumerate(rows)
+            for batch in shuffled_batches(of_epoch, settings.batch, job.recipe.seed, 0, epoch)
         ):
             try:
                 metrics = train_step(job, SftBatch(batch), learning_rate(settings.lr, step, total, warmup))
@@ -41,4 +43,4 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
             bar.advance()
     job.save_learner("sft")
     last = losses[-per_epoch:]
-    job.ledger.finish_stage("sft", {"rows": len(rows), "steps": total, "loss": sum(last) / len(last)})
+    job.ledger.finish_stage("sft", {"rows": len(rows[0]), "steps": total, "loss": sum(last) / len(last)})
