@@ -67,7 +67,7 @@ class StudentTokenizer:
                 "Name its eos_token in tokenizer_config.json.",
             )
         mark_special(tokenizer, [token for i in stops if (token := codec.token_of(i))])
-        return cls(codec, template, stops, notices)
+        return cls(codec, template, stops, notices if format == "chat" else ())
 
     @classmethod
     def of_files(cls, file: ModelFile, format: Format = "chat") -> StudentTokenizer:
@@ -84,7 +84,7 @@ class StudentTokenizer:
                 f"{file.source} names no end-of-turn token, so an answer could never end.",
                 "Use a GGUF file of a whole language model.",
             )
-        return cls(codec, template, stops, notices)
+        return cls(codec, template, stops, notices if format == "chat" else ())
 
     @property
     def tokenizer(self) -> Tokenizer:

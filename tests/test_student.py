@@ -336,6 +336,7 @@ def test_a_gguf_file_is_read_by_its_backend(reader: Reader, gguf: Path, monkeypa
     assert student.tokenizer.encode_text("Once upon a time")[0] == 1
     assert student.notices[0] == "a notice"
     assert "no chat template" in student.notices[1]
+    assert resolve_student(str(gguf), format="text").notices == ("a notice",)
 
 
 @pytest.mark.parametrize("found", [{}, {"llamacpp": Fake("llamacpp", "llama-cpp-python is missing")}])

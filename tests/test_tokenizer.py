@@ -144,11 +144,12 @@ def test_every_stop_of_the_configs_is_known(shared: Path) -> None:
     assert stories.stop_tokens == (2, 1)  # generation_config.json: [1, 2]; the end of turn is </s>, 2
 
 
-def test_a_student_without_a_template_gets_the_plain_one_and_a_notice(shared: Path) -> None:
+def test_a_student_without_a_template_gets_the_plain_one_and_a_notice_where_it_is_used(shared: Path) -> None:
     stories = StudentTokenizer.load(shared / FOLDERS["stories"])
     messages = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")]
     assert stories.render(messages) == "<s>User:\nHi\n\nAssistant:\nHello</s>\n\nUser:\nBye\n\nAssistant:\n"
     assert "no chat template" in stories.notices[0]
+    assert StudentTokenizer.load(shared / FOLDERS["stories"], format="text").notices == ()
     assert StudentTokenizer.load(shared / FOLDERS["qwen2.5"]).notices == ()
 
 
