@@ -15,10 +15,10 @@ from pudistill_cli.commands import eval as eval_
 from pudistill_cli.console import Console
 from pudistill_cli.errors import PudistillError
 
-EXIT_CODES = """
-Exit codes: 0 done; 1 internal; 2 command line or recipe; 3 prompts, anchors or checkpoint; 4 teacher;
-5 backend or machine; 6 training; 7 run folder; 8 export; 130 Ctrl-C.
-""".strip()
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 internal; 2 command line or recipe; 3 prompts, anchors or checkpoint; 4 teacher; "
+    "5 backend or machine; 6 training; 7 run folder; 8 export; 130 Ctrl-C."
+)
 
 app = typer.Typer(
     name="pudistill",
