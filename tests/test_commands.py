@@ -113,8 +113,8 @@ def test_runs_go_to_the_folder_runs_here(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("anchors", set()),
         ("sft", {"sft", "rank", "dev/sft"}),
-        ("prefer", {"sft", "rank", "dev/sft", "round-1", "dev/round-1"}),
-        ("eval", {"sft", "rank", "dev/sft", "round-1", "dev/round-1", "eval"}),
+        ("prefer", {"sft", "rank", "dev/sft", "round-1/prior", "round-1", "dev/round-1"}),
+        ("eval", {"sft", "rank", "dev/sft", "round-1/prior", "round-1", "dev/round-1", "eval"}),
     ],
 )
 def test_until_stops_after_a_stage_and_the_same_command_goes_on(

@@ -21,6 +21,7 @@ SMALL = {
     "prefer.rounds": 1,
     "prefer.k": 2,
     "prefer.prompts_per_round": 32,
+    "prefer.prior_start": 0.0,
     "train.groups_per_step": 2,
     "rank.gate_prompts": 4,
     "rank.min_anchor": 0.0,
