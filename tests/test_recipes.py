@@ -27,6 +27,8 @@ SMALL = {
     "rank.min_anchor": 0.0,
     "rank.min_kendall": -1.0,
     "eval.samples": 1,
+    "eval.temperatures": [1.0],
+    "eval.dev_temperatures": [0.0],
     "eval.max_prompts": 3,
     "eval.dev_prompts": 3,
     "student.threads": 1,
