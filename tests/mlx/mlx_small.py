@@ -114,7 +114,7 @@ def random_targets(rng: np.random.Generator, size: int) -> Targets:
         slots=np.ones(size),
         label=label / label.sum(),
         advantage=advantage,
-        posterior=np.maximum(rng.uniform(size=size), anchor),
+        posterior=np.linspace(0.2, 1, size),
         pairs=pair,
         pair_weight=rng.uniform(size=1),
         pair_smoothing=rng.uniform(0, 0.4, 1),
