@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -23,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quickstart import ROOT, code_hash
+from benchmarks.cells import ROOT, code_hash, run_alone
+from benchmarks.quickstart import DEPENDS_ON
 from benchmarks.quickstart_cell import SAMPLES, learn, write_seed
 from benchmarks.quickstart_report import as_list, machine
 from pudistill_cli.console import Console
@@ -136,14 +135,13 @@ def main() -> None:
         measure(row, int(seed), Path(out))
         return
     CACHE.mkdir(parents=True, exist_ok=True)
-    code = code_hash()
+    code = code_hash(DEPENDS_ON)
     wanted = [(row, seed, path_of(row, seed, code)) for seed in options.seeds for row in options.only]
-    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
     for row, seed, path in wanted if not options.report else ():
         if not path.exists():
-            command = [sys.executable, "-m", "benchmarks.fewer_candidates", "--cell", row, str(seed), str(path)]
-            subprocess.run(command, cwd=ROOT, env=os.environ | one_thread, check=True, stderr=subprocess.DEVNULL)
-            print(f"{row} seed {seed}", flush=True)
+            title = f"{row} seed {seed}"
+            run_alone(title, "benchmarks.fewer_candidates", "--cell", row, str(seed), str(path))
+            print(title, flush=True)
     results: dict[str, list[Result]] = {}
     for row, _, path in wanted:
         if path.exists():

@@ -15,32 +15,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.cells import ROOT, code_hash, run_alone
 from benchmarks.fixtures.judge.panel import Trained, trained
 from benchmarks.fixtures.judge.student import FOLDER
 from benchmarks.fixtures.quickstart import build
 from benchmarks.judges_report import provenance
 from benchmarks.judges_scorers import Length, Planted
-from pudistill_cli.judging.measures import pair_accuracy
 from pudistill_cli.judging.panel import seat
 from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect, corrupted_items, exchanged_items, mean_kendall
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer
 from pudistill_cli.method.scorers.registry import SCORERS
-from pudistill_cli.method.statistics import bootstrap_mean
+from pudistill_cli.method.statistics import bootstrap_mean, pair_accuracy
 
-ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".benchmarks" / "gates"
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "backends/pudistill_torch",
               "recipes/quickstart", "benchmarks/fixtures/judge", "benchmarks/judges_scorers.py",
@@ -170,17 +166,6 @@ def show(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) 
             )
 
 
-def code_hash() -> str:
-    """Of every file that a cell's result depends on."""
-    digest = blake2b(digest_size=6)
-    for name in DEPENDS_ON:
-        path = ROOT / name
-        files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc") if path.is_dir() else [path]
-        for file in files:
-            digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
 def main() -> None:
     """Measure what is not cached, then print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,13 +182,11 @@ def main() -> None:
         partial.replace(out)
         return
     CACHE.mkdir(parents=True, exist_ok=True)
-    code = code_hash()
+    code = code_hash(DEPENDS_ON)
     paths = {(task, seed): CACHE / f"{task}-{seed}-{code}.json" for task in TASKS for seed in options.seeds}
-    one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
     for (task, seed), path in paths.items():
         if not path.exists():
-            command = [sys.executable, "-m", "benchmarks.gates", "--cell", task, str(seed), str(path)]
-            subprocess.run(command, cwd=ROOT, env=os.environ | one_thread, check=True)
+            run_alone(f"{task} seed {seed}", "benchmarks.gates", "--cell", task, str(seed), str(path))
     done = [json.loads(path.read_text()) for path in paths.values()]
     rows = [row for one in done for row in one["rows"]]
     lines = table(rows)

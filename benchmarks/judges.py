@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from pathlib import Path
 
+from benchmarks.cells import ROOT, code_hash, run_alone
 from benchmarks.judges_cells import cells, measure_cell
 from benchmarks.judges_report import show, write
 
-ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".benchmarks" / "judges"
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "backends/pudistill_torch",
               "recipes/quickstart", "benchmarks/fixtures/judge", "benchmarks/judges_cells.py",
@@ -46,7 +42,7 @@ def main() -> None:
         measure_cell(options.cell[0], Path(options.cell[1]))
         return
     CACHE.mkdir(parents=True, exist_ok=True)
-    code = code_hash()
+    code = code_hash(DEPENDS_ON)
     paths = {name: CACHE / f"{name}-{code}.json" for name in cells(options.seeds, options.training_seeds)}
     missing = [(name, path) for name, path in paths.items() if not path.exists()]
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -63,24 +59,9 @@ def main() -> None:
 
 
 def run_cell(name: str, out: Path) -> None:
-    """In a process of its own, on one thread; done when its file is there."""
-    one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
-    command = [sys.executable, "-m", "benchmarks.judges", "--cell", name, str(out)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | one_thread, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
+    """Done when its file is there."""
+    run_alone(name, "benchmarks.judges", "--cell", name, str(out))
     print(f"{name}: {json.loads(out.read_text())['core_seconds']} core-seconds", flush=True)
-
-
-def code_hash() -> str:
-    """Of every file that a cell's result depends on."""
-    digest = blake2b(digest_size=6)
-    for name in DEPENDS_ON:
-        path = ROOT / name
-        files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc") if path.is_dir() else [path]
-        for file in files:
-            digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

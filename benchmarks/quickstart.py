@@ -15,15 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.cells import ROOT, code_hash, run_alone
+
 CACHE = ROOT / ".benchmarks" / "quickstart"
 RESULTS = ROOT / "benchmarks" / "results" / "quickstart.json"
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/evaluate.py", "backends/pudistill_torch",
@@ -80,21 +79,9 @@ class Cell:
         return CACHE / f"{self.row}-{self.shape}-{self.seed}-{key}.json"
 
 
-def code_hash() -> str:
-    """Of every file that a cell's result depends on."""
-    digest = blake2b(digest_size=8)
-    for name in DEPENDS_ON:
-        path = ROOT / name
-        files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc") if path.is_dir() else [path]
-        for file in files:
-            if file.name != "README.md":
-                digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
 def cells(only: list[str], seeds: list[int], longer: int) -> list[Cell]:
     """Every cell, row by row, so that an unfinished benchmark has whole rows."""
-    code = code_hash()
+    code = code_hash(DEPENDS_ON)
     found: list[Cell] = []
     for shape, common in SHAPES.items():
         for row in ROWS:
@@ -108,14 +95,11 @@ def cells(only: list[str], seeds: list[int], longer: int) -> list[Cell]:
 
 
 def run_cell(cell: Cell) -> None:
-    """In a process of its own, on one thread."""
-    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+    """One line on the screen when it is done."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "benchmarks.quickstart_cell", cell.settings, str(cell.path)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | one_thread, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{cell.row} {cell.shape} seed {cell.seed} failed:\n{done.stderr[-4000:]}")
-    print(f"{cell.row:<12}{cell.shape:<8} seed {cell.seed}  {time.monotonic() - started:5.0f} s", flush=True)
+    title = f"{cell.row:<12}{cell.shape:<8} seed {cell.seed}"
+    run_alone(title, "benchmarks.quickstart_cell", cell.settings, str(cell.path))
+    print(f"{title}  {time.monotonic() - started:5.0f} s", flush=True)
 
 
 def main() -> None:
