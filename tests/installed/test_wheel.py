@@ -50,6 +50,7 @@ def test_the_quickstart_runs_from_the_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "done"
     assert (tmp_path / "runs" / "quickstart" / "export" / "hf" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()
     exported = pudistill("export", "quickstart", "--format", "gguf", "--quant", "q8_0", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     assert (tmp_path / "runs" / "quickstart" / "export" / "gguf-q8_0" / "quickstart-q8_0.gguf").is_file()
