@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from shlex import quote
 
 from rich.markup import escape
 from rich.table import Table
@@ -76,7 +77,7 @@ def next_steps(job: Job, until: str) -> None:
     for name, path in lines.items():
         job.console.result(f"{name:<{width}}{path}")
     job.console.result("")
-    job.console.result(f"Read some answers:  pudistill eval {folder.name} --show 3")
+    job.console.result(f"Read some answers:  pudistill eval {quote(str(folder.path))} --show 3")
     job.console.event("done", run=str(folder.path), **{k: str(v) for k, v in lines.items()})
 
 

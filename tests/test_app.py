@@ -97,7 +97,7 @@ def test_the_answer_on_the_screen_says_where_things_lie(copied: Tiny, call: Call
     ended = call(*copied.arguments())
     for path in ("results.json", "report.html", "export/hf", "export/adapter", "ledger.sqlite"):
         assert str(copied.run / path) in ended.out
-    assert "pudistill eval tiny --show 3" in ended.out
+    assert f"pudistill eval {copied.run} --show 3" in ended.out
 
 
 @pytest.fixture
