@@ -163,7 +163,7 @@ def test_answers_of_frozen_weights_stay_unless_they_would_be_others(tmp_path: Pa
     with opened(tmp_path, **{key: "other"}):
         pass
     with closing(Ledger(tmp_path / "try" / "ledger.sqlite")) as ledger:
-        assert sorted(system for system, _ in ledger.answers_to("t")) == kept
+        assert sorted(answer.system for answer in ledger.answers_to("t")) == kept
 
 
 def test_before_anything_has_finished_everything_may_change(tmp_path: Path):
