@@ -169,7 +169,7 @@ def test_a_round_without_a_whole_candidate_ends_the_rounds(tmp_path: Path, call:
     assert ended.code == 0, ended.err
     assert "no candidate came to an end, so the rounds end here" in ended.flat
     assert sorted(p.name for p in (tiny.run / "adapters").iterdir()) == ["sft"]
-    assert results(tiny)["verdict"].startswith("SFT only: the first round had nothing to learn from")
+    assert results(tiny)["verdict"].startswith("SFT only: no candidate came to an end")
 
 
 def test_the_judge_and_the_reference_stay_what_they_were(finished: Tiny, tmp_path: Path, call: Call) -> None:

@@ -56,7 +56,7 @@ def test_rounds_end_where_nothing_is_left_to_rank(tmp_path: Path, monkeypatch: p
     assert tiny.rows(DECISION) == [("nothing left",)]
     results = json.loads((tiny.run / "results.json").read_text())
     assert results["chosen"] == "sft"
-    assert results["verdict"].startswith("SFT only: the first round had nothing to learn from")
+    assert results["verdict"].startswith("SFT only: nearly all candidates are as good as the anchors")
 
 
 def test_rounds_do_not_start_with_too_few_good_candidates(

@@ -36,8 +36,12 @@ def adapters(tiny: Tiny) -> list[str]:
     return sorted(path.name for path in (tiny.run / "adapters").iterdir())
 
 
+def results(tiny: Tiny) -> dict[str, Any]:
+    return json.loads((tiny.run / "results.json").read_text())
+
+
 def chosen(tiny: Tiny) -> str:
-    return json.loads((tiny.run / "results.json").read_text())["chosen"]
+    return results(tiny)["chosen"]
 
 
 def test_two_rounds_in_a_row_behind_sft_are_the_last(
@@ -50,6 +54,7 @@ def test_two_rounds_in_a_row_behind_sft_are_the_last(
     assert "2 rounds in a row are worse than SFT on dev, round-2 by 0.300 [0.300, 0.300]" in ended.flat
     assert "--set train.lr=0.0003" in ended.flat
     assert (adapters(tiny), chosen(tiny)) == (["round-1", "round-2", "sft"], "sft")
+    assert "The rounds ended after 2 of 4: 2 in a row were worse than SFT on dev." in results(tiny)["verdict"]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,7 @@ def test_a_round_behind_sft_may_be_repaired(
     assert ended.code == 0, ended.err
     assert "in a row" not in ended.flat
     assert (len(adapters(tiny)), chosen(tiny)) == (5, "round-4")
+    assert "The rounds ended" not in results(tiny)["verdict"]
 
 
 def test_an_early_end_lasts_and_so_does_a_run_that_went_on(
@@ -141,6 +147,8 @@ def test_a_scorer_that_falls_below_its_gate_ends_the_rounds_once_and_for_all(
         in ended.flat
     )
     assert "The rounds end before the update of round 2" in ended.flat
+    why = "likelihood fell below the gate on the candidates of round 2."
+    assert f"The rounds ended after 1 of 3: {why}" in results(tiny)["verdict"]
     assert adapters(tiny) == ["round-1", "sft"]
     assert len(examined) == 2
     again = call(*tiny.arguments("--until", "eval"))

@@ -10,6 +10,7 @@ from pudistill_cli.job import Job
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.claims import Claim, measure_claims
+from pudistill_cli.stages.ending import why_ended
 from pudistill_cli.stages.selection import Selection
 from pudistill_cli.tables import print_results
 
@@ -53,6 +54,8 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
             "eval", 0, 0, {f"{f.set}/{f.system}@{f.temperature:g}/{name}": i for name, i in f.measures.items()}
         )
     verdict = _verdict(job, figures, own, evaluator.measure) if rounds else _why_no_round(job, scorer)
+    if rounds and (why := why_ended(job, len(rounds))):
+        verdict += f" The rounds ended after {len(rounds)} of {job.recipe.prefer.rounds}: {why}."
     if rounds and best.choice.name == "sft":
         verdict += " Dev found every round behind SFT, so SFT is what is kept and exported."
     claims = measure_claims(job, anchors, best, scorer)
@@ -81,9 +84,7 @@ def _why_no_round(job: Job, scorer: Scorer | None) -> str:
         return "SFT only, as the recipe has it (prefer.rounds is 0)."
     if scorer is None:
         return "SFT only: no scorer passed its gate."
-    if job.ledger.stage_detail("round-1/prior")["decision"] == "too few":
-        return "SFT only: too few of its candidates are as good as the anchors to start (see the message of round 1)."
-    return "SFT only: the first round had nothing to learn from (see the messages of round 1)."
+    return f"SFT only: {why_ended(job, trained=0)}."
 
 
 def _verdict(job: Job, figures: list[Figures], own: dict[str, float], measure: str) -> str:

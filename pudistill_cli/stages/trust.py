@@ -22,6 +22,11 @@ AUTO = ("likelihood", "token-f1")
 """What `scorer: auto` puts through the gates; the others are there for a recipe to name."""
 
 
+def gates_of(number: int) -> str:
+    """What the ledger keeps a later round's gates under."""
+    return f"gates/round-{number}"
+
+
 def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
     """The recipe's scorer, or what passes of `AUTO`; None when the gates let nothing through."""
     rank = job.recipe.rank
@@ -66,7 +71,7 @@ def still_trusted(job: Job, scorer: Scorer, groups: Sequence[CandidateGroup], nu
     rank = job.recipe.rank
     if number == 1 or not rank.gates:
         return True
-    stage = f"gates/round-{number}"
+    stage = gates_of(number)
     if job.ledger.stage_done(stage):
         return not job.ledger.stage_detail(stage)["fell"]
     job.ledger.begin_stage(stage)
