@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -13,10 +11,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.evidence.store import ROOT, Cell, Store
+from benchmarks.cells import run_alone
+from benchmarks.evidence.store import Cell, Store
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 
 
 def run_all(store: Store, cells: Sequence[Cell], jobs: int) -> None:
@@ -33,12 +31,8 @@ def run_all(store: Store, cells: Sequence[Cell], jobs: int) -> None:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "result.json"
-            command = [sys.executable, "-m", "benchmarks.evidence", "--cell", cell.settings, str(out)]
-            ran = subprocess.run(
-                command, cwd=ROOT, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False
-            )
-            if ran.returncode:
-                raise SystemExit(f"{cell.task} {cell.row} seed {cell.seed} failed:\n{ran.stderr[-4000:]}")
+            title = f"{cell.task} {cell.row} seed {cell.seed}"
+            run_alone(title, "benchmarks.evidence", "--cell", cell.settings, str(out))
             with lock:
                 store.keep(cell, json.loads(out.read_text(encoding="utf-8")))
                 done += 1

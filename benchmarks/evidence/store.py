@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import platform
 import subprocess
@@ -14,7 +13,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import cells
+from benchmarks.cells import ROOT
+
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
 READS = RESULTS / "test-reads.jsonl"
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py", "pudistill_cli/evaluate.py",
@@ -46,27 +47,8 @@ class Cell:
 
 @cache
 def code_hash(task: str) -> str:
-    """Of all that a cell of the task depends on; comments, layout and docstrings of Python files change nothing."""
-    digest = blake2b(digest_size=8)
-    for name in (*DEPENDS_ON, *FIXTURES[task]):
-        path = ROOT / name
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            if file.suffix in {".pyc", ".md"}:
-                continue
-            content = meaning(file.read_text(encoding="utf-8")) if file.suffix == ".py" else file.read_bytes()
-            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + content)
-    return digest.hexdigest()
-
-
-def meaning(source: str) -> bytes:
-    """A module's syntax tree without its docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]  # type: ignore[attr-defined]
-    return ast.dump(tree).encode()
+    """Of all that a cell of the task depends on."""
+    return cells.code_hash((*DEPENDS_ON, *FIXTURES[task]))
 
 
 class Store:
@@ -114,9 +96,9 @@ def cell(task: str, row: str, seed: int, settings: dict[str, Any]) -> Cell:
     return Cell(task, row, seed, json.dumps({"task": task, "seed": seed, **settings}, sort_keys=True))
 
 
-def missing(store: Store, cells: Iterable[Cell]) -> list[Cell]:
+def missing(store: Store, wanted: Iterable[Cell]) -> list[Cell]:
     """The cells that are still to be run."""
-    return [c for c in cells if store.of(c) is None]
+    return [c for c in wanted if store.of(c) is None]
 
 
 @cache

@@ -89,7 +89,7 @@ QUESTIONS = {
             "SFT": ("prefer.rounds=0",),
             "SFT with rewrites": ("prefer.rounds=0", "sft.rewrites=true"),
             "with rewrites": ("sft.rewrites=true",),
-            "at T = 1": ("sft.rewrites=true", "sft.rewrite_temperature=1.0"),
+            "at T = 1": ("prefer.rounds=0", "sft.rewrites=true", "sft.rewrite_temperature=1.0"),
         },
     ),
     "rate": Question(

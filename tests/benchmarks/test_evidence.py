@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.cells import meaning
 from benchmarks.evidence import store
 from benchmarks.evidence.report import gain, grades, level
 from benchmarks.evidence.statistics import over_prompts_and_seeds
-from benchmarks.evidence.store import Store, cell, meaning
+from benchmarks.evidence.store import Store, cell
 from benchmarks.evidence.tasks import TASKS, story
 from pudistill_cli.recipe_file import load_recipe
 
