@@ -22,6 +22,8 @@ LONGER = {"action": 80, "note": 80, "story": 32}
 """Epochs of SFT that take the core-seconds of LDL-GRPO, by task."""
 STOPPED = (2, 4, 8, 16, 32)
 SFT_ONLY = ("prefer.rounds=0",)
+PLANTED = ("rank.gates=false", "prefer.prior_start=0", "prefer.prior_stop=1")
+"""Nothing ends the rounds of a ranking that is not the student's own."""
 
 
 def rows(task: str) -> tuple[Row, ...]:
@@ -41,6 +43,6 @@ def rows(task: str) -> tuple[Row, ...]:
         Row("anchor-wins", "the anchor over every candidate", ("train.objective=spin",)),
         Row("sdft", "self-distillation with the anchor in view", ("train.objective=sdft",)),
         Row("blind", "LDL-GRPO, the scorer without the anchor", ("rank.scorer=likelihood-blind", "rank.gates=false")),
-        Row("random", "LDL-GRPO, random ranking", ("rank.scorer=random", "rank.gates=false"), "random"),
-        Row("oracle", "LDL-GRPO, ranking by the truth", ("rank.scorer=oracle", "rank.gates=false"), "oracle"),
+        Row("random", "LDL-GRPO, random ranking", (*PLANTED, "rank.scorer=random"), "random"),
+        Row("oracle", "LDL-GRPO, ranking by the truth", (*PLANTED, "rank.scorer=oracle"), "oracle"),
     )
