@@ -239,22 +239,25 @@ BEHIND = [0.2] * 8
 
 
 @pytest.mark.parametrize(
-    ("adapters", "chosen"),
+    ("adapters", "chosen", "shown"),
     [
-        ({"sft": BEHIND, "first": CLEARLY, "second": CLEARLY}, "second"),
-        ({"sft": BEHIND, "first": CLEARLY, "second": SLIGHTLY}, "second"),
-        ({"sft": BEHIND, "first": CLEARLY, "second": [0.5] * 8}, "first"),
-        ({"sft": CLEARLY, "first": BEHIND, "second": SLIGHTLY}, "sft"),
-        ({"sft": CLEARLY, "first": CLEARLY, "second": BEHIND}, "first"),
-        ({"sft": CLEARLY}, "sft"),
+        ({"sft": BEHIND, "first": CLEARLY, "second": CLEARLY}, "second", "second"),
+        ({"sft": BEHIND, "first": CLEARLY, "second": SLIGHTLY}, "second", "second"),
+        ({"sft": BEHIND, "first": CLEARLY, "second": [0.5] * 8}, "first", "first"),
+        ({"sft": CLEARLY, "first": BEHIND, "second": SLIGHTLY}, "sft", "second"),
+        ({"sft": CLEARLY, "first": CLEARLY, "second": SLIGHTLY}, "first", "first"),
+        ({"sft": CLEARLY, "first": CLEARLY, "second": BEHIND}, "first", "first"),
+        ({"sft": CLEARLY}, "sft", None),
     ],
 )
-def test_dev_keeps_the_latest_round_that_is_not_worse(
-    adapters: dict[str, list[float]], chosen: str, job: Job, anchors: Anchors
+def test_dev_keeps_the_latest_round_that_is_not_worse_and_the_table_shows_it(
+    adapters: dict[str, list[float]], chosen: str, shown: str | None, job: Job, anchors: Anchors
 ) -> None:
+    """Where SFT is kept the table shows the round that would be."""
     selection = Selection(job, anchors, None)
     selection.considered = considered(**adapters)
     assert selection.choice.name == chosen
+    assert (selection.last and selection.last.name) == shown
 
 
 def test_without_dev_prompts_the_latest_adapter_is_chosen(tmp_path: Path, call: Callable[..., Ended]) -> None:

@@ -128,7 +128,7 @@ def learned(
     names = [f"round-{n}" for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(f"round-{n}")]
     for name in ("sft", *names):
         best.consider(name)
-    return job, anchors, best.among(best.considered[1:] or best.considered)
+    return job, anchors, best.last or best.choice
 
 
 def measured(evaluator: Evaluator, system: System) -> dict[str, Any]:

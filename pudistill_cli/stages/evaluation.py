@@ -39,8 +39,8 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     evaluator = Evaluator(job, sets, scorer)
     systems = [BASE, SFT]
     rounds = [c for c in best.considered if c.name != "sft"]
-    if rounds:
-        systems.append(System("PU-RL", best.among(rounds).name))
+    if best.last is not None:
+        systems.append(System("PU-RL", best.last.name))
     own = _own_temperatures(job, best, systems)
     job.ledger.begin_stage("eval")
     figures = [

@@ -110,6 +110,13 @@ class Selection:
         sft, *rounds = self.considered
         return self.among([c for c in rounds if not self.dev or c.score >= sft.score] or [sft])
 
+    @property
+    def last(self) -> Considered | None:
+        """The round that stands for the rounds: the one that is kept, or where SFT is, the one that would be."""
+        rounds = self.considered[1:]
+        kept = self.choice if rounds else None
+        return self.among(rounds) if kept is self.considered[0] else kept
+
     def among(self, considered: list[Considered]) -> Considered:
         """The latest of some that is not worse than their best by more than chance (paired 95 % interval).
 
