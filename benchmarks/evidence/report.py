@@ -63,7 +63,7 @@ def gain(kept: Kept, base: Kept, name: str, column: str) -> tuple[Spread, int, i
     """The paired gain over another row, in how many seeds it is above zero, and of how many."""
     seeds = sorted(set(kept) & set(base))
     pairs = [grades(kept[s], name, column) - grades(base[s], name, column) for s in seeds]
-    return over_prompts_and_seeds(np.stack(pairs, axis=1)), sum(d.mean() > 0 for d in pairs), len(seeds)
+    return over_prompts_and_seeds(np.stack(pairs, axis=1)), sum(bool(d.mean() > 0) for d in pairs), len(seeds)
 
 
 def _line(task: str, row: str, kept: Mapping[str, Kept]) -> dict[str, Any]:

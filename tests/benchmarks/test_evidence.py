@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.cells import meaning
+from benchmarks.evidence import report as evidence_report
 from benchmarks.evidence import store
-from benchmarks.evidence.report import gain, grades, level
+from benchmarks.evidence.report import COLUMNS, TITLES, gain, grades, level
 from benchmarks.evidence.statistics import over_prompts_and_seeds
 from benchmarks.evidence.store import Store, cell
 from benchmarks.evidence.tasks import TASKS, story
@@ -43,6 +44,35 @@ def test_a_gain_is_paired_by_prompt_and_seed_and_leaves_out_seeds_that_one_row_l
     assert (above, of) == (1, 2)
     assert level(theirs, "test", "0.0").mean == pytest.approx((0.5 + 0.333 + 0.5 + 0.7) / 4)
     assert grades(ours[0], "test", "own").tolist() == [0, 0]
+
+
+def test_the_report_has_levels_gains_and_plots_of_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evidence_report, "RESULTS", tmp_path)
+    monkeypatch.setattr(store, "READS", tmp_path / "reads.jsonl")
+    rng = np.random.default_rng(0)
+    beside = {"distinct-2": 0.1, "anchor NLL": 0.5, "tokens": 20.0, "core seconds": 30.0, "sampled tokens": 1000}
+
+    def of(row: str, seed: int, shift: int) -> tuple[store.Cell, dict[str, object]]:
+        kept = {s: {t: (rng.integers(0, 500, 40) + shift).tolist() for t in COLUMNS if t != "own"} for s in TITLES}
+        return cell("action", row, seed, {}), {"own temperature": 0.5, "grades": kept, **beside}
+
+    found = [of(row, seed, shift) for row, shift in (("sft", 0), ("ldl-grpo", 300)) for seed in (0, 1)]
+    evidence_report.report(found)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text.endswith(capsys.readouterr().out.rstrip("\n") + "\n")
+    table = json.loads((tmp_path / "tables.json").read_text(encoding="utf-8"))["action"]
+    mean = np.mean([result["grades"]["test"]["0.0"] for c, result in found if c.row == "ldl-grpo"]) / 1000
+    assert table[1]["test"]["0.0"][0] == pytest.approx(mean, abs=1e-4)
+    gained = table[1]["gain"]["sft"]["test"]["0.0"]
+    assert gained["gain"][1] > 0.2
+    assert (gained["above"], gained["of"]) == (2, 2)
+    assert f"| ldl-grpo | {table[1]['test']['1.0'][0]:.3f} |" in text
+    assert f"| sft | **{gained['gain'][0]:+.3f} [" in text
+    drawn = (tmp_path / "action.svg").read_text(encoding="utf-8")
+    evidence_report.report(found)
+    assert (tmp_path / "action.svg").read_text(encoding="utf-8") == drawn
 
 
 def test_layout_and_comments_do_not_change_what_code_means_and_a_number_does():
