@@ -22,9 +22,18 @@ DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loo
               "pudistill_cli/recipe.py", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
               "benchmarks/evidence/rounds.py", "benchmarks/evidence/variants.py")  # fmt: skip
 FIXTURES = {
-    "action": ("benchmarks/evidence/tasks/action.py", "benchmarks/fixtures/quickstart", "recipes/quickstart/student"),
+    "action": (
+        "benchmarks/evidence/tasks/action.py",
+        "benchmarks/evidence/tasks/drawing.py",
+        "benchmarks/fixtures/quickstart",
+        "recipes/quickstart/student",
+    ),
     "note": ("benchmarks/evidence/tasks/note.py", "benchmarks/fixtures/note"),
-    "story": ("benchmarks/evidence/tasks/story.py", "benchmarks/fixtures/story"),
+    "story": (
+        "benchmarks/evidence/tasks/story.py",
+        "benchmarks/evidence/tasks/drawing.py",
+        "benchmarks/fixtures/story",
+    ),
 }
 """What a task's cells depend on beside `DEPENDS_ON`."""
 

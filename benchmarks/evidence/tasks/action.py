@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
+from benchmarks.evidence.tasks.drawing import fresh
 from benchmarks.fixtures.quickstart import build, teacher
-from benchmarks.fixtures.quickstart.grammar import Request, request
+from benchmarks.fixtures.quickstart.build import write_lines
+from benchmarks.fixtures.quickstart.grammar import request
 from benchmarks.fixtures.quickstart.wordings import HOME, OTHER, Wording
 
 NAME = "action"
@@ -43,31 +44,17 @@ def write(folder: Path, seed: int) -> None:
     """The held-out prompts are drawn from a stream of their own: none of them is shipped with the quickstart."""
     taken = set(build.held_out())
     rng = random.Random("evidence: action")
-    held_out = {name: _draw(rng, wording, size, taken) for name, wording, size in _held_out_sets()}
+    held_out = {name: fresh(partial(request, rng, wording), size, taken) for name, wording, size in _held_out_sets()}
     own = random.Random(f"evidence: action {seed}")
-    train = _draw(own, HOME, TRAIN, taken)
+    train = fresh(partial(request, own, HOME), TRAIN, taken)
     answered = [*train, *held_out["dev"], *held_out["test"]]
-    _lines(folder / "prompts.jsonl", ({"prompt": r.text, "reference": teacher.write(r.action)} for r in train))
+    write_lines(folder / "prompts.jsonl", ({"prompt": r.text, "reference": teacher.write(r.action)} for r in train))
     for name, requests in held_out.items():
         truth = ({"prompt": r.text, "reference": teacher.write(r.action)} for r in requests)
-        _lines(folder / f"prompts-{name}.jsonl", truth)
-    _lines(folder / "anchors.jsonl", ({"prompt": r.text, "answer": teacher.answer(own, r)} for r in answered))
+        write_lines(folder / f"prompts-{name}.jsonl", truth)
+    write_lines(folder / "anchors.jsonl", ({"prompt": r.text, "answer": teacher.answer(own, r)} for r in answered))
     (folder / "recipe.yaml").write_text(dedent(RECIPE).format(student=build.FOLDER / "student"), encoding="utf-8")
 
 
 def _held_out_sets() -> tuple[tuple[str, Wording, int], ...]:
     return (("dev", HOME, DEV), ("test", HOME, TEST), ("other", OTHER, OTHERS))
-
-
-def _draw(rng: random.Random, wording: Wording, size: int, taken: set[str]) -> list[Request]:
-    drawn: list[Request] = []
-    while len(drawn) < size:
-        one = request(rng, wording)
-        if one.text not in taken:
-            taken.add(one.text)
-            drawn.append(one)
-    return drawn
-
-
-def _lines(path: Path, records: Iterable[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
+from benchmarks.evidence.tasks.drawing import fresh
+from benchmarks.fixtures.quickstart.build import write_lines
 from benchmarks.fixtures.story import teacher
 from benchmarks.fixtures.story.grammar import Opening, opening
-from benchmarks.fixtures.story.wordings import HOME, OTHER, Wording
+from benchmarks.fixtures.story.wordings import HOME, OTHER
 
 NAME = "story"
 ABOUT = "a story's opening is brought to its end by a pretrained model; graded by rule in twelfths"
@@ -48,32 +50,18 @@ def write(folder: Path, seed: int) -> None:
     """Dev, test and other, and their anchors, are drawn from a stream of their own; no seed trains on one of them."""
     taken: set[str] = set()
     rng = random.Random("evidence: story")
-    dev, test = (_draw(rng, HOME, size, taken) for size in (DEV, TEST))
-    other = _draw(rng, OTHER, OTHERS, taken)
+    dev, test = (fresh(partial(opening, rng, HOME), size, taken) for size in (DEV, TEST))
+    other = fresh(partial(opening, rng, OTHER), OTHERS, taken)
     held_out = [_anchor(rng, one) for one in (*dev, *test)]
     own = random.Random(f"evidence: story {seed}")
-    train = _draw(own, HOME, TRAIN, taken)
-    _lines(folder / "anchors.jsonl", [*(_anchor(own, one) for one in train), *held_out])
+    train = fresh(partial(opening, own, HOME), TRAIN, taken)
+    write_lines(folder / "anchors.jsonl", [*(_anchor(own, one) for one in train), *held_out])
     for name, openings in (("", train), ("-dev", dev), ("-test", test), ("-other", other)):
         lines = ({"prompt": one.text, "reference": one.spec.write()} for one in openings)
-        _lines(folder / f"prompts{name}.jsonl", lines)
+        write_lines(folder / f"prompts{name}.jsonl", lines)
     student = json.dumps(os.environ[CHECKPOINT])
     (folder / "recipe.yaml").write_text(dedent(RECIPE).format(student=student), encoding="utf-8")
 
 
-def _draw(rng: random.Random, wording: Wording, size: int, taken: set[str]) -> list[Opening]:
-    drawn: list[Opening] = []
-    while len(drawn) < size:
-        one = opening(rng, wording)
-        if one.text not in taken:
-            taken.add(one.text)
-            drawn.append(one)
-    return drawn
-
-
 def _anchor(rng: random.Random, one: Opening) -> dict[str, str]:
     return {"prompt": one.text, "answer": teacher.answer(rng, one)}
-
-
-def _lines(path: Path, records: Iterable[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
