@@ -124,13 +124,19 @@ class Row:
 
     prompt: Tokens
     completion: Tokens
+    view: Tokens = ()
+    """In SFT: the prompt with the anchor in view, behind which the bare base says what each token could have been."""
 
 
 @dataclass(frozen=True, slots=True)
 class SftBatch:
-    """Rows for the mean over answer tokens of -log p."""
+    """Rows for SFT: the mean over answer tokens of -log p, the targets softened where a row has a view.
+
+    A token of such a row adds (1 - soft) * -log p + soft * KL(base behind the view || policy), over the vocabulary.
+    """
 
     rows: tuple[Row, ...]
+    soft: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

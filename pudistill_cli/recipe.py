@@ -157,9 +157,12 @@ class SftSettings(Section):
     share: Literal["all"] | Annotated[float, Field(gt=0, le=1, strict=True)] = "all"
     """Of the anchored prompts. Stage 2 takes those that SFT has not seen; with "all", both take all."""
     epochs: Count = 2
-    rewrites: Flag = False
-    """Train as often on what the base writes with the anchor in view (`rank.view`), another answer an epoch."""
+    rewrites: Literal["auto"] | Flag = "auto"
+    """Train as often on what the base writes with the anchor in view (`rank.view`), another answer an epoch; `auto`
+    where the base looks at the anchor."""
     rewrite_temperature: Positive = 0.3
+    soft: Share = 0.5
+    """Where there are rewrites: the share of the loss that is KL to the base with the anchor in view."""
     lr: Positive = 2e-4
     batch: Count = 16
     warmup: Share = 0.05
@@ -407,10 +410,11 @@ class Recipe(Section):
 def default_preference_lr(n_parameters: int) -> float:
     """Peak rate of the preference stage for a student of this size (ours).
 
-    1e-3 (N / 1e6)^-0.63, kept within [1e-5, 1e-3]: a power law through what works for LoRA at a million
-    parameters (1e-3) and at half a billion (2e-5); from 1.5 billion up it is the 1e-5 of common practice.
+    1e-3 (N / 1e6)^-0.63, kept within [1e-5, 3e-4]: a power law through what works for LoRA at a million
+    parameters (1e-3) and at half a billion (2e-5); from 1.5 billion up it is the 1e-5 of common practice. Above
+    3e-4 greedy decoding suffers, whatever a small student gains at T = 1 (LOG.md).
     """
-    return min(max(1e-3 * math.pow(n_parameters / 1e6, -0.63), 1e-5), 1e-3)
+    return min(max(1e-3 * math.pow(n_parameters / 1e6, -0.63), 1e-5), 3e-4)
 
 
 def check_base(lora: LoraSettings, learner: str, quantised_bases: frozenset[str]) -> None:

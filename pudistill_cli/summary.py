@@ -32,7 +32,11 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
     rl = min(rl, recipe.prefer.prompts_per_round or rl)
     k = f"{recipe.prefer.k_min} or {recipe.prefer.k}" if recipe.prefer.k_min else recipe.prefer.k
     anchors = len(prompts.train) - (rl if recipe.sft.share != "all" else 0)
-    steps = math.ceil(anchors * (2 if recipe.sft.rewrites else 1) / recipe.sft.batch)
+    steps = " or ".join(
+        f"{math.ceil(anchors * times / recipe.sft.batch):,}"
+        for times, answer in ((1, False), (2, True))
+        if recipe.sft.rewrites in ("auto", answer)
+    )
     rows = {
         "student": describe_student(plan.student),
         "engine": f"{plan.choice.engine.name} ({plan.choice.reason})",
@@ -42,7 +46,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         + "".join(f", {len(p):,} {name}" for name, p in prompts.extra.items()),
         "teacher": f"{recipe.teacher.kind}: at most {len(prompts.train) + len(prompts.dev) + len(prompts.test):,} "
         "answers, one a prompt; cached ones are not asked again",
-        "SFT": f"{recipe.sft.epochs} epochs of {steps:,} steps, rate {recipe.sft.lr:.2g}",
+        "SFT": f"{recipe.sft.epochs} epochs of {steps} steps, rate {recipe.sft.lr:.2g}",
         "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {k} candidates, "
         f"{recipe.train.objective.name}, rate {lr:.2g}",
         "export": ", ".join(map(str, formats_of(recipe.export, plan.student.keeps_its_types))),

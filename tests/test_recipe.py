@@ -50,10 +50,10 @@ def test_the_defaults_are_the_vetted_ones() -> None:
 
 def test_the_default_rate_falls_with_the_students_size() -> None:
     # 1e-3 x 500^-0.63 = 1e-3 x exp(-0.63 x 6.2146) = 1e-3 x exp(-3.9152) = 1.994e-5
-    assert default_preference_lr(1_000_000) == pytest.approx(1e-3)
+    assert default_preference_lr(100_000_000) == pytest.approx(5.495e-5, rel=1e-3)  # 1e-3 x 100^-0.63, exp(-2.9013)
     assert default_preference_lr(500_000_000) == pytest.approx(1.994e-5, rel=1e-3)
     assert default_preference_lr(8_000_000_000) == 1e-5  # 3.5e-6 by the power law
-    assert default_preference_lr(200_000) == 1e-3  # 2.8e-3 by the power law, which breaks the first round (LOG.md)
+    assert default_preference_lr(200_000) == 3e-4  # 2.8e-3 by the power law, which breaks the first round (LOG.md)
 
 
 def test_a_backend_is_a_name_or_an_engine_and_a_learner() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 from tiny import SIZES, Ended, Tiny
 
 from pudistill_cli.console import Console
-from pudistill_cli.contract import PromptTokens, Sampling
+from pudistill_cli.contract import PromptTokens, Row, Sampling, Tokens
+from pudistill_cli.job import Job
 from pudistill_cli.prepare import reopen
-from pudistill_cli.stages import sft
-from pudistill_cli.stages.anchors import ask_teacher
-from pudistill_cli.stages.rewriting import REWRITES, with_rewrites
+from pudistill_cli.stages import rewriting, sft
+from pudistill_cli.stages.anchors import Anchored, ask_teacher
+from pudistill_cli.stages.rewriting import REWRITES, rows_of_epochs, told
 
 Call = Callable[..., Ended]
 REWRITING = {"epochs": 2, "rewrites": True}
@@ -40,6 +42,11 @@ def written(tiny: Tiny) -> dict[str, list[tuple[tuple[int, ...], str]]]:
     return found
 
 
+def in_view(job: Job, anchored: Anchored) -> Tokens:
+    (message,) = anchored.prompt.messages
+    return job.encode_prompt((replace(message, content=f"{message.content}\nreference: {anchored.answer}"),))
+
+
 def test_every_epoch_has_every_anchor_and_another_rewrite_of_those_that_came_to_an_end(
     tmp_path: Path, call: Call
 ) -> None:
@@ -50,10 +57,14 @@ def test_every_epoch_has_every_anchor_and_another_rewrite_of_those_that_came_to_
     assert 0 < sum(len(own) for own in whole.values()) < 2 * SIZES["train"]  # some are cut off at 18 tokens, not all
     with closing(reopen(tiny.run.name, tiny.runs, Console(as_json=True), [])) as job:
         anchors = ask_teacher(job).for_sft
-        for epoch, rows in enumerate(with_rewrites(job, anchors)):
-            expected = [(a.prompt.key, own[epoch % len(own)]) for a in anchors if (own := whole[a.prompt.key])]
-            assert rows[: len(anchors)] == anchors
-            assert [(a.prompt.key, a.answer_tokens) for a in rows[len(anchors) :]] == expected
+        view = {a.prompt.key: in_view(job, a) for a in anchors}
+        for epoch, rows in enumerate(rows_of_epochs(job, anchors)):
+            assert rows[: len(anchors)] == [Row(a.prompt_tokens, a.answer_tokens, view[a.prompt.key]) for a in anchors]
+            assert rows[len(anchors) :] == [
+                Row(a.prompt_tokens, own[epoch % len(own)], view[a.prompt.key])
+                for a in anchors
+                if (own := whole[a.prompt.key])
+            ]
 
 
 def test_the_base_writes_them_with_the_anchor_in_view(tmp_path: Path, call: Call) -> None:
@@ -61,9 +72,7 @@ def test_the_base_writes_them_with_the_anchor_in_view(tmp_path: Path, call: Call
     key = min(written(tiny))
     with closing(reopen(tiny.run.name, tiny.runs, Console(as_json=True), [])) as job:
         (asked,) = (a for a in ask_teacher(job).for_sft if a.prompt.key == key)
-        question = f"{asked.prompt.messages[-1].content}\nreference: {asked.answer}"
-        (message,) = asked.prompt.messages
-        view = job.encode_prompt((type(message)(message.role, question),))
+        view = in_view(job, asked)
         sampling = Sampling(job.max_new_tokens, 0.3, seed=job.recipe.seed, round=REWRITES)
         ((_, candidates),) = job.engine.sample([PromptTokens(key, view)], 2, sampling, None)
     assert [(c.tokens, c.finish) for c in candidates] == written(tiny)[key]
@@ -84,12 +93,69 @@ def test_a_run_that_was_stopped_after_them_ends_with_the_same_bytes(
     assert stopped.bytes_of("adapters/sft/*.safetensors") == whole.bytes_of("adapters/sft/*.safetensors")
 
 
-def test_they_are_off_unless_asked_for_and_change_what_is_learned(tmp_path: Path, call: Call) -> None:
+def test_what_they_change(tmp_path: Path, call: Call) -> None:
+    """No rewrites, rewrites alone, and what else the base might have said at each of their tokens."""
     off = run(tmp_path / "off", call, sft={"epochs": 2}, prefer=ROOM)
-    on = run(tmp_path / "on", call, sft=REWRITING, prefer=ROOM)
+    hard = run(tmp_path / "hard", call, sft={**REWRITING, "soft": 0.0}, prefer=ROOM)
+    soft = run(tmp_path / "soft", call, sft=REWRITING, prefer=ROOM)
     assert off.rows(WRITTEN) == []
+    assert hard.rows(WRITTEN) == soft.rows(WRITTEN) != []
     steps = "SELECT json_extract(detail, '$.steps'), json_extract(detail, '$.rows') FROM stages WHERE name = 'sft'"
-    assert (off.rows(steps), on.rows(steps)) == ([(4, 16)], [(8, 32)])
-    assert off.bytes_of("adapters/sft/*.safetensors") != on.bytes_of("adapters/sft/*.safetensors")
-    planned = call(*on.arguments("--dry-run", "--set", "name=planned"))
-    assert "2 epochs of 4 steps" in " ".join(planned.out.split())
+    assert [tiny.rows(steps) for tiny in (off, hard, soft)] == [[(4, 16)], [(8, 32)], [(8, 32)]]
+    learned = {tuple(tiny.bytes_of("adapters/sft/*.safetensors").values()) for tiny in (off, hard, soft)}
+    assert len(learned) == 3
+
+
+GATE = "SELECT detail FROM stages WHERE name = 'rewrites'"
+
+
+def test_auto_asks_whether_the_base_looks_at_the_anchor(tmp_path: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path, sft={"rewrites": "auto"}, rank={"gate_prompts": 8})
+    ended = call(*tiny.arguments("--until", "sft"))
+    ((detail,),) = tiny.rows(GATE)
+    found = json.loads(detail)
+    assert (found["prompts"], found["used"]) == (8, True)
+    assert found["told"] > 0.5
+    assert f"tells the base {found['told']:.0%} of what it could tell" in " ".join(ended.err.split())
+    assert len(written(tiny)) == SIZES["train"]
+
+
+def test_auto_does_without_where_it_looks_too_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    alone = run(tmp_path / "alone", call)
+    monkeypatch.setattr(rewriting, "MIN_TOLD", 0.99)
+    tiny = Tiny.make(tmp_path / "auto", sft={"rewrites": "auto"})
+    ended = call(*tiny.arguments("--until", "sft"))
+    ((detail,),) = tiny.rows(GATE)
+    assert json.loads(detail)["used"] is False
+    assert "no rewrites" in " ".join(ended.err.split())
+    assert written(tiny) == {}
+    assert tiny.bytes_of("adapters/sft/*.safetensors") == alone.bytes_of("adapters/sft/*.safetensors")
+
+
+def test_the_gate_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    stopped = Tiny.make(tmp_path, sft={"rewrites": "auto"})
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert call(*stopped.arguments("--until", "sft")).code != 0
+    before = stopped.rows(GATE)
+    ended = call(*stopped.arguments("--until", "sft"))
+    assert ended.code == 0
+    assert stopped.rows(GATE) == before
+    assert "tells the base" not in " ".join(ended.err.split())
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "share"), [([1.0, 2.0], [4.0, 8.0], 0.75), ([3.0], [3.0], 0.0), ([], [], 0.0), ([2.0], [0.0], 0.0)]
+)
+def test_what_an_anchor_tells(own: list[float], other: list[float], share: float) -> None:
+    """1 - 3/12; as dear as beside another's; nothing to compare; nothing to save."""
+    assert told(own, other) == pytest.approx(share)
+
+
+def test_the_plan_names_the_steps_with_and_without(tmp_path: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path)
+    for setting, steps in (("auto", "2 epochs of 2 or 4 steps"), ("true", "of 4 steps"), ("false", "of 2 steps")):
+        planned = call(*tiny.arguments("--dry-run", "--set", f"sft.rewrites={setting}", "--set", "sft.epochs=2"))
+        assert steps in " ".join(planned.out.split())

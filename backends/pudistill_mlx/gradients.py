@@ -48,13 +48,16 @@ class Accumulated:
 
 
 def sft_gradient(model: Model, policy: Arrays, scale: float, batch: SftBatch) -> Accumulated:
-    """Of the mean over all answer tokens of -log p; metrics are `loss` and `tokens`."""
+    """Of the mean over all answer tokens (`SftBatch`); metrics are `loss` and `tokens`."""
     count = sum(len(row.completion) for row in batch.rows)
     total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": float(count)})
     for rows in row_batches(batch.rows, model.spec.token_budget):
+        judged = _judged_rows(model, rows) if batch.soft and any(row.view for row in rows) else None
 
-        def loss(arrays: Arrays, rows: list[Row] = rows) -> tuple[mx.array, dict[str, mx.array]]:
-            return -_row_logprobs(model, as_adapter(arrays, scale), rows).sum() / count, {}
+        def loss(
+            arrays: Arrays, rows: list[Row] = rows, judged: mx.array | None = judged
+        ) -> tuple[mx.array, dict[str, mx.array]]:
+            return _row_losses(model, as_adapter(arrays, scale), rows, judged, batch.soft).sum() / count, {}
 
         longest = row_length(rows[0])
         total.add(loss, len(rows) * longest, longest)
@@ -173,12 +176,29 @@ class _Step:
         return self.objective.loss(mx, logp, arrays)
 
 
-def _row_logprobs(model: Model, adapter: LowRanks, rows: Sequence[Row]) -> mx.array:
-    """Log-probs of the rows' answers, flat: each row is read once, from its prompt to its last token but one."""
-    ids = padded_right([row.prompt + row.completion[:-1] for row in rows])
+def _row_losses(model: Model, adapter: LowRanks, rows: Sequence[Row], judged: mx.array | None, soft: float) -> mx.array:
+    """(N,) what the tokens of the rows' answers add to the loss of SFT, before the mean."""
+    targets = mx.array([token for row in rows for token in row.completion], mx.int32)
+    hidden = _predicting(model, [row.prompt for row in rows], rows, adapter)
+    if judged is None:
+        return -model.head.logprobs(hidden, targets)
+    logp, divergence = model.head.softened(hidden, targets, judged)
+    weight = mx.array([soft * bool(row.view) for row in rows for _ in row.completion])
+    return weight * divergence - (1 - weight) * logp
+
+
+def _judged_rows(model: Model, rows: Sequence[Row]) -> mx.array:
+    """(N, D) of the bare base at the rows' answers, the anchor in view; of a row without a view nothing is used."""
+    hidden = _predicting(model, [row.view or row.prompt for row in rows], rows, model.adapter(None))
+    mx.eval(hidden)  # before the policy's activations are there
+    return hidden
+
+
+def _predicting(model: Model, prefixes: Sequence[Tokens], rows: Sequence[Row], adapter: LowRanks) -> mx.array:
+    """(N, D) that predict the rows' answers, each behind its prefix and read once, but for its last token."""
+    ids = padded_right([prefix + row.completion[:-1] for prefix, row in zip(prefixes, rows, strict=True)])
     hidden = model.hidden(ids, adapter)  # (B, L, D)
     width = ids.shape[1]
-    at = [b * width + len(row.prompt) - 1 + t for b, row in enumerate(rows) for t in range(len(row.completion))]
-    targets = [token for row in rows for token in row.completion]
-    predicting = hidden.reshape(-1, hidden.shape[-1])[mx.array(at, mx.int32)]  # (N, D)
-    return model.head.logprobs(predicting, mx.array(targets, mx.int32))
+    starts = [b * width + len(prefix) - 1 for b, prefix in enumerate(prefixes)]
+    at = [start + t for start, row in zip(starts, rows, strict=True) for t in range(len(row.completion))]
+    return hidden.reshape(-1, hidden.shape[-1])[mx.array(at, mx.int32)]

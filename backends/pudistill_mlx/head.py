@@ -58,6 +58,10 @@ class Head:
         """
         return _in_chunks(self._compared, max(1, self.chunk // 2), hidden, targets=targets, judged=judged)
 
+    def softened(self, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
+        """As `distilled`, with KL(judge || policy)."""
+        return _in_chunks(self._reversed, max(1, self.chunk // 2), hidden, targets=targets, judged=judged)
+
     @property
     def chunk(self) -> int:
         """Hidden states that are turned into logits together."""
@@ -68,8 +72,16 @@ class Head:
 
     def _compared(self, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
         policy, judge = log_softmax(self.logits(hidden)), log_softmax(self.logits(judged))  # (N, V)
-        divergence = in_blocks(mx.exp(policy) * (policy - judge), BLOCK).sum(axis=-1).sum(axis=-1)
-        return mx.stack([mx.take_along_axis(policy, targets[:, None], axis=-1)[:, 0], divergence])
+        return mx.stack([mx.take_along_axis(policy, targets[:, None], axis=-1)[:, 0], _kl(policy, judge)])
+
+    def _reversed(self, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
+        policy, judge = log_softmax(self.logits(hidden)), log_softmax(self.logits(judged))  # (N, V)
+        return mx.stack([mx.take_along_axis(policy, targets[:, None], axis=-1)[:, 0], _kl(judge, policy)])
+
+
+def _kl(p: mx.array, q: mx.array) -> mx.array:
+    """KL(p || q) of (N, V) log-probs: (N,)."""
+    return in_blocks(mx.exp(p) * (p - q), BLOCK).sum(axis=-1).sum(axis=-1)
 
 
 def _in_chunks(function: Callable[..., mx.array], size: int, hidden: mx.array, **constants: mx.array) -> mx.array:

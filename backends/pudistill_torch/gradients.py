@@ -20,11 +20,11 @@ from pudistill_torch.scoring import supervised
 
 
 def sft_gradient(model: Model, batch: SftBatch) -> Metrics:
-    """Add the gradient of the mean over all answer tokens of -log p; returns `loss` and `tokens`."""
+    """Add the gradient of the mean over all answer tokens (`SftBatch`); returns `loss` and `tokens`."""
     count = sum(len(row.completion) for row in batch.rows)
     total = 0.0
     for rows in row_batches(batch.rows, model.spec.token_budget):
-        loss = -_row_logprobs(model, rows).sum() / count
+        loss = _row_losses(model, rows, batch.soft).sum() / count
         loss.backward()
         total += loss.item()
     return {"loss": total, "tokens": float(count)}
@@ -118,13 +118,25 @@ class _Step:
         return loss, {"loss": loss.item(), **{name: float(value.detach()) for name, value in metrics.items()}}
 
 
-def _row_logprobs(model: Model, rows: Sequence[Row]) -> Tensor:
-    """Log-probs of the rows' answers, flat: each row is read once, from its prompt to its last token but one."""
-    ids = padded_right([row.prompt + row.completion[:-1] for row in rows], model.device)
-    hidden = model.hidden(ids, POLICY)
+def _row_losses(model: Model, rows: Sequence[Row], soft: float) -> Tensor:
+    """(N,) what the tokens of the rows' answers add to the loss of SFT, before the mean."""
+    targets = torch.tensor([token for row in rows for token in row.completion], device=model.device)
+    hidden = _predicting(model, [row.prompt for row in rows], rows, POLICY)
+    if not soft or not any(row.view for row in rows):
+        return -model.head.logprobs(hidden, targets)
+    with torch.no_grad():
+        judged = _predicting(model, [row.view or row.prompt for row in rows], rows, None)
+    logp, divergence = model.head.softened(hidden, targets, judged)
+    share = [soft * bool(row.view) for row in rows for _ in row.completion]
+    weight = torch.tensor(share, dtype=logp.dtype, device=model.device)
+    return weight * divergence - (1 - weight) * logp
+
+
+def _predicting(model: Model, prefixes: Sequence[Tokens], rows: Sequence[Row], adapter: Adapter | None) -> Tensor:
+    """(N, D) that predict the rows' answers, each behind its prefix and read once, but for its last token."""
+    ids = padded_right([prefix + row.completion[:-1] for prefix, row in zip(prefixes, rows, strict=True)], model.device)
+    hidden = model.hidden(ids, adapter)  # (B, L, D)
     at = torch.arange(ids.shape[1], device=model.device)
-    begins = torch.tensor([len(row.prompt) - 1 for row in rows], device=model.device)[:, None]
+    begins = torch.tensor([len(prefix) - 1 for prefix in prefixes], device=model.device)[:, None]
     ends = begins + torch.tensor([len(row.completion) for row in rows], device=model.device)[:, None]
-    targets = [token for row in rows for token in row.completion]
-    predicting = hidden[(at >= begins) & (at < ends)]  # (N, D)
-    return model.head.logprobs(predicting, torch.tensor(targets, device=model.device))
+    return hidden[(at >= begins) & (at < ends)]

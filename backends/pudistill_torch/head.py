@@ -46,6 +46,10 @@ class Head:
         """
         return _in_chunks(self._compared, max(1, self.chunk // 2), hidden, targets, judged)
 
+    def softened(self, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+        """As `distilled`, with KL(judge || policy)."""
+        return _in_chunks(self._reversed, max(1, self.chunk // 2), hidden, targets, judged)
+
     @property
     def chunk(self) -> int:
         """Hidden states that are turned into logits together."""
@@ -57,8 +61,11 @@ class Head:
 
     def _compared(self, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
         policy, judge = self.logits(hidden).log_softmax(-1), self.logits(judged).log_softmax(-1)  # (N, V)
-        divergence = (policy.exp() * (policy - judge)).sum(-1)
-        return torch.stack([policy.gather(-1, targets[:, None])[:, 0], divergence])
+        return torch.stack([policy.gather(-1, targets[:, None])[:, 0], _kl(policy, judge)])
+
+    def _reversed(self, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+        policy, judge = self.logits(hidden).log_softmax(-1), self.logits(judged).log_softmax(-1)  # (N, V)
+        return torch.stack([policy.gather(-1, targets[:, None])[:, 0], _kl(judge, policy)])
 
     @torch.inference_mode()
     def verify(self, causal: Any, decoder: nn.Module) -> None:
@@ -78,6 +85,11 @@ class Head:
                 f"Models of type {causal.config.model_type!r} change their logits in a way that is unknown here.",
                 "Choose another student, or open an issue that names this model type.",
             )
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of (N, V) log-probs: (N,)."""
+    return (p.exp() * (p - q)).sum(-1)
 
 
 def _in_chunks(function: Callable[..., Tensor], size: int, *arrays: Tensor) -> Tensor:

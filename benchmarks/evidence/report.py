@@ -17,7 +17,7 @@ from benchmarks.evidence.store import RESULTS, Cell, reads
 Kept = Mapping[int, Mapping[str, Any]]
 """Results by seed."""
 COLUMNS = {"1.0": "T = 1", "0.7": "0.7", "0.5": "0.5", "0.0": "greedy", "own": "own T"}
-METHOD = "ldl-grpo"
+METHOD = "pudistill"
 BASE = "sft"
 TITLES = {"test": "Test: prompts like the training prompts", "other": "Other: out of template"}
 

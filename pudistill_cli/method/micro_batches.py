@@ -36,8 +36,9 @@ def tokens_of(group: TrainGroup) -> int:
 
 def longest_row(group: SftBatch | TrainGroup) -> int:
     """Tokens of the longest row, also as the judge reads it: behind the view, which is longer than the prompt."""
-    view = 0 if isinstance(group, SftBatch) else len(group.view)
-    return max(max(view, len(row.prompt)) + len(row.completion) for row in group.rows)
+    if isinstance(group, SftBatch):
+        return max(map(row_length, group.rows))
+    return max(max(len(group.view), len(row.prompt)) + len(row.completion) for row in group.rows)
 
 
 def smallest_pass(batch: Batch) -> int:
@@ -46,8 +47,8 @@ def smallest_pass(batch: Batch) -> int:
 
 
 def row_length(row: Row) -> int:
-    """Tokens of prompt and answer."""
-    return len(row.prompt) + len(row.completion)
+    """Tokens of the answer behind the prompt, or behind the view, which is longer."""
+    return max(len(row.prompt), len(row.view)) + len(row.completion)
 
 
 def request_batches(requests: Sequence[Continuations], budget: int) -> Iterator[list[int]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from pudistill_cli.contract import Row, SftBatch
+from pudistill_cli.contract import SftBatch
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import Anchors
-from pudistill_cli.stages.rewriting import with_rewrites
+from pudistill_cli.stages.rewriting import rows_of_epochs
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
 from pudistill_cli.stages.steps import stopped, train_step
 
@@ -19,8 +19,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
         job.restore_learner("sft")
         return
     settings = job.recipe.sft
-    epochs = with_rewrites(job, anchors.for_sft)
-    rows = [[Row(a.prompt_tokens, a.answer_tokens) for a in epoch] for epoch in epochs]
+    rows = rows_of_epochs(job, anchors.for_sft)
     per_epoch = math.ceil(len(rows[0]) / settings.batch)
     total = per_epoch * settings.epochs
     warmup = max(1, round(settings.warmup * total))
@@ -33,8 +32,9 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
             for epoch, of_epoch in enumerate(rows)
             for batch in shuffled_batches(of_epoch, settings.batch, job.recipe.seed, 0, epoch)
         ):
+            lr = learning_rate(settings.lr, step, total, warmup)
             try:
-                metrics = train_step(job, SftBatch(batch), learning_rate(settings.lr, step, total, warmup))
+                metrics = train_step(job, SftBatch(batch, settings.soft), lr)
             except TrainingError as error:
                 raise stopped(job, error, "sft", f"SFT stopped at step {step + 1}", slower) from error
             losses.append(metrics["loss"])

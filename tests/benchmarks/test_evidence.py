@@ -58,17 +58,17 @@ def test_the_report_has_levels_gains_and_plots_of_what_is_kept(
         kept = {s: {t: (rng.integers(0, 500, 40) + shift).tolist() for t in COLUMNS if t != "own"} for s in TITLES}
         return cell("action", row, seed, {}), {"own temperature": 0.5, "grades": kept, **beside}
 
-    found = [of(row, seed, shift) for row, shift in (("sft", 0), ("ldl-grpo", 300)) for seed in (0, 1)]
+    found = [of(row, seed, shift) for row, shift in (("sft", 0), ("pudistill", 300)) for seed in (0, 1)]
     evidence_report.report(found)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text.endswith(capsys.readouterr().out.rstrip("\n") + "\n")
     table = json.loads((tmp_path / "tables.json").read_text(encoding="utf-8"))["action"]
-    mean = np.mean([result["grades"]["test"]["0.0"] for c, result in found if c.row == "ldl-grpo"]) / 1000
+    mean = np.mean([result["grades"]["test"]["0.0"] for c, result in found if c.row == "pudistill"]) / 1000
     assert table[1]["test"]["0.0"][0] == pytest.approx(mean, abs=1e-4)
     gained = table[1]["gain"]["sft"]["test"]["0.0"]
     assert gained["gain"][1] > 0.2
     assert (gained["above"], gained["of"]) == (2, 2)
-    assert f"| ldl-grpo | {table[1]['test']['1.0'][0]:.3f} |" in text
+    assert f"| pudistill | {table[1]['test']['1.0'][0]:.3f} |" in text
     assert f"| sft | **{gained['gain'][0]:+.3f} [" in text
     drawn = (tmp_path / "action.svg").read_text(encoding="utf-8")
     evidence_report.report(found)
@@ -118,7 +118,8 @@ def test_a_task_writes_disjoint_prompts_a_truth_for_each_and_the_same_held_out_s
         TASKS[name].write(folder, seed)
     files = {n: f"prompts{n and '-'}{n}.jsonl" for n in ("", "dev", "test", "other")}
     sets = {n: read(folders[0] / file) for n, file in files.items()}
-    assert {n: len(rows) for n, rows in sets.items()} == {"": 200, "dev": 300, "test": 300, "other": 150}
+    other = 100 if name == story.NAME else 300
+    assert {n: len(rows) for n, rows in sets.items()} == {"": 200, "dev": 300, "test": 300, "other": other}
     prompts = [row["prompt"] for rows in sets.values() for row in rows]
     assert len(set(prompts)) == len(prompts)
     assert all(row["reference"] for rows in sets.values() for row in rows)
@@ -129,4 +130,5 @@ def test_a_task_writes_disjoint_prompts_a_truth_for_each_and_the_same_held_out_s
         assert same == (n != "")
         assert (folders[0] / file).read_bytes() == (folders[2] / file).read_bytes()
     recipe = load_recipe(str(folders[0] / "recipe.yaml"), []).recipe
-    assert (recipe.prompts.limit or 200, recipe.prefer.k, recipe.eval.dev_prompts) == (200, 4, 100)
+    dev = 40 if name == story.NAME else 100
+    assert (recipe.prompts.limit or 200, recipe.prefer.k, recipe.eval.dev_prompts) == (200, 4, dev)

@@ -36,6 +36,11 @@ from pudistill_cli.method.preferences import Targets
 LEARNERS, ENGINES = ("torch", "torch:cuda", "mlx"), ("torch", "mlx", "llamacpp")
 LORA = LoraSpec(r=4, alpha=8.0)
 SFT = SftBatch((Row((3, 4, 5), (6, 7, 1)), Row((8, 9), (10, 1)), Row((11, 12, 13, 14), (15, 16, 17, 1))))
+SOFT = SftBatch(
+    (replace(SFT.rows[0], view=(*SFT.rows[2].prompt, 3, 4, 5)), replace(SFT.rows[1], view=(7, 7, 8, 9)), SFT.rows[2]),
+    soft=0.3,
+)
+"""Two rows with a view, of two lengths, and one without."""
 Open = Callable[..., Learner]
 
 
@@ -155,6 +160,32 @@ def test_sft_is_the_references_loss_and_falls(restored: Open, adapter: Path) -> 
     assert metrics[0]["tokens"] == 9
     assert metrics[0]["grad_norm"] > 0
     assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+
+
+def soft_losses(policy: Reference, base: Reference) -> np.ndarray:
+    """(N,) of SOFT's tokens, over whole distributions."""
+    found: list[np.ndarray] = []
+    for row in SOFT.rows:
+        own = -policy.of_answer(row.prompt, row.completion)
+        if row.view:
+            p, q = (
+                model.logprobs(prefix + row.completion)[len(prefix) - 1 : -1]
+                for model, prefix in ((base, row.view), (policy, row.prompt))
+            )
+            own = 0.7 * own + 0.3 * (np.exp(p) * (p - q)).sum(-1)
+        found.append(own)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("budget", [16384, 1])
+def test_softened_sft_is_the_references_loss_and_falls(restored: Open, adapter: Path, budget: int) -> None:
+    """Rows with a view and one without, all in one pass or each alone: the base is read with no adapter."""
+    expected = soft_losses(Reference(STUDENT, adapter), Reference(STUDENT)).mean()
+    learner = restored(token_budget=budget)
+    metrics = [learner.step(SOFT, 1e-2) for _ in range(15)]
+    assert metrics[0]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert metrics[0]["tokens"] == 9
+    assert metrics[-1]["loss"] < 0.7 * metrics[0]["loss"]
 
 
 EVERY_OBJECTIVE = [*(OBJECTIVES[name]() for name in sorted(OBJECTIVES)), LdlGrpo(distil=0.5)]

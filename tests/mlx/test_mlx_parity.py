@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ pytest.importorskip("torch", reason="needs torch, the other implementation")
 
 from mlx_small import LORA, SFT, Arrays, assert_near, gradient_of, open_learner, policy_of, random_groups, spec_of
 
-from pudistill_cli.contract import Batch, GroupBatch, OptimizerSpec
+from pudistill_cli.contract import Batch, GroupBatch, OptimizerSpec, SftBatch
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
@@ -65,10 +66,12 @@ def torch_gradient(learner: TorchLearner, batch: Batch) -> tuple[dict[str, float
 
 def batches(learner: Any) -> dict[str, Batch]:
     groups = random_groups(learner)
-    return {"sft": SFT} | {o.name: GroupBatch(o, groups) for o in OBJECTIVES}
+    views = ((9, 3, 4, 5, 6, 7), (), (5, 5, 8))
+    soft = SftBatch(tuple(replace(row, view=view) for row, view in zip(SFT.rows, views, strict=True)), soft=0.4)
+    return {"sft": SFT, "sft-soft": soft} | {o.name: GroupBatch(o, groups) for o in OBJECTIVES}
 
 
-@pytest.mark.parametrize("name", ["sft", *(o.name for o in OBJECTIVES)])
+@pytest.mark.parametrize("name", ["sft", "sft-soft", *(o.name for o in OBJECTIVES)])
 def test_loss_and_gradient_equal_torchs_and_the_float64_reference(mlx: MlxLearner, tmp_path: Path, name: str) -> None:
     """The behaviour policy is the bare base, so that ratios, clips and penalties are all away from 1 and 0."""
     other, exact = torch_like(mlx, tmp_path), torch_like(mlx, tmp_path)
@@ -85,7 +88,7 @@ MOVED = 2e-3
 """How far two adapters may be apart after ten steps, as a share of how far they moved; measured: 2.0e-4 at most."""
 
 
-@pytest.mark.parametrize("name", ["sft", *(o.name for o in OBJECTIVES)])
+@pytest.mark.parametrize("name", ["sft", "sft-soft", *(o.name for o in OBJECTIVES)])
 def test_ten_steps_end_at_the_same_adapter(mlx: MlxLearner, tmp_path: Path, name: str) -> None:
     other = torch_like(mlx, tmp_path)
     batch, before = batches(other)[name], policy_of(mlx)

@@ -12,15 +12,16 @@ import torch
 from small import assert_same_gradients, gradients, open_learner, random_groups, random_tokens, save_student
 from transformers import GPT2Config
 
-from pudistill_cli.contract import GroupBatch, Tokens, TrainGroup
+from pudistill_cli.contract import GroupBatch, Row, SftBatch, Tokens, TrainGroup
 from pudistill_cli.method.batch import stack, step_constants
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.sdft import Sdft
 from pudistill_torch import gradients as gradients_module
 from pudistill_torch import head
-from pudistill_torch.gradients import group_gradient
+from pudistill_torch.gradients import group_gradient, sft_gradient
 from pudistill_torch.learner import TorchLearner
+from pudistill_torch.model import POLICY
 
 OBJECTIVES = [Sdft(kl=0.1), LdlGrpo(distil=0.5)]
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
@@ -162,3 +163,64 @@ def test_ldl_grpo_without_the_term_reads_no_judge(student: Path, adapter: Path) 
     (metrics, tokens, gradient), (others, more, other) = found
     assert (metrics, tokens) == (others, more)
     assert all(np.array_equal(gradient[name], other[name]) for name in gradient)
+
+
+def soft_batch() -> SftBatch:
+    """Rows of several lengths; each third has no view."""
+    rng = np.random.default_rng(5)
+    rows = [
+        Row(
+            random_tokens(rng, 2 + i),
+            (*random_tokens(rng, 1 + 2 * i), 2),
+            () if i % 3 == 2 else random_tokens(rng, 9 + i),
+        )
+        for i in range(6)
+    ]
+    return SftBatch(tuple(rows), soft=0.4)
+
+
+@pytest.mark.parametrize("budget", [16384, 30, 1])
+def test_softened_targets_have_the_float64_gradient(gpt2: Path, budget: int) -> None:
+    """The mean over tokens of 0.6 -log p + 0.4 KL(base behind the view || policy); -log p alone without a view."""
+    learner = open_learner(gpt2, token_budget=budget, context=64)
+    learner.model._causal.double()
+    batch = soft_batch()
+    metrics = sft_gradient(learner.model, batch)
+    found = gradients(learner)
+    terms: list[torch.Tensor] = []
+    for row in batch.rows:
+        policy = distribution(learner, row.prompt, row.completion, "policy")
+        own = -policy[torch.arange(len(row.completion)), torch.tensor(row.completion)]
+        if row.view:
+            with torch.no_grad():
+                base = distribution(learner, row.view, row.completion, None)
+            own = 0.6 * own + 0.4 * (base.exp() * (base - policy)).sum(-1)
+        terms.append(own)
+    loss = torch.cat(terms).mean()
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-12)
+    loss.backward()
+    assert_same_gradients(gradients(learner), found, 1e-11)
+
+
+def test_a_base_that_is_the_policy_and_sees_the_prompt_alone_softens_to_nothing(gpt2: Path) -> None:
+    """KL(p || p) has no gradient; an adapter whose B is zero is the base."""
+    learner = open_learner(gpt2, context=64)
+    for name, weight in learner.model.weights(POLICY).items():
+        if "lora_B" in name:
+            weight.data.zero_()
+    rows = tuple(replace(row, view=row.prompt) for row in soft_batch().rows)
+    size = {}
+    for name, share in (("hard", 0.0), ("soft", 1.0)):
+        sft_gradient(learner.model, SftBatch(rows, soft=share))
+        size[name] = np.sqrt(sum(np.square(g).sum() for g in gradients(learner).values()))
+    assert size["soft"] < 1e-5 * size["hard"]
+
+
+def test_softened_logits_in_checkpointed_chunks(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = open_learner(gpt2, context=64)
+    learner.model._causal.double()
+    whole, gradient = sft_gradient(learner.model, soft_batch()), gradients(learner)
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 64 * 6)
+    chunked, pieces = sft_gradient(learner.model, soft_batch()), gradients(learner)
+    assert chunked == pytest.approx(whole, rel=1e-12)
+    assert_same_gradients(gradient, pieces, 1e-11)

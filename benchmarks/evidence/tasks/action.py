@@ -15,7 +15,7 @@ from benchmarks.fixtures.quickstart.wordings import HOME, OTHER, Wording
 
 NAME = "action"
 ABOUT = "a request in plain words becomes a JSON action; exact match, key order free"
-TRAIN, DEV, TEST, OTHERS = 200, 300, 300, 150
+TRAIN, DEV, TEST, OTHERS = 200, 300, 300, 300
 RECIPE = """\
     name: action
     student: {{model: {student}, threads: 1}}
@@ -25,12 +25,12 @@ RECIPE = """\
       dev: prompts-dev.jsonl
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
-    sft: {{epochs: 4, lr: 3.0e-3}}
+    sft: {{epochs: 8, lr: 3.0e-3}}
     rank:
       view: "{{prompt}}\\nreference: {{anchor}}"
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"
       pairwise: "{{prompt}}\\nreference: {{anchor}}\\nanswer A: {{first}}\\nanswer B: {{second}}\\nbetter:"
-    prefer: {{rounds: 8}}
+    prefer: {{rounds: 3}}
     eval: {{metric: json, dev_prompts: 100}}
 """
 

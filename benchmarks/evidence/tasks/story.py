@@ -18,7 +18,7 @@ from benchmarks.fixtures.story.wordings import HOME, OTHER
 NAME = "story"
 ABOUT = "a story's opening is brought to its end by a pretrained model; graded by rule in twelfths"
 CHECKPOINT = "PUDISTILL_STORIES260K"
-TRAIN, DEV, TEST, OTHERS = 200, 300, 300, 150
+TRAIN, DEV, TEST, OTHERS = 200, 300, 300, 100
 RECIPE = """\
     name: story
     student: {{model: {student}, threads: 1}}
@@ -29,11 +29,11 @@ RECIPE = """\
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
       format: text
-    sft: {{epochs: 8, lr: 3.0e-3}}
+    sft: {{epochs: 4, lr: 3.0e-3}}
+    rank: {{gate_prompts: 32}}
     # An ending that is as good as the anchor has all of its marks: few have, and the rounds would not start.
-    prefer: {{rounds: 4, prompts_per_round: 100, prior_start: 0.0}}
-    train: {{lr: 3.0e-4}}  # as in recipes/stories: 1e-3, the rule by size, breaks this checkpoint in the first round
-    eval: {{metric: "benchmarks.fixtures.story.rubric:grade", dev_prompts: 100}}
+    prefer: {{rounds: 1, prompts_per_round: 32, prior_start: 0.0}}
+    eval: {{metric: "benchmarks.fixtures.story.rubric:grade", dev_prompts: 40}}
 """
 
 
