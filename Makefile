@@ -67,7 +67,7 @@ installed: wheel
 	cd tests/installed && ../../$(VENV)-wheel/bin/python -P -m pytest -c pytest.ini .
 
 benchmark: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.quickstart
+	$(BIN)/python -m benchmarks.evidence
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -3,9 +3,9 @@
     python -m benchmarks.fewer_candidates              all cells that are not cached, then the table
     python -m benchmarks.fewer_candidates --report     the table of what is cached
 
-SFT on a quarter of the anchored prompts, RL on the rest, as in benchmarks/quickstart.py: the shape where RL has most to
-give. A cell is (row, seed), a process of its own on one core, cached by the code and the settings it depends on. Dev
-chooses the round; test is read once a cell and chooses nothing.
+SFT on a quarter of the anchored prompts, without rewrites, RL on the rest: the shape where RL has most to give. A cell
+is (row, seed), a process of its own on one core, cached by the code and the settings it depends on. Dev chooses the
+round; test is read once a cell and chooses nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -22,22 +24,27 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import ROOT, code_hash, run_alone
-from benchmarks.quickstart import DEPENDS_ON
-from benchmarks.quickstart_cell import SAMPLES, learn, write_seed
-from benchmarks.quickstart_report import as_list, machine
+from benchmarks.evidence.store import commit
+from benchmarks.evidence.tasks import action
 from pudistill_cli.console import Console
 from pudistill_cli.evaluate import Evaluator, System
-from pudistill_cli.method.statistics import bootstrap_mean, paired_difference
+from pudistill_cli.loop import distil
+from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
 from pudistill_cli.plan import plan
 from pudistill_cli.prepare import open_run
 from pudistill_cli.recipe_file import load_recipe
+from pudistill_cli.stages.anchors import ask_teacher
+from pudistill_cli.stages.selection import Selection
 
 CACHE = ROOT / ".benchmarks" / "fewer_candidates"
 RESULTS = ROOT / "benchmarks" / "results" / "fewer_candidates.json"
 SEEDS = (0, 1, 2)
 TEMPERATURES = (1.0, 0.0)
-SHAPE = ("sft.share=0.25", "sft.epochs=8", "prefer.rounds=4", "eval.max_prompts=400", "eval.dev_temperatures=[1.0]",
-         f"eval.samples={SAMPLES}")  # fmt: skip
+SHAPE = ("sft.share=0.25", "sft.epochs=8", "sft.rewrites=false", "prefer.rounds=4", "train.lr=1.0e-3",
+         "eval.dev_temperatures=[1.0]", "eval.samples=2")  # fmt: skip
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py", "pudistill_cli/evaluate.py",
+              "backends/pudistill_torch", "benchmarks/evidence/tasks/action.py", "benchmarks/fixtures/quickstart",
+              "recipes/quickstart/student")  # fmt: skip
 ROWS = {
     "k4": ("prefer.k=4",),
     "k2": ("prefer.k=2",),
@@ -54,15 +61,21 @@ def measure(row: str, seed: int, out: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ["PUDISTILL_CACHE"] = temporary
-        write_seed(folder, seed)
-        files = [f"prompts.train={folder / 'prompts.jsonl'}", f"teacher.path={folder / 'anchors.jsonl'}"]
-        recipe = load_recipe("quickstart", [*SHAPE, *ROWS[row], *files, f"seed={seed}"]).recipe
+        action.write(folder, seed)
+        recipe = load_recipe(str(folder / "recipe.yaml"), [*SHAPE, *ROWS[row], f"seed={seed}"]).recipe
         console = Console(as_json=False)
         job = open_run(plan(recipe, console), console, folder / "runs", "cell")
-        anchors, best, seconds = learn(job, None)
+        started = time.process_time()
+        distil(job, until="prefer")
+        seconds = time.process_time() - started
+        anchors = ask_teacher(job)
+        best = Selection(job, anchors, None)
+        done = [n for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(f"round-{n}")]
+        for name in ("sft", *(f"round-{n}" for n in done)):
+            best.consider(name)
         evaluator = Evaluator(job, {"test": anchors.held_out["test"]})
         chosen = best.choice.name
-        drawn = [job.ledger.candidates(n) for n in range(1, recipe.prefer.rounds + 1)]
+        drawn = [job.ledger.candidates(n) for n in done]
         result = {
             "chosen": chosen,
             "core seconds": seconds,
@@ -114,7 +127,13 @@ def report(results: Mapping[str, Sequence[Result]]) -> None:
         table.append(line)
     for line in table:
         print(json.dumps(line))
-    RESULTS.write_text(json.dumps({"machine": machine(), "rows": table}, indent=1) + "\n")
+    where = {"commit": commit(), "platform": platform.platform(terse=True), "cores": os.cpu_count()}
+    RESULTS.write_text(json.dumps({"machine": where, "rows": table}, indent=1) + "\n")
+
+
+def as_list(interval: Interval) -> list[float]:
+    """Mean, low and high, to four digits."""
+    return [round(x, 4) for x in (interval.mean, interval.low, interval.high)]
 
 
 def values(found: Sequence[Result], temperature: str, *, sft: bool = False) -> np.ndarray:
