@@ -58,7 +58,7 @@ def after_sft(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         sft={"epochs": 6, "batch": 16},
         rank={"gate_prompts": 100, "min_anchor": None, "min_kendall": None},
         prefer={"k": 4, "rounds": 0, "prior_start": 0.0},
-        train={"groups_per_step": 16},
+        train={"groups_per_step": 16, "lr": 1.0e-3},  # a rate at which a bad judge bites
         eval={"max_prompts": 2, "dev_prompts": 60, "dev_temperatures": [1.0, 0.0]},
     )
     with pytest.MonkeyPatch.context() as patch:

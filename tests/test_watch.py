@@ -52,7 +52,7 @@ def test_two_rounds_in_a_row_behind_sft_are_the_last(
     ended = call(*tiny.arguments("--until", "eval"))
     assert ended.code == 0, ended.err
     assert "2 rounds in a row are worse than SFT on dev, round-2 by 0.300 [0.300, 0.300]" in ended.flat
-    assert "--set train.lr=0.0003" in ended.flat
+    assert "--set train.lr=0.0001" in ended.flat
     assert (adapters(tiny), chosen(tiny)) == (["round-1", "round-2", "sft"], "sft")
     assert "The rounds ended after 2 of 4: 2 in a row were worse than SFT on dev." in results(tiny)["verdict"]
 

@@ -24,7 +24,7 @@ def plot(tables: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> Non
         for axis, (name, title) in zip(axes, SHOWN, strict=True):
             for y, line in enumerate(table):
                 mean, low, high = line[name]["0.0"]
-                color = HIGHLIGHT if line["row"].startswith("ldl-grpo") else PLAIN
+                color = HIGHLIGHT if line["row"] == "pudistill" else PLAIN
                 axis.plot([low, high], [y, y], color=color, linewidth=1.6)
                 axis.plot([mean], [y], "o", color=color, markersize=5)
             base = next((line[name]["0.0"][0] for line in table if line["row"] == "sft"), None)

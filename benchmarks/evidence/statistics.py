@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +23,14 @@ def over_prompts_and_seeds(values: NDArray[np.float64], resamples: int = 4000) -
     The two-way pigeonhole bootstrap (Owen 2007): prompts are shared by seeds, so neither alone is the sample. Seeds
     are few, so the interval is on the narrow side; the tables give the gain of every seed beside it.
     """
-    rng = np.random.default_rng(0)
-    n, s = values.shape
-    prompts = rng.multinomial(n, np.full(n, 1 / n), resamples) / n  # (R, N) weights
-    seeds = rng.multinomial(s, np.full(s, 1 / s), resamples) / s  # (R, S)
+    prompts, seeds = _weights(*values.shape, resamples)
     means = np.einsum("rn,ns,rs->r", prompts, values, seeds, optimize=True)
     low, high = np.quantile(means, [0.025, 0.975])
     return Spread(float(values.mean()), float(low), float(high))
+
+
+@cache
+def _weights(n: int, s: int, resamples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(R, N) and (R, S): how often each resample draws each prompt and each seed, as shares."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(n, np.full(n, 1 / n), resamples) / n, rng.multinomial(s, np.full(s, 1 / s), resamples) / s
