@@ -54,7 +54,7 @@ def main() -> None:
     if options.cell:
         Path(options.cell[1]).write_text(json.dumps(run_cell(json.loads(options.cell[0]))), encoding="utf-8")
         return
-    tasks = able(options.tasks)
+    tasks = options.tasks if options.report else able(options.tasks)  # what is kept needs nothing
     store = Store(RESULTS / "cells.jsonl")
     wanted = cells(tasks, options.only, options.seeds)
     todo = [] if options.report else missing(store, wanted)
