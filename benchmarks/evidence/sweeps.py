@@ -84,17 +84,19 @@ QUESTIONS = {
         {"1 epoch": ("sft.epochs=1",), "2 epochs": ("sft.epochs=2",), "8 epochs": ("sft.epochs=8",)},
     ),
     "rewrites": Question(
-        "SFT with rewrites, alone and before the rounds",
+        "rewrites and softened targets, alone and before the rounds",
         {
-            "SFT": ("prefer.rounds=0",),
-            "SFT with rewrites": ("prefer.rounds=0", "sft.rewrites=true"),
-            "with rewrites": ("sft.rewrites=true",),
-            "at T = 1": ("prefer.rounds=0", "sft.rewrites=true", "sft.rewrite_temperature=1.0"),
+            "SFT": ("prefer.rounds=0", "sft.rewrites=false"),
+            "SFT with rewrites": ("prefer.rounds=0", "sft.soft=0.0"),
+            "softened": ("prefer.rounds=0",),
+            "softened wholly": ("prefer.rounds=0", "sft.soft=1.0"),
+            "at T = 1": ("prefer.rounds=0", "sft.rewrite_temperature=1.0"),
+            "no rewrites": ("sft.rewrites=false",),
         },
     ),
     "rate": Question(
         "the learning rate of the rounds",
-        {"5e-4": ("train.lr=5e-4",), "2e-3": ("train.lr=2e-3",), "4e-3": ("train.lr=4e-3",)},
+        {"1e-4": ("train.lr=1e-4",), "1e-3": ("train.lr=1e-3",), "2e-3": ("train.lr=2e-3",)},
     ),
     "sharpness": Question(
         "the label distribution's temperature and the policy's beta",
