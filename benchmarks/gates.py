@@ -1,10 +1,10 @@
 """Whether a gate decides rightly which scorers rank by the truth: `python -m benchmarks.gates`.
 
-Two tasks of known truth: the quickstart's student, and the fixture's that can judge. Each samples four answers to dev
-prompts after SFT. A scorer should pass if it orders more than `BAR` of the pairs within groups rightly, and should not
-if fewer; where the 95 % interval holds `BAR` the case is not counted. Scorers, planted bad ones among them, ask the
-base and the SFT snapshot. What a gate could measure without labels is then read as a decision: by the product's
-threshold, and by the one that is right most often on the other task. One core, under ten minutes.
+The fixture's student that can judge, and the tasks of the evidence. Each samples four answers to dev prompts after SFT
+alone. A scorer should pass if it orders more than `BAR` of the pairs within groups rightly, and should not if fewer;
+where the 95 % interval holds `BAR` the case is not counted. Scorers, planted bad ones among them, ask the base and the
+SFT snapshot. What a gate could measure without labels is then read as a decision: by the product's threshold, and by
+the one that is right most often on the other tasks. One core, under ten minutes.
 
     python -m benchmarks.gates                  what is not cached, then the tables
     python -m benchmarks.gates --seeds 0
@@ -17,7 +17,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,23 +27,32 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import ROOT, code_hash, run_alone
+from benchmarks.evidence.rows import PLAIN
+from benchmarks.evidence.store import FIXTURES
+from benchmarks.evidence.tasks import TASKS, able
 from benchmarks.fixtures.judge.panel import Trained, trained
-from benchmarks.fixtures.judge.student import FOLDER
-from benchmarks.fixtures.quickstart import build
 from benchmarks.judges_report import provenance
 from benchmarks.judges_scorers import Length, Planted
+from pudistill_cli.console import Console
 from pudistill_cli.judging.panel import seat
 from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect, corrupted_items, exchanged_items, mean_kendall
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.statistics import bootstrap_mean, pair_accuracy
+from pudistill_cli.metrics import load_metric
+from pudistill_cli.plan import plan
+from pudistill_cli.prepare import open_run
+from pudistill_cli.recipe_file import load_recipe
+from pudistill_cli.stages.anchors import Anchored, ask_teacher
+from pudistill_cli.stages.sft import learn_anchors
 
 CACHE = ROOT / ".benchmarks" / "gates"
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "backends/pudistill_torch",
               "recipes/quickstart", "benchmarks/fixtures/judge", "benchmarks/judges_scorers.py",
-              "benchmarks/gates.py")  # fmt: skip
+              "benchmarks/evidence/rows.py", "benchmarks/gates.py")  # fmt: skip
 RESULTS = ROOT / "benchmarks" / "results" / "gates.json"
-TASKS = {"quickstart": build.FOLDER / "student", "judge": FOLDER}
+JUDGE = "judge"
+"""The fixture; the other tasks are the evidence's."""
 SEEDS = (0,)
 PROMPTS = 100
 BAR = 0.65
@@ -74,7 +84,7 @@ def measured(run: Trained, adapter: str | None) -> Iterator[dict[str, Any]]:
         right = [pair_accuracy(s, np.array(g.grades)) for s, g in zip(scores, panel.gold, strict=True)]
         found = {gate: wins(scorer, judge, items) for gate, items in pairs.items()}
         found[CORRUPTION] = (found["a quarter"] + found[EXCHANGED]) / 2
-        found[AGREEMENT] = mean_kendall(scores, by_name["likelihood"])
+        found[AGREEMENT] = mean_kendall(scores, by_name["likelihood"])[0]
         accuracy = asdict(bootstrap_mean([x for x in right if np.isfinite(x)], seed=0))
         yield {"scorer": scorer.name, "model": scorer.model, "accuracy": accuracy, "gates": found}
 
@@ -100,13 +110,36 @@ def cell(task: str, seed: int) -> list[dict[str, Any]]:
     """The rows of one task and seed."""
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["PUDISTILL_CACHE"] = temporary
-        with trained(Path(temporary), seed, 0, SCORERS["likelihood"], student=TASKS[task]) as run:
+        folder = Path(temporary)
+        with trained(folder, seed, 0, SCORERS["likelihood"]) if task == JUDGE else learned(folder, task, seed) as run:
             judges = {"base": None, "sft": "sft"}
             return [
                 {"task": task, "seed": seed, "judge": name, **row}
                 for name, adapter in judges.items()
                 for row in measured(run, adapter)
             ]
+
+
+@contextmanager
+def learned(folder: Path, task: str, seed: int) -> Generator[Trained]:
+    """SFT on the anchors of a task of the evidence, and no more."""
+    TASKS[task].write(folder, seed)
+    own = (f"seed={seed}", "prefer.rounds=0")
+    recipe = load_recipe(str(folder / "recipe.yaml"), [*PLAIN[task], *own]).recipe
+    metric = load_metric(recipe.eval.metric)
+    assert metric is not None, "a task says what is good"
+
+    def grade(row: Anchored, text: str) -> float:
+        return metric(text, row.prompt.reference or "", row.prompt.messages[-1].content)
+
+    console = Console()
+    job = open_run(plan(recipe, console), console, folder, "gates")
+    try:
+        anchors = ask_teacher(job)
+        learn_anchors(job, anchors)
+        yield Trained(job, anchors, (None, "sft"), grade)
+    finally:
+        job.close()
 
 
 def worth(row: Mapping[str, Any]) -> bool | None:
@@ -134,14 +167,15 @@ def fitted(decisions: Sequence[tuple[float, bool]]) -> float:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each gate: right decisions on both tasks, by the product's threshold and by the other task's."""
+    """A line for each gate: right decisions on every task, by the product's threshold and by the other tasks'."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
     found: list[dict[str, Any]] = []
     for gate, own in THRESHOLDS.items():
-        by_task = {task: decided([r for r in rows if r["task"] == task], gate) for task in TASKS}
-        line: dict[str, Any] = {"gate": gate, "threshold": own}
-        for task, other in zip(TASKS, reversed(TASKS), strict=True):
-            threshold = fitted(by_task[other])
-            line[task] = {
+        by_task = {task: decided([r for r in rows if r["task"] == task], gate) for task in tasks}
+        line: dict[str, Any] = {"gate": gate, "threshold": own, "tasks": {}}
+        for task in tasks:
+            threshold = fitted([d for other in tasks if other != task for d in by_task[other]])
+            line["tasks"][task] = {
                 "decisions": len(by_task[task]),
                 "right": right(by_task[task], own),
                 "transferred": {"threshold": threshold, "right": right(by_task[task], threshold)},
@@ -158,11 +192,11 @@ def show(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) 
         cells = "".join(f"{row['gates'][gate]:>20.2f}" for gate in THRESHOLDS)
         print(f"{name:<36}{row['accuracy']['mean']:>8.3f}{cells}")
     for line in lines:
-        for task in TASKS:
-            d, other = line[task], line[task]["transferred"]
+        for task, d in line["tasks"].items():
+            other = d["transferred"]
             print(
-                f"{line['gate']:<20}{task:<12}of {d['decisions']} right: {d['right']} at {line['threshold']:g}, "
-                f"{other['right']} at the other task's {other['threshold']:.2f}"
+                f"{line['gate']:<24}{task:<8}of {d['decisions']} right: {d['right']} at {line['threshold']:g}, "
+                f"{other['right']} at the other tasks' {other['threshold']:.2f}"
             )
 
 
@@ -182,8 +216,9 @@ def main() -> None:
         partial.replace(out)
         return
     CACHE.mkdir(parents=True, exist_ok=True)
-    code = code_hash(DEPENDS_ON)
-    paths = {(task, seed): CACHE / f"{task}-{seed}-{code}.json" for task in TASKS for seed in options.seeds}
+    tasks = [JUDGE, *able(TASKS)]
+    codes = {task: code_hash((*DEPENDS_ON, *FIXTURES.get(task, ()))) for task in tasks}
+    paths = {(task, seed): CACHE / f"{task}-{seed}-{codes[task]}.json" for task in tasks for seed in options.seeds}
     for (task, seed), path in paths.items():
         if not path.exists():
             run_alone(f"{task} seed {seed}", "benchmarks.gates", "--cell", task, str(seed), str(path))

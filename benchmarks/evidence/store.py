@@ -66,8 +66,11 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines: dict[tuple[str, str, int], dict[str, Any]] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+        self._read()
+
+    def _read(self) -> None:
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
                 found = json.loads(line)
                 self.lines[found["task"], found["row"], found["seed"]] = found
 
@@ -80,6 +83,7 @@ class Store:
         """Put a result in place of an older one; a reading of test is counted for good."""
         where = {"task": cell.task, "row": cell.row, "seed": cell.seed}
         now = {"key": cell.key, "commit": commit(), "machine": platform.platform(terse=True)}
+        self._read()  # another command may have kept cells of its own
         self.lines[cell.task, cell.row, cell.seed] = {**where, **now, "settings": cell.settings, "result": result}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")

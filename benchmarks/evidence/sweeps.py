@@ -4,8 +4,9 @@
     python -m benchmarks.evidence.sweeps --questions share judge --tasks action --seeds 0 1
     python -m benchmarks.evidence.sweeps --report             the tables of what is kept
 
-A question is a list of settings over the task's recipe; the first is the default, with which the others are compared,
-prompt by prompt and seed by seed. Rounds are chosen on the first 100 dev prompts. Test and `other` are not read.
+A question is a list of settings over a base; each is compared with the base, prompt by prompt and seed by seed. What is
+asked about the rounds has LDL-GRPO after plain SFT as its base, since rounds show little after rewrites (LOG.md).
+Rounds are chosen on the first 100 dev prompts. Test and `other` are not read.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.evidence.report import COLUMNS, gain, level, table
+from benchmarks.evidence.rows import EPOCHS, PLAIN
 from benchmarks.evidence.running import CORES, run_all
 from benchmarks.evidence.store import RESULTS, Cell, Store, cell, missing
 from benchmarks.evidence.tasks import TASKS, able
 
 SEEDS = (0, 1, 2)
-DEFAULT = "default"
+DEFAULT = "the default"
+ROUNDS = "ldl-grpo after plain SFT"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and the settings that answer it, by name, beside the default."""
+    """What is asked, and the settings that answer it, by name, over its base."""
 
     about: str
     answers: Mapping[str, tuple[str, ...]]
+    base: str = ROUNDS
 
 
 def objective(name: str = "ldl-grpo", **settings: float) -> str:
@@ -42,9 +46,9 @@ QUESTIONS = {
     "share": Question(
         "the share of the anchored prompts for SFT, at its number of steps; RL on the others",
         {
-            "10 %": ("sft.share=0.1", "sft.epochs=40"),
-            "25 %": ("sft.share=0.25", "sft.epochs=16"),
-            "50 %": ("sft.share=0.5", "sft.epochs=8"),
+            "10 %": ("sft.share=0.1",),
+            "25 %": ("sft.share=0.25",),
+            "50 %": ("sft.share=0.5",),
         },
     ),
     "scorer": Question(
@@ -77,7 +81,7 @@ QUESTIONS = {
     ),
     "k": Question(
         "candidates a prompt against rounds, samples held",
-        {"2 x 16": ("prefer.k=2", "prefer.rounds=16"), "8 x 4": ("prefer.k=8", "prefer.rounds=4")},
+        {"2 x 6": ("prefer.k=2", "prefer.rounds=6"), "12 x 1": ("prefer.k=12", "prefer.rounds=1")},
     ),
     "sft": Question(
         "how much SFT before it",
@@ -91,12 +95,12 @@ QUESTIONS = {
             "softened": ("prefer.rounds=0",),
             "softened wholly": ("prefer.rounds=0", "sft.soft=1.0"),
             "at T = 1": ("prefer.rounds=0", "sft.rewrite_temperature=1.0"),
-            "no rewrites": ("sft.rewrites=false",),
         },
+        DEFAULT,
     ),
     "rate": Question(
         "the learning rate of the rounds",
-        {"1e-4": ("train.lr=1e-4",), "1e-3": ("train.lr=1e-3",), "2e-3": ("train.lr=2e-3",)},
+        {"1e-4": ("train.lr=1e-4",), "3e-4": ("train.lr=3e-4",), "2e-3": ("train.lr=2e-3",)},
     ),
     "sharpness": Question(
         "the label distribution's temperature and the policy's beta",
@@ -111,16 +115,30 @@ QUESTIONS = {
 
 
 def cells(tasks: Sequence[str], questions: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """Every cell; the default once, however many questions compare with it."""
-    settings: dict[str, tuple[str, ...]] = {DEFAULT: ()}
-    for name in questions:
-        settings |= {f"{name}: {answer}": overrides for answer, overrides in QUESTIONS[name].answers.items()}
+    """Every cell; a base once, however many questions compare with it."""
     return [
-        cell(task, answer, seed, {"set": overrides, "ranking": "", "epochs": (), "dev only": True})
-        for answer, overrides in settings.items()
-        for seed in seeds
+        cell(task, name, seed, {"set": overrides, "ranking": "", "epochs": (), "dev only": True})
         for task in tasks
+        for name, overrides in settings(task, questions).items()
+        for seed in seeds
     ]
+
+
+def settings(task: str, questions: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """By name: the bases of the questions, then their answers."""
+    bases = {DEFAULT: (), ROUNDS: PLAIN[task]}
+    asked = {name: QUESTIONS[name] for name in questions}
+    found: dict[str, tuple[str, ...]] = {question.base: bases[question.base] for question in asked.values()}
+    for name, question in asked.items():
+        for answer, overrides in question.answers.items():
+            found[f"{name}: {answer}"] = (*bases[question.base], *overrides, *_same_steps(task, overrides))
+    return found
+
+
+def _same_steps(task: str, overrides: Sequence[str]) -> list[str]:
+    """SFT on a share of the prompts, for as many steps as on all of them."""
+    shares = [float(o.removeprefix("sft.share=")) for o in overrides if o.startswith("sft.share=")]
+    return [f"sft.epochs={EPOCHS[task] / share:.0f}" for share in shares]
 
 
 def main() -> None:
@@ -147,7 +165,8 @@ TITLE = """\
 # Sweeps
 
 Written by `python -m benchmarks.evidence.sweeps`; do not edit. Grades on dev, means over prompts and seeds, and the
-gain over the default, paired by prompt and seed, with its 95 % interval.
+gain over the base (the default for "rewrites", else LDL-GRPO after plain SFT), paired by prompt and seed, with its
+95 % interval.
 
 """
 
@@ -157,20 +176,20 @@ def _markdown(task: str, kept: Sequence[tuple[Cell, Mapping[str, Any]]]) -> str:
     for c, result in kept:
         if c.task == task:
             found.setdefault(c.row, {})[c.seed] = result
-    default = found.get(DEFAULT, {})
     lines: list[list[str]] = []
     for name, results in found.items():
         levels = [f"{level(results, 'dev', c).mean:.3f}" for c in COLUMNS]
-        gains = [_gain(results, default, c) if name != DEFAULT else "" for c in ("1.0", "0.0")]
+        asked = QUESTIONS.get(name.split(":")[0])
+        gains = [_gain(results, found.get(asked.base, {}), c) if asked else "" for c in ("1.0", "0.0")]
         lines.append([name, str(len(results)), *levels, *gains])
     head = ["settings", "seeds", *COLUMNS.values(), "gain, T = 1", "gain, greedy"]
     return "\n".join([f"## {task}\n", *table(head, lines), ""])
 
 
-def _gain(results: Mapping[int, Mapping[str, Any]], default: Mapping[int, Mapping[str, Any]], column: str) -> str:
-    if not set(results) & set(default):
+def _gain(results: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]], column: str) -> str:
+    if not set(results) & set(base):
         return ""
-    spread, above, of = gain(results, default, "dev", column)
+    spread, above, of = gain(results, base, "dev", column)
     clear = "**" if spread.low > 0 or spread.high < 0 else ""
     return f"{clear}{spread.mean:+.3f} [{spread.low:+.3f}, {spread.high:+.3f}]{clear} {above}/{of}"
 

@@ -90,9 +90,9 @@ def test_forty_words_are_an_ending_and_forty_one_are_none() -> None:
     assert graded(f"{start} {things} old {end}") == 0
 
 
-def test_pronouns_are_free_where_the_helper_is_of_the_other_sex_or_of_none() -> None:
-    answer = " The {helper} took the ball out. Lily gave him a hug."
-    for helper, sex, right in (("dad", "m", True), ("owl", "", True), ("queen", "f", False)):
+def test_pronouns_are_free_where_the_helper_is_of_the_other_sex() -> None:
+    answer = " Her {helper} took the ball out. Lily gave him a hug."
+    for helper, sex, right in (("dad", "m", True), ("sister", "f", False)):
         spec = replace(SPEC, helper=helper, helper_sex=sex)
         found = graded(answer.format(helper=helper), spec, TEXT.replace("mom", helper))
         assert found == pytest.approx(1.0 if right else 11 / 12), helper
@@ -149,13 +149,11 @@ def test_a_misreading_changes_what_it_says_it_does() -> None:
 # --- the wordings -------------------------------------------------------------------------------
 
 
-def test_the_wordings_share_the_troubles_and_nothing_else() -> None:
+def test_the_wordings_tell_of_the_same_in_other_sentences() -> None:
     assert HOME.troubles.keys() == OTHER.troubles.keys() == TROUBLES.keys()
     assert not HOME.patterns & OTHER.patterns
-    for name in ("heroes", "helpers", "things", "colours", "places"):
-        assert not set(getattr(HOME, name)) & set(getattr(OTHER, name)), name
-    kinds = [{kind for kinds in wording.kinds.values() for kind in kinds} for wording in (HOME, OTHER)]
-    assert not kinds[0] & kinds[1]
+    assert (HOME.heroes, HOME.helpers, HOME.things) == (OTHER.heroes, OTHER.helpers, OTHER.things)
+    assert not {*HOME.colours, *HOME.places} & {*OTHER.colours, *OTHER.places}
 
 
 @pytest.mark.parametrize("wording", [HOME, OTHER])

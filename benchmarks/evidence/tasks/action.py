@@ -15,7 +15,7 @@ from benchmarks.fixtures.quickstart.wordings import HOME, OTHER, Wording
 
 NAME = "action"
 ABOUT = "a request in plain words becomes a JSON action; exact match, key order free"
-TRAIN, DEV, TEST, OTHERS = 200, 300, 300, 300
+TRAIN, DEV, TEST, OTHERS = 100, 300, 300, 300
 RECIPE = """\
     name: action
     student: {{model: {student}, threads: 1}}

@@ -21,13 +21,12 @@ RECIPE = """\
       dev: prompts-dev.jsonl
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
-      limit: 200
-    sft: {{epochs: 6, lr: 3.0e-3}}
+    sft: {{epochs: 8, lr: 3.0e-3}}
     rank:
       view: "{{prompt}}\\nreference: {{anchor}}"
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"
       pairwise: "{{prompt}}\\nreference: {{anchor}}\\nanswer A: {{first}}\\nanswer B: {{second}}\\nbetter:"
-    prefer: {{rounds: 2, prompts_per_round: 100}}
+    prefer: {{rounds: 2}}
     eval: {{metric: "benchmarks.fixtures.note.rubric:grade", dev_prompts: 100}}
 """
 
