@@ -19,6 +19,8 @@ Kept = Mapping[int, Mapping[str, Any]]
 COLUMNS = {"1.0": "T = 1", "0.7": "0.7", "0.5": "0.5", "0.0": "greedy", "own": "own T"}
 METHOD = "pudistill"
 BASE = "sft"
+UNTRUSTED = ("blind", "random", "oracle")
+"""Rows whose ranking is not by the anchor."""
 TITLES = {"test": "Test: prompts like the training prompts", "other": "Other: out of template"}
 
 
@@ -31,7 +33,7 @@ def report(found: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
     for cell, result in found:
         tasks.setdefault(cell.task, {}).setdefault(cell.row, {})[cell.seed] = result
     tables = {task: [_line(task, row, kept) for row in kept] for task, kept in tasks.items()}
-    text = "\n".join(_markdown(task, table) for task, table in tables.items()) + _readings()
+    text = "\n".join(_markdown(task, table) + _rounds(tasks[task]) for task, table in tables.items()) + _readings()
     print(text)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "tables.json").write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
@@ -111,12 +113,15 @@ def _against(found: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> list[st
     method = next((row for row in found if row["row"] == METHOD), None)
     if method is None:
         return []
-    head = [f"{METHOD} over", *(f"{name}, greedy" for name in sets), *(f"{name}, own T" for name in sets)]
-    lines = [
-        [other, *(_shown(gains, name, c)[0] for c in ("0.0", "own") for name in sets)]
-        for other, gains in method["gain"].items()
-    ]
-    return [f"What {METHOD} gains\n", *table(head, lines), ""]
+    parts: list[str] = []
+    for name in sets:
+        lines = [
+            [other, *(_shown(gains, name, c)[0] for c in COLUMNS), _shown(gains, name)[1]]
+            for other, gains in method["gain"].items()
+        ]
+        title = f"What {METHOD} gains, {name}"
+        parts += [f"{title}\n", *table([f"{METHOD} over", *COLUMNS.values(), "seeds, greedy"], lines), ""]
+    return parts
 
 
 def _shown(gains: Mapping[str, Any] | None, name: str, column: str = "0.0") -> tuple[str, str]:
@@ -126,6 +131,29 @@ def _shown(gains: Mapping[str, Any] | None, name: str, column: str = "0.0") -> t
     mean, low, high = found["gain"]
     clear = "**" if low > 0 or high < 0 else ""
     return f"{clear}{mean:+.3f} [{low:+.3f}, {high:+.3f}]{clear}", f"{found['above']}/{found['of']}"
+
+
+def _rounds(kept: Mapping[str, Kept]) -> str:
+    """How well the class prior was estimated and the candidates were ranked, where the student itself ranks."""
+    found = {row: [r for result in results.values() for r in result["rounds"]] for row, results in kept.items()}
+    own = {row: rounds for row, rounds in found.items() if rounds and row not in UNTRUSTED}
+    lines = [[row, *_judged(rounds)] for row, rounds in own.items()]
+    if not lines:
+        return ""
+    every = [r for rounds in own.values() for r in rounds]
+    head = ["row", "rounds", "prior: mean error", "largest", "intervals that hold it", "order", "concentration"]
+    title = "The rounds, candidates graded by the truth: class prior against the true share, and the ranking\n"
+    return "\n".join(["", title, *table(head, [*lines, ["all", *_judged(every)]]), ""])
+
+
+def _judged(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    priors = [r["prior"] for r in rounds if "prior" in r]
+    errors = [abs(p["estimate"] - p["truth"]) for p in priors]
+    held = sum(p["low"] <= p["truth"] <= p["high"] for p in priors)
+    claims = [[r[name][0] for r in rounds if r[name]] for name in ("order", "concentration")]
+    means = [f"{np.mean(values):.3f}" if values else "" for values in claims]
+    prior = [f"{np.mean(errors):.3f}", f"{max(errors):.3f}", f"{held}/{len(priors)}"] if priors else ["", "", ""]
+    return [str(len(rounds)), *prior, *means]
 
 
 def _readings() -> str:

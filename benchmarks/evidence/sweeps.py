@@ -111,6 +111,20 @@ QUESTIONS = {
             "beta 1": (objective(beta=1.0),),
         },
     ),
+    "bounds": Question(
+        "how far a step may go: the clip and the KL to the reference",
+        {
+            "eps 0.1": (objective(eps=0.1),),
+            "eps 0.4": (objective(eps=0.4),),
+            "no KL": (objective(kl=0.0),),
+            "KL 0.2": (objective(kl=0.2),),
+        },
+    ),
+    "lora": Question(
+        "the adapter's rank, alpha twice it",
+        {"8": ("lora.r=8", "lora.alpha=16"), "64": ("lora.r=64", "lora.alpha=128")},
+        DEFAULT,
+    ),
 }
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from benchmarks.cells import meaning
 from benchmarks.evidence import report as evidence_report
-from benchmarks.evidence import store
+from benchmarks.evidence import store, sweeps
 from benchmarks.evidence.report import COLUMNS, TITLES, gain, grades, level
 from benchmarks.evidence.statistics import over_prompts_and_seeds
 from benchmarks.evidence.store import Store, cell
 from benchmarks.evidence.tasks import TASKS, story
+from benchmarks.evidence.variants import offer
 from pudistill_cli.recipe_file import load_recipe
 
 
@@ -56,7 +57,7 @@ def test_the_report_has_levels_gains_and_plots_of_what_is_kept(
 
     def of(row: str, seed: int, shift: int) -> tuple[store.Cell, dict[str, object]]:
         kept = {s: {t: (rng.integers(0, 500, 40) + shift).tolist() for t in COLUMNS if t != "own"} for s in TITLES}
-        return cell("action", row, seed, {}), {"own temperature": 0.5, "grades": kept, **beside}
+        return cell("action", row, seed, {}), {"own temperature": 0.5, "grades": kept, "rounds": [], **beside}
 
     found = [of(row, seed, shift) for row, shift in (("sft", 0), ("pudistill", 300)) for seed in (0, 1)]
     evidence_report.report(found)
@@ -69,10 +70,62 @@ def test_the_report_has_levels_gains_and_plots_of_what_is_kept(
     assert gained["gain"][1] > 0.2
     assert (gained["above"], gained["of"]) == (2, 2)
     assert f"| pudistill | {table[1]['test']['1.0'][0]:.3f} |" in text
-    assert f"| sft | **{gained['gain'][0]:+.3f} [" in text
+    assert f"| **{gained['gain'][0]:+.3f} [" in text
     drawn = (tmp_path / "action.svg").read_text(encoding="utf-8")
     evidence_report.report(found)
     assert (tmp_path / "action.svg").read_text(encoding="utf-8") == drawn
+
+
+def test_the_report_says_how_far_the_rounds_were_from_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evidence_report, "RESULTS", tmp_path)
+    monkeypatch.setattr(store, "READS", tmp_path / "reads.jsonl")
+    sets = {name: {t: [500] * 4 for t in COLUMNS if t != "own"} for name in TITLES}
+    beside = {"distinct-2": 0.1, "anchor NLL": 0.5, "tokens": 20.0, "core seconds": 30.0, "sampled tokens": 1000}
+
+    def of(row: str, *rounds: dict[str, object]) -> tuple[store.Cell, dict[str, object]]:
+        kept = {"own temperature": 0.5, "grades": sets, "rounds": list(rounds), **beside}
+        return cell("action", row, 0, {}), kept
+
+    def judged(estimate: float, truth: float, order: float | None) -> dict[str, object]:
+        prior = {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1, "truth": truth}
+        return {"prior": prior, "order": [order, 0, 1] if order is not None else None, "concentration": None}
+
+    evidence_report.report(
+        [
+            of("sft"),
+            of("pudistill", judged(0.5, 0.45, 0.75), judged(0.5, 0.8, None)),
+            of("dpo", judged(0.4, 0.4, 0.85)),
+            of("random", judged(0.0, 1.0, 0.5)),
+        ]
+    )
+    text = capsys.readouterr().out
+    assert "| pudistill | 2 | 0.175 | 0.300 | 1/2 | 0.750 |  |" in text  # (.05 + .3) / 2; .4 to .6 does not hold .8
+    assert "| all | 3 | 0.117 | 0.300 | 2/3 | 0.800 |  |" in text  # the random ranking is not the student's
+    assert "| random | 1 |" not in text
+
+
+def test_two_commands_at_once_keep_each_other_s_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "READS", tmp_path / "reads.jsonl")
+    first, second = Store(tmp_path / "cells.jsonl"), Store(tmp_path / "cells.jsonl")
+    first.keep(cell("action", "sft", 0, {}), {"grades": {"dev": {}}})
+    second.keep(cell("note", "sft", 0, {}), {"grades": {"dev": {}}})
+    assert len(Store(tmp_path / "cells.jsonl").lines) == 2
+
+
+def test_every_answer_to_a_question_is_a_recipe_over_its_base_and_a_share_keeps_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer()
+    TASKS["note"].write(tmp_path, 0)
+    found = sweeps.settings("note", list(sweeps.QUESTIONS))
+    recipes = {name: load_recipe(str(tmp_path / "recipe.yaml"), list(s)).recipe for name, s in found.items()}
+    assert recipes[sweeps.DEFAULT].sft.rewrites == "auto"
+    assert recipes[sweeps.ROUNDS].sft.rewrites is False
+    steps = {r.sft.epochs * (1.0 if r.sft.share == "all" else r.sft.share) for n, r in recipes.items() if "share" in n}
+    assert steps == {float(recipes[sweeps.ROUNDS].sft.epochs)}
+    assert len({json.dumps(s) for s in found.values()}) == len(found)  # no question asks the same twice
 
 
 def test_layout_and_comments_do_not_change_what_code_means_and_a_number_does():
