@@ -35,10 +35,10 @@ from benchmarks.judges_report import provenance
 from benchmarks.judges_scorers import Length, Planted
 from pudistill_cli.console import Console
 from pudistill_cli.judging.panel import seat
-from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect, corrupted_items, exchanged_items, mean_kendall
+from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect, corrupted_items, exchanged_items
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer
 from pudistill_cli.method.scorers.registry import SCORERS
-from pudistill_cli.method.statistics import bootstrap_mean, pair_accuracy
+from pudistill_cli.method.statistics import bootstrap_mean, mean_kendall, pair_accuracy
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.plan import plan
 from pudistill_cli.prepare import open_run

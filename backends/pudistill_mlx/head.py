@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 
@@ -13,6 +13,8 @@ from pudistill_mlx.log_softmax import BLOCK, in_blocks, log_softmax, logprobs_of
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 64 MiB in float32."""
+Divergence: TypeAlias = Callable[[mx.array, mx.array], mx.array]
+"""Of the policy's (N, V) log-probs and the judge's: (N,)."""
 
 
 class _Given:
@@ -56,11 +58,11 @@ class Head:
 
         `judged` (N, D) are the judge's hidden states at the same tokens. Two distributions are held at once.
         """
-        return _in_chunks(self._compared, max(1, self.chunk // 2), hidden, targets=targets, judged=judged)
+        return self._compared(_kl, hidden, targets, judged)
 
     def softened(self, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
         """As `distilled`, with KL(judge || policy)."""
-        return _in_chunks(self._reversed, max(1, self.chunk // 2), hidden, targets=targets, judged=judged)
+        return self._compared(_reverse_kl, hidden, targets, judged)
 
     @property
     def chunk(self) -> int:
@@ -70,18 +72,23 @@ class Head:
     def _gathered(self, hidden: mx.array, targets: mx.array) -> mx.array:
         return logprobs_of(self.logits(hidden), targets)
 
-    def _compared(self, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
-        policy, judge = log_softmax(self.logits(hidden)), log_softmax(self.logits(judged))  # (N, V)
-        return mx.stack([mx.take_along_axis(policy, targets[:, None], axis=-1)[:, 0], _kl(policy, judge)])
+    def _compared(self, divergence: Divergence, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
+        size = max(1, self.chunk // 2)
+        return _in_chunks(partial(self._both, divergence), size, hidden, targets=targets, judged=judged)
 
-    def _reversed(self, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
+    def _both(self, divergence: Divergence, hidden: mx.array, targets: mx.array, judged: mx.array) -> mx.array:
         policy, judge = log_softmax(self.logits(hidden)), log_softmax(self.logits(judged))  # (N, V)
-        return mx.stack([mx.take_along_axis(policy, targets[:, None], axis=-1)[:, 0], _kl(judge, policy)])
+        return mx.stack([mx.take_along_axis(policy, targets[:, None], axis=-1)[:, 0], divergence(policy, judge)])
 
 
 def _kl(p: mx.array, q: mx.array) -> mx.array:
     """KL(p || q) of (N, V) log-probs: (N,)."""
     return in_blocks(mx.exp(p) * (p - q), BLOCK).sum(axis=-1).sum(axis=-1)
+
+
+def _reverse_kl(p: mx.array, q: mx.array) -> mx.array:
+    """KL(q || p)."""
+    return _kl(q, p)
 
 
 def _in_chunks(function: Callable[..., mx.array], size: int, hidden: mx.array, **constants: mx.array) -> mx.array:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from pudistill_cli.errors import BackendError, DataError
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 64 MiB in float32."""
+Divergence: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Of the policy's (N, V) log-probs and the judge's: (N,)."""
 
 
 class Head:
@@ -44,11 +47,11 @@ class Head:
 
         `judged` (N, D) are the judge's hidden states at the same tokens. Two distributions are held at once.
         """
-        return _in_chunks(self._compared, max(1, self.chunk // 2), hidden, targets, judged)
+        return self._compared(_kl, hidden, targets, judged)
 
     def softened(self, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
         """As `distilled`, with KL(judge || policy)."""
-        return _in_chunks(self._reversed, max(1, self.chunk // 2), hidden, targets, judged)
+        return self._compared(_reverse_kl, hidden, targets, judged)
 
     @property
     def chunk(self) -> int:
@@ -59,13 +62,12 @@ class Head:
         logits = self.logits(hidden)
         return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
-    def _compared(self, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
-        policy, judge = self.logits(hidden).log_softmax(-1), self.logits(judged).log_softmax(-1)  # (N, V)
-        return torch.stack([policy.gather(-1, targets[:, None])[:, 0], _kl(policy, judge)])
+    def _compared(self, divergence: Divergence, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+        return _in_chunks(partial(self._both, divergence), max(1, self.chunk // 2), hidden, targets, judged)
 
-    def _reversed(self, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+    def _both(self, divergence: Divergence, hidden: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
         policy, judge = self.logits(hidden).log_softmax(-1), self.logits(judged).log_softmax(-1)  # (N, V)
-        return torch.stack([policy.gather(-1, targets[:, None])[:, 0], _kl(judge, policy)])
+        return torch.stack([policy.gather(-1, targets[:, None])[:, 0], divergence(policy, judge)])
 
     @torch.inference_mode()
     def verify(self, causal: Any, decoder: nn.Module) -> None:
@@ -90,6 +92,11 @@ class Head:
 def _kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) of (N, V) log-probs: (N,)."""
     return (p.exp() * (p - q)).sum(-1)
+
+
+def _reverse_kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(q || p)."""
+    return _kl(q, p)
 
 
 def _in_chunks(function: Callable[..., Tensor], size: int, *arrays: Tensor) -> Tensor:

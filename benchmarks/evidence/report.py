@@ -19,6 +19,8 @@ Kept = Mapping[int, Mapping[str, Any]]
 COLUMNS = {"1.0": "T = 1", "0.7": "0.7", "0.5": "0.5", "0.0": "greedy", "own": "own T"}
 METHOD = "pudistill"
 BASE = "sft"
+BESIDE = ("distinct-2", "anchor NLL", "tokens", "core seconds", "core seconds of the cell", "sampled tokens")
+"""Core seconds are those of learning; a cell's also hold the evaluation of all its answers."""
 UNTRUSTED = ("blind", "random", "oracle")
 """Rows whose ranking is not by the anchor."""
 TITLES = {"test": "Test: prompts like the training prompts", "other": "Other: out of template"}
@@ -81,7 +83,7 @@ def _line(task: str, row: str, kept: Mapping[str, Kept]) -> dict[str, Any]:
         for other in kept
         if other != row and set(kept[other]) & set(results)
     }
-    for beside in ("distinct-2", "anchor NLL", "tokens", "core seconds", "sampled tokens"):
+    for beside in BESIDE:
         line[beside] = round(float(np.mean([r[beside] for r in results.values()])), 3)
     line["own temperature"] = [r["own temperature"] for _, r in sorted(results.items())]
     return line
@@ -104,7 +106,7 @@ def _markdown(task: str, found: Sequence[Mapping[str, Any]]) -> str:
         head = ["row", *COLUMNS.values(), f"greedy over {BASE}", "seeds"]
         parts += [f"{TITLES[name]}\n", *table(head, lines), ""]
     parts += _against(found, sets)
-    head = ["row", "distinct-2", "anchor NLL", "tokens", "core seconds", "sampled tokens"]
+    head = ["row", *BESIDE]
     beside = [[row["row"], *(f"{row[h]:g}" for h in head[1:])] for row in found]
     return "\n".join([*parts, "Beside it, on test at T = 1\n", *table(head, beside), ""])
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from pudistill_cli.judging.auc import auc_interval
 from pudistill_cli.method.scorers import Array
+from pudistill_cli.method.scorers.pairwise import decided_alike
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, kendall_tau_b, pair_accuracy
 
 
@@ -44,8 +45,7 @@ def measure(
 
 def order_consistency(first: Array) -> float:
     """Share of the pairs that (K, K) log-odds of the one shown first decide alike in both orders."""
-    upper = np.triu_indices(len(first), 1)
-    return float(((first[upper] > 0) == (first.T[upper] < 0)).mean()) if len(first) > 1 else float("nan")
+    return float(decided_alike(first).mean()) if len(first) > 1 else float("nan")
 
 
 def above_median(grades: Sequence[Array]) -> list[Array]:

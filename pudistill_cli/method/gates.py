@@ -15,9 +15,9 @@ from pudistill_cli.method.sampling import uniforms
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Text
 from pudistill_cli.method.scorers.ensemble import Ensemble
 from pudistill_cli.method.scorers.likelihood import Likelihood
-from pudistill_cli.method.scorers.pairwise import Pairwise
+from pudistill_cli.method.scorers.pairwise import Pairwise, decided_alike
 from pudistill_cli.method.scorers.reading import ask
-from pudistill_cli.method.statistics import Interval, bootstrap_mean, kendall_tau_b
+from pudistill_cli.method.statistics import Interval, bootstrap_mean, kendalls, mean_kendall
 
 MIN_ANCHOR = 0.8
 MIN_KENDALL = 0.2
@@ -178,28 +178,14 @@ def _other_token(log_p: Floats, token: int, u: float) -> int:
 
 def order_agreement(judge: Judge, items: Sequence[Item]) -> float:
     """Share of pairs of candidates that `pairwise` decides alike in both orders."""
-    alike: list[bool] = []
-    for _, first in Pairwise().first_wins(judge, items):
-        upper = np.triu_indices(len(first), 1)
-        alike.extend((first[upper] > 0) == (first.T[upper] < 0))
-    return float(np.mean(alike)) if alike else float("nan")
+    pairs = [decided_alike(first) for _, first in Pairwise().first_wins(judge, items)]
+    alike = np.concatenate([np.zeros(0), *pairs])
+    return float(alike.mean()) if alike.size else math.nan
 
 
 def length_correlation(scores: Sequence[Array], items: Sequence[Item]) -> float:
     """Mean Kendall tau-b between scores and lengths in tokens, inside groups."""
     return mean_kendall(scores, [np.array([float(len(c.tokens)) for c in i.candidates]) for i in items])[0]
-
-
-def mean_kendall(a: Sequence[Array], b: Sequence[Array]) -> tuple[float, int]:
-    """Mean Kendall tau-b over the groups where it is defined, and their number; NaN where there is none."""
-    taus = kendalls(a, b)
-    return (float(np.mean(taus)) if taus else math.nan), len(taus)
-
-
-def kendalls(a: Sequence[Array], b: Sequence[Array]) -> list[float]:
-    """Kendall tau-b of the groups where it is defined."""
-    taus = [kendall_tau_b(x, y) for x, y in zip(a, b, strict=True)]
-    return [tau for tau in taus if not math.isnan(tau)]
 
 
 def _mean(values: Sequence[float], seed: int) -> Interval:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,18 @@ def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> float:
     signs_y = np.sign(y[:, None] - y[None, :])[upper]
     norm = np.sqrt((signs_x**2).sum() * (signs_y**2).sum())
     return float((signs_x * signs_y).sum() / norm) if norm else float("nan")
+
+
+def mean_kendall(a: Sequence[Array], b: Sequence[Array]) -> tuple[float, int]:
+    """Mean Kendall tau-b over the groups where it is defined, and their number; NaN where there is none."""
+    taus = kendalls(a, b)
+    return (float(np.mean(taus)) if taus else math.nan), len(taus)
+
+
+def kendalls(a: Sequence[Array], b: Sequence[Array]) -> list[float]:
+    """Kendall tau-b of the groups where it is defined."""
+    taus = [kendall_tau_b(x, y) for x, y in zip(a, b, strict=True)]
+    return [tau for tau in taus if not math.isnan(tau)]
 
 
 def pair_accuracy(scores: Array, grades: Array) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from benchmarks.cells import meaning
 from benchmarks.evidence import report as evidence_report
 from benchmarks.evidence import store, sweeps
-from benchmarks.evidence.report import COLUMNS, TITLES, gain, grades, level
+from benchmarks.evidence.report import BESIDE, COLUMNS, TITLES, gain, grades, level
 from benchmarks.evidence.statistics import over_prompts_and_seeds
 from benchmarks.evidence.store import Store, cell
 from benchmarks.evidence.tasks import TASKS, story
 from benchmarks.evidence.variants import offer
+from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.recipe_file import load_recipe
 
 
@@ -53,7 +55,7 @@ def test_the_report_has_levels_gains_and_plots_of_what_is_kept(
     monkeypatch.setattr(evidence_report, "RESULTS", tmp_path)
     monkeypatch.setattr(store, "READS", tmp_path / "reads.jsonl")
     rng = np.random.default_rng(0)
-    beside = {"distinct-2": 0.1, "anchor NLL": 0.5, "tokens": 20.0, "core seconds": 30.0, "sampled tokens": 1000}
+    beside = dict.fromkeys(BESIDE, 30.0)
 
     def of(row: str, seed: int, shift: int) -> tuple[store.Cell, dict[str, object]]:
         kept = {s: {t: (rng.integers(0, 500, 40) + shift).tolist() for t in COLUMNS if t != "own"} for s in TITLES}
@@ -82,7 +84,7 @@ def test_the_report_says_how_far_the_rounds_were_from_the_truth(
     monkeypatch.setattr(evidence_report, "RESULTS", tmp_path)
     monkeypatch.setattr(store, "READS", tmp_path / "reads.jsonl")
     sets = {name: {t: [500] * 4 for t in COLUMNS if t != "own"} for name in TITLES}
-    beside = {"distinct-2": 0.1, "anchor NLL": 0.5, "tokens": 20.0, "core seconds": 30.0, "sampled tokens": 1000}
+    beside = dict.fromkeys(BESIDE, 30.0)
 
     def of(row: str, *rounds: dict[str, object]) -> tuple[store.Cell, dict[str, object]]:
         kept = {"own temperature": 0.5, "grades": sets, "rounds": list(rounds), **beside}
@@ -114,10 +116,18 @@ def test_two_commands_at_once_keep_each_other_s_cells(tmp_path: Path, monkeypatc
     assert len(Store(tmp_path / "cells.jsonl").lines) == 2
 
 
-def test_every_answer_to_a_question_is_a_recipe_over_its_base_and_a_share_keeps_the_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def variants() -> Iterator[None]:
+    """Recipes may name the benchmark's own objectives."""
+    product = dict(OBJECTIVES)
     offer()
+    yield
+    OBJECTIVES.clear()
+    OBJECTIVES.update(product)
+
+
+@pytest.mark.usefixtures("variants")
+def test_every_answer_to_a_question_is_a_recipe_over_its_base_and_a_share_keeps_the_steps(tmp_path: Path) -> None:
     TASKS["note"].write(tmp_path, 0)
     found = sweeps.settings("note", list(sweeps.QUESTIONS))
     recipes = {name: load_recipe(str(tmp_path / "recipe.yaml"), list(s)).recipe for name, s in found.items()}

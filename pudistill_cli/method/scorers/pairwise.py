@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.reading import ask, mean_over_wordings, read_choices
@@ -62,6 +63,12 @@ def _log_odds(judge: Judge, items: Sequence[Item], template: str) -> Iterator[tu
 def strengths(first: Array) -> Array:
     """(K,) of the answers, from the (K, K) log-odds of each when shown first: both orders, then Bradley-Terry."""
     return bradley_terry((first - first.T) / 2)
+
+
+def decided_alike(first: Array) -> NDArray[np.bool_]:
+    """(K (K - 1) / 2,) of the pairs, from the (K, K) log-odds of each when shown first: one winner in both orders."""
+    upper = np.triu_indices(len(first), 1)
+    return (first[upper] > 0) == (first.T[upper] < 0)
 
 
 def bradley_terry(odds: Array, iterations: int = 50) -> Array:
