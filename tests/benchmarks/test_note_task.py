@@ -45,7 +45,7 @@ def test_no_prompt_occurs_twice_and_each_that_is_learned_or_judged_has_one_ancho
         "prompts.jsonl": 100,
         "prompts-dev.jsonl": 300,
         "prompts-test.jsonl": 300,
-        "prompts-other.jsonl": 300,
+        "prompts-other.jsonl": 200,
     }
     every = [text for texts in prompts.values() for text in texts]
     assert len(set(every)) == len(every)
@@ -65,7 +65,7 @@ def test_the_anchors_are_good_by_the_recipe_s_own_metric(seed_3: Path) -> None:
 
 def test_the_recipe_says_where_everything_is_and_the_references_are_specs(seed_3: Path) -> None:
     recipe = load_recipe(str(seed_3 / "recipe.yaml"), []).recipe
-    assert (recipe.prompts.limit, recipe.prefer.k, recipe.prefer.rounds) == (None, 4, 2)
+    assert (recipe.prompts.limit, recipe.prefer.k, recipe.prefer.rounds) == (None, 4, 1)
     assert Path(recipe.student.model).is_absolute()
     assert list(recipe.prompts.extra) == ["other"]
     assert all(Spec.from_json(one["reference"]).facts for one in lines(seed_3 / "prompts-other.jsonl"))

@@ -12,6 +12,8 @@ from benchmarks.fixtures.quickstart.build import write_lines
 
 NAME = "note"
 ABOUT = "a request in plain words becomes a short note: facts, addressee, tone, length; graded, many right answers"
+OTHERS = 200
+"""Of the prompts out of template: a cell is to end in a minute."""
 RECIPE = """\
     name: note
     student: {{model: {student}, threads: 1, dtype: float32}}
@@ -26,7 +28,7 @@ RECIPE = """\
       view: "{{prompt}}\\nreference: {{anchor}}"
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"
       pairwise: "{{prompt}}\\nreference: {{anchor}}\\nanswer A: {{first}}\\nanswer B: {{second}}\\nbetter:"
-    prefer: {{rounds: 2}}
+    prefer: {{rounds: 1}}
     eval: {{metric: "benchmarks.fixtures.note.rubric:grade", dev_prompts: 100}}
 """
 
@@ -38,7 +40,7 @@ def problem() -> str | None:
 
 def write(folder: Path, seed: int) -> None:
     """The teacher answers held-out prompts anew for each seed, as it does the seed's own."""
-    held_out = data.splits()
+    held_out = {name: requests[: OTHERS if name == "other" else None] for name, requests in data.splits().items()}
     train = data.train(seed)
     write_lines(folder / "prompts.jsonl", ({"prompt": r.text, "reference": r.spec.to_json()} for r in train))
     for name, requests in held_out.items():
