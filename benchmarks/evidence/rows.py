@@ -28,7 +28,7 @@ PLAIN = {
 """What the rows without rewrites learn best with, by task; chosen on dev (LOG.md)."""
 LONGER = {"action": 75, "note": 40, "story": 13}
 """Epochs of SFT that take the core-seconds of the default, by task."""
-STOPPED = {"action": (2, 4, 8, 16), "note": (2, 4, 8), "story": (2, 4, 8)}
+STOPPED = {"action": (2, 4, 8, 16), "note": (2, 4, 8), "story": (4, 8)}
 PLANTED = ("rank.gates=false", "prefer.prior_start=0", "prefer.prior_stop=1")
 """Nothing ends the rounds of a ranking that is not the student's own."""
 
