@@ -85,7 +85,7 @@ QUESTIONS = {
     ),
     "sft": Question(
         "how much SFT before it",
-        {"1 epoch": ("sft.epochs=1",), "2 epochs": ("sft.epochs=2",), "8 epochs": ("sft.epochs=8",)},
+        {"1 epoch": ("sft.epochs=1",), "2 epochs": ("sft.epochs=2",), "16 epochs": ("sft.epochs=16",)},
     ),
     "rewrites": Question(
         "rewrites and softened targets, alone and before the rounds",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from benchmarks.evidence.report import BESIDE, COLUMNS, TITLES, gain, grades, le
 from benchmarks.evidence.statistics import over_prompts_and_seeds
 from benchmarks.evidence.store import Store, cell
 from benchmarks.evidence.tasks import TASKS, story
-from benchmarks.evidence.variants import offer
+from benchmarks.evidence.variants import VARIANTS, offer
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.recipe_file import load_recipe
+from pudistill_torch.torch_backend import TorchBackend
 
 
 def test_an_interval_of_equal_values_is_a_point():
@@ -119,11 +121,12 @@ def test_two_commands_at_once_keep_each_other_s_cells(tmp_path: Path, monkeypatc
 @pytest.fixture
 def variants() -> Iterator[None]:
     """Recipes may name the benchmark's own objectives."""
-    product = dict(OBJECTIVES)
+    product, capabilities = dict(OBJECTIVES), TorchBackend.capabilities
     offer()
     yield
     OBJECTIVES.clear()
     OBJECTIVES.update(product)
+    TorchBackend.capabilities = capabilities
 
 
 @pytest.mark.usefixtures("variants")
@@ -131,6 +134,8 @@ def test_every_answer_to_a_question_is_a_recipe_over_its_base_and_a_share_keeps_
     TASKS["note"].write(tmp_path, 0)
     found = sweeps.settings("note", list(sweeps.QUESTIONS))
     recipes = {name: load_recipe(str(tmp_path / "recipe.yaml"), list(s)).recipe for name, s in found.items()}
+    named = {recipe.train.objective.name for recipe in recipes.values()}
+    assert {variant.name for variant in VARIANTS} <= named <= TorchBackend.capabilities.objectives
     assert recipes[sweeps.DEFAULT].sft.rewrites == "auto"
     assert recipes[sweeps.ROUNDS].sft.rewrites is False
     steps = {r.sft.epochs * (1.0 if r.sft.share == "all" else r.sft.share) for n, r in recipes.items() if "share" in n}
@@ -148,7 +153,7 @@ def test_a_kept_cell_is_found_until_its_settings_or_its_code_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "READS", tmp_path / "reads.jsonl")
-    monkeypatch.setattr(store, "code_hash", lambda task: "one")
+    monkeypatch.setattr(store, "code_hash", lambda task, variants: "one")
     first = cell("action", "sft", 0, {"set": ["a=1"]})
     kept = Store(tmp_path / "cells.jsonl")
     kept.keep(first, {"grades": {"test": {}}})
@@ -157,12 +162,21 @@ def test_a_kept_cell_is_found_until_its_settings_or_its_code_change(
     again = Store(tmp_path / "cells.jsonl")
     assert again.of(first) == {"grades": {"test": {}}}
     assert again.of(cell("action", "sft", 0, {"set": ["a=2"]})) is None
-    monkeypatch.setattr(store, "code_hash", lambda task: "two")
+    monkeypatch.setattr(store, "code_hash", lambda task, variants: "two")
     assert again.of(first) is None
 
     again.keep(first, {"grades": {"test": {}}})
     assert store.reads() == {("action", "sft", 0): 2}  # readings stay counted; dev is not test
     assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 2
+
+
+def test_only_cells_of_a_variant_depend_on_the_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "code_hash", lambda task, variants: f"{variants}")
+    keys: list[str] = []
+    monkeypatch.setattr(store, "blake2b", lambda data, digest_size: keys.append(data.decode()) or blake2b(data))
+    for name in ("ldl-grpo-credit", "ldl-grpo"):
+        _ = cell("action", "a row", 0, {"set": [sweeps.objective(name)]}).key
+    assert [key.rsplit("|")[-1] for key in keys] == ["True", "False"]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -181,7 +195,7 @@ def test_a_task_writes_disjoint_prompts_a_truth_for_each_and_the_same_held_out_s
         TASKS[name].write(folder, seed)
     files = {n: f"prompts{n and '-'}{n}.jsonl" for n in ("", "dev", "test", "other")}
     sets = {n: read(folders[0] / file) for n, file in files.items()}
-    trained, other = {"action": (100, 300), "note": (100, 200), "story": (160, 100)}[name]
+    trained, other = {"action": (100, 300), "note": (100, 200), "story": (160, 60)}[name]
     assert {n: len(rows) for n, rows in sets.items()} == {"": trained, "dev": 300, "test": 300, "other": other}
     prompts = [row["prompt"] for rows in sets.values() for row in rows]
     assert len(set(prompts)) == len(prompts)
@@ -193,5 +207,5 @@ def test_a_task_writes_disjoint_prompts_a_truth_for_each_and_the_same_held_out_s
         assert same == (n != "")
         assert (folders[0] / file).read_bytes() == (folders[2] / file).read_bytes()
     recipe = load_recipe(str(folders[0] / "recipe.yaml"), []).recipe
-    dev = 24 if name == story.NAME else 100
+    dev = 16 if name == story.NAME else 100
     assert (recipe.prompts.limit, recipe.prefer.k, recipe.eval.dev_prompts) == (None, 4, dev)

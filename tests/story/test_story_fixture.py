@@ -31,7 +31,7 @@ def graded(answer: str, spec: Spec = SPEC, text: str = TEXT) -> float:
     ("answer", "of_twelve"),
     [
         (" Her mom took the ball out. Lily was very happy.", 12),
-        (" Mommy got it out with a net. Lily laughed and hugged the ball.", 12),
+        (" Mommy got it out for her. Lily laughed and hugged the ball.", 12),
         (' "Here it is," said Mom. She took the ball out. "Thank you!" said Lily.', 12),
         (" Her mom took the ball out. She was very happy.", 11),  # no hero
         (" She took the ball out. Lily was very happy.", 11),  # no helper
@@ -135,7 +135,7 @@ def test_every_ending_that_is_written_for_a_trouble_sets_it_right() -> None:
     for trouble in TROUBLES:
         spec = replace(SPEC, trouble=trouble)
         for _ in range(100):
-            assert graded(teacher.ending(rng, spec), spec) >= 10 / 12  # hero or helper may be left out
+            assert graded(teacher.ending(rng, spec), spec) > 9 / 12  # hero or helper may be left out
 
 
 def test_a_misreading_changes_what_it_says_it_does() -> None:
