@@ -68,7 +68,7 @@ QUESTIONS = {
             "neither": ("prefer.anchor_in_group=false", objective(anchor_nll=0.0)),
         },
     ),
-    "judge": Question("which weights judge", {"base": ("rank.judge=base",)}),
+    "judge": Question("which weights judge", {"base": ("rank.judge=base",), "refreshed": ("rank.judge=refreshed",)}),
     "reference": Question("what log-ratios are against", {"sft": (objective("ldl-grpo-from-sft"),)}),
     "length": Question("log-ratios a token", {"per token": (objective("ldl-grpo-per-token"),)}),
     "credit": Question(

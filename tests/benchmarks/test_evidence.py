@@ -195,7 +195,7 @@ def test_a_task_writes_disjoint_prompts_a_truth_for_each_and_the_same_held_out_s
         TASKS[name].write(folder, seed)
     files = {n: f"prompts{n and '-'}{n}.jsonl" for n in ("", "dev", "test", "other")}
     sets = {n: read(folders[0] / file) for n, file in files.items()}
-    trained, other = {"action": (100, 300), "note": (100, 200), "story": (160, 60)}[name]
+    trained, other = {"action": (100, 300), "note": (100, 200), "story": (100, 60)}[name]
     assert {n: len(rows) for n, rows in sets.items()} == {"": trained, "dev": 300, "test": 300, "other": other}
     prompts = [row["prompt"] for rows in sets.values() for row in rows]
     assert len(set(prompts)) == len(prompts)

@@ -18,7 +18,7 @@ from benchmarks.fixtures.story.wordings import HOME, OTHER
 NAME = "story"
 ABOUT = "a story's opening is brought to its end by a pretrained model; graded by rule in twelfths"
 CHECKPOINT = "PUDISTILL_STORIES260K"
-TRAIN, DEV, TEST, OTHERS = 160, 300, 300, 60
+TRAIN, DEV, TEST, OTHERS = 100, 300, 300, 60
 RECIPE = """\
     name: story
     student: {{model: {student}, threads: 1}}
@@ -29,10 +29,9 @@ RECIPE = """\
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
       format: text
-    sft: {{epochs: 8, lr: 6.0e-3, batch: 8}}
+    sft: {{epochs: 13, lr: 6.0e-3, batch: 8}}
     rank: {{gate_prompts: 16}}
-    # An ending that is as good as the anchor has all of its marks: few have, and the rounds would not start.
-    prefer: {{rounds: 1, prompts_per_round: 40, prior_start: 0.0}}
+    prefer: {{rounds: 1, prompts_per_round: 40}}
     train: {{lr: 1.0e-3}}
     eval: {{metric: "benchmarks.fixtures.story.rubric:grade", dev_prompts: 16}}
 """
