@@ -4,7 +4,7 @@ The fixture's student that can judge, and the tasks of the evidence. Each sample
 alone. A scorer should pass if it orders more than `BAR` of the pairs within groups rightly, and should not if fewer;
 where the 95 % interval holds `BAR` the case is not counted. Scorers, planted bad ones among them, ask the base and the
 SFT snapshot. What a gate could measure without labels is then read as a decision: by the product's threshold, and by
-the one that is right most often on the other tasks. One core, under ten minutes.
+the one that is right most often on the other tasks. One core, about ten minutes.
 
     python -m benchmarks.gates                  what is not cached, then the tables
     python -m benchmarks.gates --seeds 0
