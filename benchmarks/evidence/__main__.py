@@ -2,7 +2,7 @@
 
     python -m benchmarks.evidence                        every cell that is not kept yet, then the tables and plots
     python -m benchmarks.evidence --only sft ldl-grpo --tasks action --seeds 0 1
-    python -m benchmarks.evidence --report               the tables of what is kept
+    python -m benchmarks.evidence --report               the tables alone
 
 A cell is (task, row, seed): the product's own loop in a process on one core, 60 core-seconds at most. It is kept in
 benchmarks/results/evidence by the code and settings it depends on, so an interrupted table goes on where it stopped.
@@ -42,25 +42,26 @@ def cells(tasks: list[str], only: list[str], seeds: list[int]) -> list[Cell]:
 
 
 def main() -> None:
-    """Run what is missing, then write and print the tables."""
+    """Run what is missing, then write and print the tables of all that is kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--only", nargs="*", default=[], help="rows to run")
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=CORES, help="cells at a time")
-    parser.add_argument("--report", action="store_true", help="only print what is kept")
+    parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
         Path(options.cell[1]).write_text(json.dumps(run_cell(json.loads(options.cell[0]))), encoding="utf-8")
         return
-    tasks = options.tasks if options.report else able(options.tasks)  # what is kept needs nothing
     store = Store(RESULTS / "cells.jsonl")
-    wanted = cells(tasks, options.only, options.seeds)
-    todo = [] if options.report else missing(store, wanted)
-    print(f"{len(wanted)} cells, {len(todo)} to run, {options.jobs} at a time", flush=True)
-    run_all(store, todo, options.jobs)
-    report([(c, result) for c in wanted if (result := store.of(c)) is not None])
+    if not options.report:
+        wanted = cells(able(options.tasks), options.only, options.seeds)
+        todo = missing(store, wanted)
+        print(f"{len(wanted)} cells, {len(todo)} to run, {options.jobs} at a time", flush=True)
+        run_all(store, todo, options.jobs)
+    every = cells(list(TASKS), [], sorted({*SEEDS, *options.seeds}))  # what is kept needs no checkpoint
+    report([(c, result) for c in every if (result := store.of(c)) is not None])
 
 
 if __name__ == "__main__":

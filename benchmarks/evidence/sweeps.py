@@ -2,7 +2,7 @@
 
     python -m benchmarks.evidence.sweeps                      every question that is not answered yet, then the tables
     python -m benchmarks.evidence.sweeps --questions share judge --tasks action --seeds 0 1
-    python -m benchmarks.evidence.sweeps --report             the tables of what is kept
+    python -m benchmarks.evidence.sweeps --report             the tables alone
 
 A question is a list of settings over a base; each is compared with the base, prompt by prompt and seed by seed. What is
 asked about the rounds has LDL-GRPO after plain SFT as its base, since rounds show little after rewrites (LOG.md).
@@ -156,20 +156,22 @@ def _same_steps(task: str, overrides: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run what is missing, then print the tables."""
+    """Run what is missing, then print the tables of all that is kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--questions", nargs="*", default=list(QUESTIONS), choices=list(QUESTIONS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=CORES, help="cells at a time")
-    parser.add_argument("--report", action="store_true", help="only print what is kept")
+    parser.add_argument("--report", action="store_true", help="run nothing")
     options = parser.parse_args()
     store = Store(RESULTS / "sweeps.jsonl")
-    wanted = cells(able(options.tasks), options.questions, options.seeds)
-    todo = [] if options.report else missing(store, wanted)
-    print(f"{len(wanted)} cells, {len(todo)} to run, {options.jobs} at a time", flush=True)
-    run_all(store, todo, options.jobs)
-    kept = [(c, result) for c in wanted if (result := store.of(c)) is not None]
+    if not options.report:
+        wanted = cells(able(options.tasks), options.questions, options.seeds)
+        todo = missing(store, wanted)
+        print(f"{len(wanted)} cells, {len(todo)} to run, {options.jobs} at a time", flush=True)
+        run_all(store, todo, options.jobs)
+    every = cells(list(TASKS), list(QUESTIONS), sorted({*SEEDS, *options.seeds}))
+    kept = [(c, result) for c in every if (result := store.of(c)) is not None]
     text = "\n".join(_markdown(task, kept) for task in dict.fromkeys(c.task for c, _ in kept))
     print(text)
     (RESULTS / "sweeps.md").write_text(TITLE + text, encoding="utf-8")

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks.cells import meaning
+from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import report as evidence_report
 from benchmarks.evidence import store, sweeps
 from benchmarks.evidence.report import BESIDE, COLUMNS, TITLES, gain, grades, level
+from benchmarks.evidence.rows import rows
 from benchmarks.evidence.statistics import over_prompts_and_seeds
 from benchmarks.evidence.store import Store, cell
 from benchmarks.evidence.tasks import TASKS, story
@@ -168,6 +170,17 @@ def test_a_kept_cell_is_found_until_its_settings_or_its_code_change(
     again.keep(first, {"grades": {"test": {}}})
     assert store.reads() == {("action", "sft", 0): 2}  # readings stay counted; dev is not test
     assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 2
+
+
+def test_asking_for_one_row_drops_no_other_from_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a machine without the checkpoint of the stories."""
+    monkeypatch.delenv(story.CHECKPOINT, raising=False)
+    monkeypatch.setattr(Store, "of", lambda self, cell: {})  # all is kept
+    told: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(evidence, "report", lambda found: told.extend((c.task, c.row, c.seed) for c, _ in found))
+    monkeypatch.setattr("sys.argv", ["evidence", "--tasks", "note", "--only", "sft", "--seeds", "7"])
+    evidence.main()
+    assert len(told) == len(set(told)) == len(TASKS) * len(rows("note")) * (len(evidence.SEEDS) + 1)
 
 
 def test_only_cells_of_a_variant_depend_on_the_variants(monkeypatch: pytest.MonkeyPatch) -> None:
