@@ -58,22 +58,29 @@ def components(scorer: Scorer) -> tuple[Scorer, ...]:
 class Evaluator:
     """Answers of the systems on the held-out sets, kept in the ledger, and what is measured on them."""
 
-    def __init__(self, job: Job, sets: Mapping[str, Sequence[Anchored]], scorer: Scorer | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        sets: Mapping[str, Sequence[Anchored]],
+        scorer: Scorer | None = None,
+        samples: int | None = None,
+    ) -> None:
         self.job = job
+        self._samples = samples or job.recipe.eval.samples
         self.sets = sets
         self.scorer = scorer
 
     # --- answers ---
 
     def answers(self, system: System, name: str, temperature: float) -> list[list[StoredAnswer]]:
-        """(N prompts) lists of `eval.samples` answers, one when greedy or on dev; from the ledger where it has them.
+        """(N prompts) lists of answers, one when greedy or on dev; from the ledger where it has them.
 
         Every system gets the same uniform numbers, so that differences are paired.
         """
         job = self.job
         prompts = self.sets[name]
         held = job.ledger.eval_answers(system.weights, name, temperature)
-        samples = 1 if temperature == GREEDY or name == "dev" else job.recipe.eval.samples
+        samples = 1 if temperature == GREEDY or name == "dev" else self._samples
         missing = [p for p in prompts if len(held.get(p.prompt.key, ())) != samples]
         if missing:
             sampling = Sampling(job.max_new_tokens, temperature, seed=job.recipe.seed)

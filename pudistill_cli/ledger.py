@@ -212,9 +212,7 @@ class Ledger:
 
     def scores(self, round: int, scorer: str) -> dict[str, GroupScores]:
         """One scorer's scores of a round, by prompt."""
-        anchors: dict[str, float] = dict(
-            self._file.rows("SELECT prompt_key, score FROM anchor_scores WHERE round = ? AND scorer = ?", round, scorer)
-        )
+        anchors = self.anchor_scores(round, scorer)
         values: dict[str, list[float]] = {}
         for key, score in self._file.rows(
             "SELECT prompt_key, score FROM candidates JOIN scores ON candidate_id = id "
@@ -224,6 +222,20 @@ class Ledger:
         ):
             values.setdefault(key, []).append(score)
         return {key: GroupScores(np.array(v), anchors.get(key)) for key, v in values.items()}
+
+    def add_anchor_scores(self, round: int, scorer: str, scores: Mapping[str, float]) -> None:
+        """One scorer's scores of anchors alone, by prompt: all or none are kept."""
+        with self._file.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO anchor_scores VALUES (?, ?, ?, ?)",
+                [(round, key, scorer, float(score)) for key, score in scores.items()],
+            )
+
+    def anchor_scores(self, round: int, scorer: str) -> dict[str, float]:
+        """One scorer's scores of a round's anchors, by prompt."""
+        return dict(
+            self._file.rows("SELECT prompt_key, score FROM anchor_scores WHERE round = ? AND scorer = ?", round, scorer)
+        )
 
     def add_targets(self, round: int, key: str, scorer: str, targets: Targets, scale: float) -> None:
         """What the update is told about a group; `scale` is the divisor of its scores."""
@@ -372,14 +384,19 @@ class Ledger:
     def forget_from(self, stage: str, keep_answers_of: Sequence[str] = ()) -> None:
         """Drop what a stage of `identity.STAGES` and those after it left, to be done again.
 
-        Held-out answers of the systems named stay where only `eval` and `export` are done again.
+        Held-out answers of the systems named stay where only `eval` and `export` are done again; rewrites, of rounds
+        below 0, where SFT has learned from them and stays.
         """
         gone = STAGES[STAGES.index(stage) :]
         with self._file.transaction() as db:
-            for table, first in (("prompts", "prompts"), ("anchors", "anchors"), ("candidates", "prefer")):
+            for table, first in (("prompts", "prompts"), ("anchors", "anchors"), ("candidates", "sft")):
                 if first in gone:
                     db.execute(f"DELETE FROM {table}")
             if "prefer" in gone:
+                db.execute(
+                    "DELETE FROM candidates WHERE round >= 0 "
+                    "OR NOT EXISTS (SELECT 1 FROM stages WHERE name = 'sft' AND finished IS NOT NULL)"
+                )
                 db.execute("DELETE FROM anchor_scores")
                 db.execute("DELETE FROM groups")
             if "eval" in gone:

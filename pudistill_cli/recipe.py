@@ -299,6 +299,9 @@ class EvalSettings(Section):
     max_prompts: Count | None = None
     """At most this many prompts of each test set."""
     dev_prompts: Count | None = None
+    interpolation: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Of what was learned, the share that is added to the base in the end (WiSE-FT), unless dev finds that worse than
+    1, which is all of it."""
     claims: Flag = True
     """Draw and rank `prefer.k` candidates of up to 200 dev prompts once more, to measure what the paper claims."""
 

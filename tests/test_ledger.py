@@ -146,6 +146,19 @@ def test_scores_keep_their_order_and_every_bit(ledger: Ledger):
         ledger.add_scores(1, "a", "likelihood", scores[:-1])
 
 
+def test_anchors_scored_alone_are_kept_and_go_with_the_group(ledger: Ledger):
+    ledger.add_group(1, "a", [candidate(1)], ["x"])
+    ledger.add_anchor_scores(1, "likelihood/rewrite", {"a": -0.1, "b": -1 / 3})
+    ledger.add_anchor_scores(1, "likelihood/rewrite", {"a": -0.2})
+    assert ledger.anchor_scores(1, "likelihood/rewrite") == {"a": -0.2, "b": -1 / 3}
+    assert ledger.anchor_scores(2, "likelihood/rewrite") == ledger.anchor_scores(1, "likelihood") == {}
+    ledger.add_group(1, "a", [candidate(2)], ["y"])
+    assert ledger.anchor_scores(1, "likelihood/rewrite") == {"b": -1 / 3}
+    with pytest.raises(RunError, match="FOREIGN KEY"):
+        ledger.add_anchor_scores(1, "pmi/rewrite", {"a": 0.0, "unknown": 0.0})
+    assert ledger.anchor_scores(1, "pmi/rewrite") == {}
+
+
 def test_targets_say_what_the_update_was_told(ledger: Ledger):
     scores = np.array([1.0, 3.0, 2.0, 3.0])  # two candidates that count, one cut off, and the anchor
     group = ScoredGroup(scores, identities([(1,), (2,), (3,), (4,)]), np.array([False, False, True, False]))
@@ -247,6 +260,16 @@ def test_forgetting_takes_a_stage_and_what_came_after_it(
     assert tuple(read(ledger, f"SELECT count(*) FROM {t}")[0][0] for t in tables) == left
     assert read(ledger, "SELECT count(*) FROM scores") == read(ledger, "SELECT count(*) FROM anchor_scores")
     assert read(ledger, "SELECT count(*) FROM scores") == [(left[2],)]
+
+
+@pytest.mark.parametrize(("finished", "stage", "left"), [(True, "prefer", 1), (False, "prefer", 0), (True, "sft", 0)])
+def test_rewrites_stay_with_the_sft_that_learned_from_them(ledger: Ledger, finished: bool, stage: str, left: int):
+    ledger.add_group(-1, "a", [candidate(1)], ["x"])
+    ledger.begin_stage("sft")
+    if finished:
+        ledger.finish_stage("sft", {})
+    ledger.forget_from(stage)
+    assert len(ledger.candidates(-1)) == left
 
 
 def test_what_was_committed_survives_a_kill(tmp_path: Path):

@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "rank": {"gate_prompts": 4, "min_anchor": 0.0, "min_kendall": -1.0, "view": "{prompt}\nreference: {anchor}"},
     "prefer": {"k": 2, "rounds": 2, "max_new_tokens": 24, "prior_start": 0.0, "prior_stop": 1.0},
     "train": {"groups_per_step": 8},
-    "eval": {"metric": "json", "samples": 1, "temperatures": [1.0], "dev_temperatures": [0.0]},
+    "eval": {"metric": "json", "samples": 1, "temperatures": [1.0], "dev_temperatures": [0.0], "interpolation": 1.0},
 }
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ from pudistill_cli.metrics import Metric, distinct_n, load_metric
 from pudistill_cli.plan import plan
 from pudistill_cli.prepare import open_run
 from pudistill_cli.recipe_file import load_recipe
-from pudistill_cli.stages.anchors import Anchors, ask_teacher
+from pudistill_cli.stages.anchors import Anchored, Anchors, ask_teacher
 from pudistill_cli.stages.selection import Considered, Selection
 
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)
 SAMPLES = 3
-"""Answers a held-out prompt at each temperature above 0."""
+"""Answers a test prompt at each temperature above 0. Out of template it is one: there are more prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def run_cell(settings: dict[str, Any]) -> dict[str, Any]:
             "core seconds": round(seconds, 1),
             "sampled tokens": sampled_tokens(job),
             "rounds": rounds(job.folder.ledger_path, Truth.of(folder)),
-            **measured(Evaluator(job, sets), System(chosen.name, chosen.name)),
+            **measured(job, sets, System(chosen.name, chosen.name)),
         }
         for other, _, _ in tried:
             other.close()
@@ -128,19 +128,21 @@ def learned(
     names = [f"round-{n}" for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(f"round-{n}")]
     for name in ("sft", *names):
         best.consider(name)
+    best.interpolate()
     return job, anchors, best.last or best.choice
 
 
-def measured(evaluator: Evaluator, system: System) -> dict[str, Any]:
+def measured(job: Job, sets: Mapping[str, Sequence[Anchored]], system: System) -> dict[str, Any]:
     """Per set and temperature (N,) grades in thousandths, a prompt's samples averaged; and what goes beside a gain."""
+    evaluator = Evaluator(job, sets)
+    once = Evaluator(job, sets, samples=1)
     grades = {
         name: {
-            str(t): (1000 * evaluator.quality(system, name, t).mean(axis=1)).round().astype(int).tolist()
-            for t in TEMPERATURES
+            str(t): (1000 * by.quality(system, name, t).mean(axis=1)).round().astype(int).tolist() for t in TEMPERATURES
         }
-        for name in evaluator.sets
+        for name, by in ((name, once if name == "other" else evaluator) for name in sets)
     }
-    last = "test" if "test" in evaluator.sets else "dev"
+    last = "test" if "test" in sets else "dev"
     answers = evaluator.answers(system, last, 1.0)
     return {
         "grades": grades,

@@ -20,12 +20,14 @@ class Row:
 
 EPOCHS = {"action": 8, "note": 4, "story": 13}
 """Of plain SFT before rounds; chosen on dev (LOG.md)."""
+WHOLE = "eval.interpolation=1"
+"""All that was learned is kept."""
 PLAIN = {
-    "action": ("sft.rewrites=false", "train.lr=1.0e-3"),
-    "note": ("sft.rewrites=false", f"sft.epochs={EPOCHS['note']}"),
-    "story": ("sft.rewrites=false",),
+    "action": ("sft.rewrites=false", WHOLE, "train.lr=1.0e-3"),
+    "note": ("sft.rewrites=false", WHOLE, f"sft.epochs={EPOCHS['note']}"),
+    "story": ("sft.rewrites=false", WHOLE),
 }
-"""What the rows without rewrites learn best with, by task; chosen on dev (LOG.md)."""
+"""What the baselines, neither with rewrites nor drawn towards the base, learn best with; chosen on dev (LOG.md)."""
 LONGER = {"action": 75, "note": 40, "story": 20}
 """Epochs of SFT that take the core-seconds of the default, by task."""
 STOPPED = {"action": (2, 4, 8, 16), "note": (2, 4, 8), "story": (6, 13)}
@@ -48,8 +50,10 @@ def rows(task: str) -> tuple[Row, ...]:
         Row("sft", "SFT on every anchor", sft),
         Row("sft-stopped", "SFT, the number of epochs chosen on dev", sft, epochs=STOPPED[task]),
         Row("sft-longer", "SFT for the core-seconds of the default", (*sft, f"sft.epochs={LONGER[task]}")),
+        Row("sft-nearer", "SFT, drawn towards the base as the default is", (*sft, "eval.interpolation=0.8")),
         Row("sft-rewrites", "the default without rounds", ("prefer.rounds=0",)),
-        Row("pudistill", "the default: SFT with rewrites where the base can write them, then LDL-GRPO"),
+        Row("whole", "the default, not drawn towards the base", (WHOLE,)),
+        Row("pudistill", "the default: SFT with rewrites where the base can write them, LDL-GRPO, interpolation"),
         Row("ldl-grpo", "the group's label distribution, after plain SFT", plain),
         Row("grpo", "group-relative advantage", objective("grpo")),
         Row("dpo", "pairs", objective("dpo")),

@@ -14,6 +14,7 @@ from pudistill_cli.method.pu import Prior, class_prior, posterior
 from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.registry import sees_anchor
 from pudistill_cli.stages.candidates import CandidateGroup
+from pudistill_cli.stages.positives import positives
 
 POSTERIOR = "posterior"
 """What the ledger keeps the candidates' posteriors under, as one more score."""
@@ -36,14 +37,17 @@ def as_unlabeled(
     """Estimate prior and posteriors from each scorer's raw scores, per group (M,), and decide about the round.
 
     Only scorers that ask the model with the anchor in view count: string scorers and the student's own likelihood
-    give the anchor away (method/pu.py). The prior is that of as many candidates of every group as the smallest has: who
-    gets more hangs on the scores. Posteriors are those of all rows; the ledger keeps those of the round's own.
+    give the anchor away (method/pu.py). P are the anchors as stages/positives.py has them scored. The prior is that of
+    as many candidates of every group as the smallest has: who gets more hangs on the scores. Posteriors are those of
+    all rows; the ledger keeps those of the round's own.
     """
-    features = [scores for scorer, scores in zip(scorers, raw, strict=True) if scorer.model and sees_anchor(scorer)]
-    if not features:
+    asked = [i for i, scorer in enumerate(scorers) if scorer.model and sees_anchor(scorer)]
+    if not asked:
         return Unlabeled(Prior(math.nan, math.nan, math.nan), None, "train")
+    features = [raw[i] for i in asked]
     rows: list[Array] = [np.stack(scores, axis=-1) for scores in zip(*features, strict=True)]  # (M, F) each
-    p, k = np.stack([r[-1] for r in rows]), min(len(g.candidates) for g in groups)
+    p = positives(job, [scorers[i] for i in asked], features, groups, number)
+    k = min(len(g.candidates) for g in groups)
     prior = class_prior(np.stack([r[:k] for r in rows]), p, seed=job.recipe.seed)
     every = posterior(np.concatenate([r[:-1] for r in rows]), p, prior.estimate)
     found = np.split(every, np.cumsum([len(r) - 1 for r in rows])[:-1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from pudistill_cli.contract import Continuations, PromptTokens, Row, Sampling, Tokens
+from pudistill_cli.contract import Candidate, Continuations, PromptTokens, Row, Sampling, Tokens
 from pudistill_cli.job import Job
 from pudistill_cli.method.scorers.reading import placed
 from pudistill_cli.stages.anchors import Anchored, judge_reads
@@ -46,6 +46,12 @@ def rows_of_epochs(job: Job, anchored: Sequence[Anchored]) -> list[list[Row]]:
         ]
         for epoch in epochs
     ]
+
+
+def whole(drawn: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Tokens]]:
+    """Per prompt, the rewrites that came to an end; a prompt without any is left out."""
+    ended = {key: [c.tokens for c in candidates if c.finish == "stop"] for key, candidates in drawn.items()}
+    return {key: tokens for key, tokens in ended.items() if tokens}
 
 
 def told(own: Sequence[float], other: Sequence[float]) -> float:
@@ -119,4 +125,4 @@ def _written(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]
                 )
                 held[a.prompt.key] = list(candidates)
                 bar.advance()
-    return {key: whole for key, drawn in held.items() if (whole := [c.tokens for c in drawn if c.finish == "stop"])}
+    return whole(held)

@@ -15,7 +15,7 @@ from benchmarks.fixtures.quickstart.wordings import HOME, OTHER, Wording
 
 NAME = "action"
 ABOUT = "a request in plain words becomes a JSON action; exact match, key order free"
-TRAIN, DEV, TEST, OTHERS = 100, 300, 300, 300
+TRAIN, DEV, TEST, OTHERS = 100, 300, 300, 600
 RECIPE = """\
     name: action
     student: {{model: {student}, threads: 1}}
@@ -41,10 +41,12 @@ def problem() -> str | None:
 
 
 def write(folder: Path, seed: int) -> None:
-    """The held-out prompts are drawn from a stream of their own: none of them is shipped with the quickstart."""
+    """The held-out prompts are drawn from streams of their own: none of them is shipped with the quickstart."""
     taken = set(build.held_out())
-    rng = random.Random("evidence: action")
-    held_out = {name: fresh(partial(request, rng, wording), size, taken) for name, wording, size in _held_out_sets()}
+    held_out = {
+        name: fresh(partial(request, random.Random(stream), wording), size, taken)
+        for name, stream, wording, size in _held_out_sets()
+    }
     own = random.Random(f"evidence: action {seed}")
     train = fresh(partial(request, own, HOME), TRAIN, taken)
     answered = [*train, *held_out["dev"], *held_out["test"]]
@@ -56,5 +58,9 @@ def write(folder: Path, seed: int) -> None:
     (folder / "recipe.yaml").write_text(dedent(RECIPE).format(student=build.FOLDER / "student"), encoding="utf-8")
 
 
-def _held_out_sets() -> tuple[tuple[str, Wording, int], ...]:
-    return (("dev", HOME, DEV), ("test", HOME, TEST), ("other", OTHER, OTHERS))
+def _held_out_sets() -> tuple[tuple[str, str, Wording, int], ...]:
+    return (
+        ("dev", "evidence: action", HOME, DEV),
+        ("test", "evidence: action, test 2", HOME, TEST),
+        ("other", "evidence: action, other 2", OTHER, OTHERS),
+    )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
+from benchmarks.evidence.tasks.drawing import fresh
 from benchmarks.fixtures.note import data, teacher
+from benchmarks.fixtures.note.grammar import request
 from benchmarks.fixtures.note.student import FOLDER
+from benchmarks.fixtures.note.wordings import HOME, OTHER
 from benchmarks.fixtures.quickstart.build import write_lines
 
 NAME = "note"
 ABOUT = "a request in plain words becomes a short note: facts, addressee, tone, length; graded, many right answers"
-OTHERS = 200
-"""Of the prompts out of template: a cell is to end in a minute."""
+TRAIN, TEST, OTHERS = 100, 300, 450
 RECIPE = """\
     name: note
     student: {{model: {student}, threads: 1, dtype: float32}}
@@ -29,7 +32,7 @@ RECIPE = """\
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"
       pairwise: "{{prompt}}\\nreference: {{anchor}}\\nanswer A: {{first}}\\nanswer B: {{second}}\\nbetter:"
     prefer: {{rounds: 1}}
-    eval: {{metric: "benchmarks.fixtures.note.rubric:grade", dev_prompts: 100}}
+    eval: {{metric: "benchmarks.fixtures.note.rubric:grade", dev_prompts: 80}}
 """
 
 
@@ -40,8 +43,14 @@ def problem() -> str | None:
 
 def write(folder: Path, seed: int) -> None:
     """The teacher answers held-out prompts anew for each seed, as it does the seed's own."""
-    held_out = {name: requests[: OTHERS if name == "other" else None] for name, requests in data.splits().items()}
-    train = data.train(seed)
+    taken = set(data.held_out())
+    rng = random.Random("evidence: note, test 2")
+    held_out = {
+        "dev": data.splits()["dev"],
+        "test": fresh(partial(request, rng, HOME), TEST, taken),
+        "other": fresh(partial(request, rng, OTHER), OTHERS, taken),
+    }
+    train = fresh(partial(request, random.Random(f"notes {seed}"), HOME), TRAIN, taken)
     write_lines(folder / "prompts.jsonl", ({"prompt": r.text, "reference": r.spec.to_json()} for r in train))
     for name, requests in held_out.items():
         truth = ({"prompt": r.text, "reference": r.spec.to_json()} for r in requests)

@@ -18,7 +18,7 @@ from benchmarks.fixtures.story.wordings import HOME, OTHER
 NAME = "story"
 ABOUT = "a story's opening is brought to its end by a pretrained model; graded by rule in twelfths"
 CHECKPOINT = "PUDISTILL_STORIES260K"
-TRAIN, DEV, TEST, OTHERS = 100, 300, 300, 60
+TRAIN, DEV, TEST, OTHERS = 100, 300, 300, 150
 RECIPE = """\
     name: story
     student: {{model: {student}, threads: 1}}
@@ -33,7 +33,7 @@ RECIPE = """\
     rank: {{gate_prompts: 16}}
     prefer: {{rounds: 1, prompts_per_round: 40}}
     train: {{lr: 1.0e-3}}
-    eval: {{metric: "benchmarks.fixtures.story.rubric:grade", dev_prompts: 16}}
+    eval: {{metric: "benchmarks.fixtures.story.rubric:grade", dev_prompts: 60}}
 """
 
 
@@ -47,10 +47,11 @@ def problem() -> str | None:
 
 
 def write(folder: Path, seed: int) -> None:
-    """Dev, test and other, and their anchors, are drawn from a stream of their own; no seed trains on one of them."""
+    """Dev, test and other, and their anchors, are drawn from streams of their own; no seed trains on one of them."""
     taken: set[str] = set()
-    rng = random.Random("evidence: story")
-    dev, test = (fresh(partial(opening, rng, HOME), size, taken) for size in (DEV, TEST))
+    dev = fresh(partial(opening, random.Random("evidence: story"), HOME), DEV, taken)
+    rng = random.Random("evidence: story, test 2")
+    test = fresh(partial(opening, rng, HOME), TEST, taken)
     other = fresh(partial(opening, rng, OTHER), OTHERS, taken)
     held_out = [_anchor(rng, one) for one in (*dev, *test)]
     own = random.Random(f"evidence: story {seed}")

@@ -40,6 +40,11 @@ def sees_anchor(scorer: Scorer) -> bool:
     return scorer.name.partition("/")[0] not in WITHOUT_ANCHOR
 
 
+def is_relative(scorer: Scorer) -> bool:
+    """Whether its score of an answer depends on what else is scored with it."""
+    return scorer.name in RELATIVE or isinstance(scorer, LengthFree)
+
+
 def scorer_from(names: Sequence[str], weighting: Weighting = "equal", *, length_free: bool = False) -> Scorer:
     """The named scorer, or the ensemble of several; `length_free` takes the length out of each."""
     scorers = tuple(LengthFree(SCORERS[name]) if length_free else SCORERS[name] for name in names)
