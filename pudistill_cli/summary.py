@@ -89,7 +89,9 @@ def show_answers(job: Job, count: int) -> None:
     """The first test prompts with the greedy answer (or the first one held) of each system."""
     for prompt in job.prompts.test[:count]:
         job.console.result("\n" + prompt.messages[-1].content)
-        for answer in job.ledger.answers_to(prompt.key):
-            job.console.result(f"  {answer.system:<8}{answer.text}")
+        answers = [(answer.system, answer.text) for answer in job.ledger.answers_to(prompt.key)]
         if prompt.reference is not None:
-            job.console.result(f"  {'truth':<8}{prompt.reference}")
+            answers.append(("truth", prompt.reference))
+        width = max((len(system) for system, _ in answers), default=0)
+        for system, text in answers:
+            job.console.result(f"  {system:<{width}}  {text}")

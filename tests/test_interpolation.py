@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import Ended, Tiny
+from tiny import Ended, Tiny, lines_of
 
 from pudistill_cli.console import Console
 from pudistill_cli.job import Job
@@ -144,3 +144,17 @@ def test_another_share_looks_at_a_finished_run_again_and_draws_nothing_twice(cop
     after = set(copied.rows(drawn))
     assert before < after
     assert {system for _, system in after - before} == {"round-2-at-0.8"}
+
+
+def test_answers_are_shown_in_columns_however_long_a_system_s_name_is(
+    copied: Tiny, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Considered, "score", property(lambda self: 0.9 if "-at-" in self.name else 0.1))
+    ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.interpolation=0.8", "--show", "1")
+    assert ended.code == 0, ended.err
+    *_, last = ended.out.split("\n\n")
+    asked, *shown = last.splitlines()
+    assert asked == lines_of(copied.folder / "test.jsonl", 1)[0]["prompt"]
+    width = len("round-2-at-0.8")
+    assert {line[2 : 2 + width].rstrip() for line in shown} >= {"base", "sft", "round-2-at-0.8", "truth"}
+    assert all(line[2 + width : 4 + width] == "  " for line in shown)

@@ -220,5 +220,5 @@ def test_a_task_writes_disjoint_prompts_a_truth_for_each_and_the_same_held_out_s
         assert same == (n != "")
         assert (folders[0] / file).read_bytes() == (folders[2] / file).read_bytes()
     recipe = load_recipe(str(folders[0] / "recipe.yaml"), []).recipe
-    dev = 16 if name == story.NAME else 100
+    dev = {"action": 100, "note": 80, "story": 60}[recipe.name]
     assert (recipe.prompts.limit, recipe.prefer.k, recipe.eval.dev_prompts) == (None, 4, dev)

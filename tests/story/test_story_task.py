@@ -12,7 +12,7 @@ from benchmarks.fixtures.story.rubric import grade
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.recipe_file import load_recipe
 
-FILES = {"prompts": 100, "prompts-dev": 300, "prompts-test": 300, "prompts-other": 60, "anchors": 700}
+FILES = {"prompts": 100, "prompts-dev": 300, "prompts-test": 300, "prompts-other": 150, "anchors": 700}
 
 
 @pytest.fixture
