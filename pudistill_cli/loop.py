@@ -40,7 +40,6 @@ def distil(job: Job, until: str = "export") -> None:
             if best.gives_up(number):
                 break
     if wanted >= STAGES.index("eval"):
-        best.interpolate()  # nearer to the base, unless dev finds that worse
         final_evaluation(job, anchors, best, scorer)  # test is read once
     if wanted >= STAGES.index("export"):
         export_best(job, anchors, best.choice.name)

@@ -157,6 +157,9 @@ class SftSettings(Section):
     share: Literal["all"] | Annotated[float, Field(gt=0, le=1, strict=True)] = "all"
     """Of the anchored prompts. Stage 2 takes those that SFT has not seen; with "all", both take all."""
     epochs: Count = 2
+    """Of each member."""
+    members: Count = 3
+    """Students that are fine-tuned, each from a start of its own; the mean of what they learned is kept."""
     rewrites: Literal["auto"] | Flag = "auto"
     """Train as often on what the base writes with the anchor in view (`rank.view`), another answer an epoch; `auto`
     where the base looks at the anchor."""
@@ -299,9 +302,6 @@ class EvalSettings(Section):
     max_prompts: Count | None = None
     """At most this many prompts of each test set."""
     dev_prompts: Count | None = None
-    interpolation: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Of what was learned, the share that is added to the base in the end (WiSE-FT), unless dev finds that worse than
-    1, which is all of it."""
     claims: Flag = True
     """Draw and rank `prefer.k` candidates of up to 200 dev prompts once more, to measure what the paper claims."""
 

@@ -36,15 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDERS = ("adapters", "state", "export")
 _REDONE_FREELY = frozenset({"eval", "export"})
 _SAME_ANSWERS = frozenset(
-    {
-        "eval.metric",
-        "eval.temperatures",
-        "eval.dev_temperatures",
-        "eval.max_prompts",
-        "eval.dev_prompts",
-        "eval.interpolation",
-        "eval.claims",
-    }
+    {"eval.metric", "eval.temperatures", "eval.dev_temperatures", "eval.max_prompts", "eval.dev_prompts", "eval.claims"}
 )
 """Settings that change which answers are looked at and how, not what a system answers."""
 _RESOLVED_BY = {"anchors.fingerprint": "anchors", "max_new_tokens": "prefer"}

@@ -31,8 +31,10 @@ from pudistill_cli.stages.anchors import Anchored, Anchors, ask_teacher
 from pudistill_cli.stages.selection import Considered, Selection
 
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)
-SAMPLES = 3
-"""Answers a test prompt at each temperature above 0. Out of template it is one: there are more prompts."""
+SAMPLES = {"dev": 3, "test": 3, "other": 1}
+"""Answers a prompt at each temperature above 0."""
+SAMPLED = {"dev": 300, "test": 300, "other": 150}
+"""Prompts of each set that are asked at temperatures above 0, the first ones; all of them at greedy decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def learned(
     folder: Path, settings: dict[str, Any], number: int, overrides: list[str]
 ) -> tuple[Job, Anchors, Considered]:
     """The product's loop up to its last round; what it keeps by dev, rounds only where there are any."""
-    fixed = [f"seed={settings['seed']}", f"eval.samples={SAMPLES}"]
+    fixed = [f"seed={settings['seed']}", f"eval.samples={SAMPLES['dev']}"]
     if settings["ranking"]:
         SCORERS[settings["ranking"]] = _ranking(folder, settings)
     recipe = load_recipe(str(folder / "recipe.yaml"), [*settings["set"], *overrides, *fixed]).recipe
@@ -128,27 +130,26 @@ def learned(
     names = [f"round-{n}" for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(f"round-{n}")]
     for name in ("sft", *names):
         best.consider(name)
-    best.interpolate()
     return job, anchors, best.last or best.choice
 
 
 def measured(job: Job, sets: Mapping[str, Sequence[Anchored]], system: System) -> dict[str, Any]:
     """Per set and temperature (N,) grades in thousandths, a prompt's samples averaged; and what goes beside a gain."""
-    evaluator = Evaluator(job, sets)
-    once = Evaluator(job, sets, samples=1)
-    grades = {
-        name: {
-            str(t): (1000 * by.quality(system, name, t).mean(axis=1)).round().astype(int).tolist() for t in TEMPERATURES
-        }
-        for name, by in ((name, once if name == "other" else evaluator) for name in sets)
-    }
+    greedy = Evaluator(job, sets)
+    grades: dict[str, dict[str, list[int]]] = {}
+    for name, prompts in sets.items():
+        sampled = Evaluator(job, {name: prompts[: SAMPLED[name]]}, samples=SAMPLES[name])
+        for t in TEMPERATURES:
+            found = (sampled if t else greedy).quality(system, name, t).mean(axis=1)
+            grades.setdefault(name, {})[str(t)] = (1000 * found).round().astype(int).tolist()
     last = "test" if "test" in sets else "dev"
-    answers = evaluator.answers(system, last, 1.0)
+    first = Evaluator(job, {last: sets[last][: SAMPLED[last]]}, samples=SAMPLES[last])
+    answers = first.answers(system, last, 1.0)
     return {
         "grades": grades,
         "distinct-2": round(distinct_n([row[0].tokens for row in answers], 2), 4),
         "tokens": round(float(np.mean([len(a.tokens) for row in answers for a in row])), 2),
-        "anchor NLL": round(float(evaluator.anchor_nll(system, last).mean()), 4),
+        "anchor NLL": round(float(first.anchor_nll(system, last).mean()), 4),
     }
 
 

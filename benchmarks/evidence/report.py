@@ -53,9 +53,14 @@ seed; its 95 % interval draws prompts and seeds anew. "Seeds" counts those whose
 
 
 def grades(result: Mapping[str, Any], name: str, column: str) -> NDArray[np.float64]:
-    """(N,) grade of each prompt in [0, 1], its samples averaged."""
-    temperature = str(result["own temperature"]) if column == "own" else column
-    return np.array(result["grades"][name][temperature]) / 1000
+    """(N,) grade of each prompt in [0, 1], its samples averaged; at each row's own temperature of those that all have.
+
+    Greedy decoding may have been asked about more prompts than the other temperatures.
+    """
+    found = result["grades"][name]
+    if column == "own":
+        return np.array(found[str(result["own temperature"])][: min(map(len, found.values()))]) / 1000
+    return np.array(found[column]) / 1000
 
 
 def level(kept: Kept, name: str, column: str) -> Spread:

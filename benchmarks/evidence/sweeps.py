@@ -98,6 +98,11 @@ QUESTIONS = {
         },
         DEFAULT,
     ),
+    "members": Question(
+        "how many students SFT is the mean of, each of the same epochs",
+        {"1": ("sft.members=1",), "2": ("sft.members=2",)},
+        DEFAULT,
+    ),
     "rate": Question(
         "the learning rate of the rounds",
         {"1e-4": ("train.lr=1e-4",), "3e-4": ("train.lr=3e-4",), "2e-3": ("train.lr=2e-3",)},

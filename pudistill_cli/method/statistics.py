@@ -45,12 +45,6 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int, n: int = 2000, leve
     return bootstrap_mean(left - right, seed, n, level)
 
 
-def paired_standard_error(a: ArrayLike, b: ArrayLike) -> float:
-    """Standard error of the mean of a - b over the same N prompts; 0 for a single prompt."""
-    difference = _per_prompt(a) - _per_prompt(b)
-    return float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
-
-
 def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> float:
     """Rank correlation of two (K,) arrays, corrected for ties (Kendall 1945); NaN where one is constant."""
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)

@@ -38,12 +38,9 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     sets = {name: rows for name, rows in anchors.held_out.items() if name != "dev" and rows}
     evaluator = Evaluator(job, sets, scorer)
     systems = [BASE, SFT]
-    rounds = best.considered[1:]
+    rounds = [c for c in best.considered if c.name != "sft"]
     if best.last is not None:
         systems.append(System("PU-RL", best.last.name))
-    share = job.recipe.eval.interpolation
-    if best.whole.name == "sft" and best.choice is best.nearer:
-        systems.append(System(f"SFT x {share:g}", best.choice.name))
     own = _own_temperatures(job, best, systems)
     job.ledger.begin_stage("eval")
     figures = [
@@ -59,10 +56,8 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     verdict = _verdict(job, figures, own, evaluator.measure) if rounds else _why_no_round(job, scorer)
     if rounds and (why := why_ended(job, len(rounds))):
         verdict += f" The rounds ended after {len(rounds)} of {job.recipe.prefer.rounds}: {why}."
-    if rounds and best.whole.name == "sft":
+    if rounds and best.choice.name == "sft":
         verdict += " Dev found every round behind SFT, so SFT is what is kept and exported."
-    if best.choice is best.nearer:
-        verdict += f" What is kept is the base + {share:g} x what was learned (eval.interpolation)."
     claims = measure_claims(job, anchors, best, scorer)
     results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict)
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")

@@ -1,7 +1,6 @@
 """Which adapter is kept: the latest round that dev does not find worse, and never one that is behind SFT.
 
-Rounds that dev goes on finding worse than SFT are the last ones. In the end what is kept is drawn towards the base,
-unless dev finds that worse.
+Rounds that dev goes on finding worse than SFT are the last ones.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ import numpy as np
 from pudistill_cli.evaluate import Evaluator, System, temperature_name
 from pudistill_cli.job import Job
 from pudistill_cli.method.scorers import Scorer
-from pudistill_cli.method.statistics import Interval, paired_difference, paired_standard_error
+from pudistill_cli.method.statistics import Interval, paired_difference
 from pudistill_cli.stages.anchors import Anchors
-from pudistill_cli.stages.interpolation import interpolated
 
 STOP = "dev/stop"
 """The ledger's mark of rounds that dev ended."""
@@ -52,34 +50,9 @@ class Selection:
         self.dev = anchors.held_out["dev"][: job.recipe.eval.dev_prompts]
         self.evaluator = Evaluator(job, {"dev": self.dev}, scorer)
         self.considered: list[Considered] = []
-        """SFT, then the rounds."""
-        self.nearer: Considered | None = None
-        """What is kept of those, interpolated with the base."""
 
     def consider(self, name: str) -> None:
-        """Evaluate SFT or a round on dev."""
-        self.considered.append(self._on_dev(name))
-
-    def interpolate(self) -> None:
-        """Draw what is kept so far towards the base (`eval.interpolation`), and keep that unless dev finds it worse.
-
-        Without dev prompts nothing would say what it costs, so it is left as it is.
-        """
-        share = self.job.recipe.eval.interpolation
-        if share == 1 or not self.dev:
-            return
-        name = f"{self.whole.name}-at-{share:g}"
-        if not self.job.ledger.stage_done(f"dev/{name}"):
-            interpolated(self.job.folder, self.whole.name, share)
-        self.nearer = self._on_dev(name)
-        close = self.choice is self.nearer
-        found = f"within a standard error of {self.whole.name}" if close else f"worse than {self.whole.name}"
-        self.job.console.say(
-            f"{name} is base + {share:g} x what was learned; dev has it {found}, so {self.choice.name} is kept"
-        )
-
-    def _on_dev(self, name: str) -> Considered:
-        """An adapter at each of `eval.dev_temperatures`; from the ledger where it has that."""
+        """Evaluate an adapter on dev at each of `eval.dev_temperatures`."""
         stage = f"dev/{name}"
         job = self.job
         temperatures = list(job.recipe.eval.dev_temperatures)
@@ -87,21 +60,23 @@ class Selection:
         if job.ledger.stage_done(stage):
             held = Considered(**job.ledger.stage_detail(stage))
             if (held.measure, held.tried, len(held.values)) == (measure, temperatures, len(self.dev)):
-                return held
+                self.considered.append(held)
+                return
         if not self.dev:
-            return Considered(name, measure, temperatures, [], math.nan, job.recipe.prefer.temperature)
+            self.considered.append(Considered(name, measure, temperatures, [], math.nan, job.recipe.prefer.temperature))
+            return
         job.ledger.begin_stage(stage)
         values = np.stack([self.evaluator.selection_values(System(name, name), "dev", t) for t in temperatures])
         means = dict(zip(temperatures, values.mean(axis=1).tolist(), strict=True))
         temperature = max(means, key=lambda t: (means[t], -t))
         found = Considered(name, measure, temperatures, values.mean(axis=0).tolist(), means[temperature], temperature)
         job.metrics("dev", len(self.considered), 0, {f"{measure}@{t:g}": mean for t, mean in means.items()})
+        self.considered.append(found)
         job.ledger.finish_stage(stage, asdict(found))
         job.console.say(
             f"{name}: dev {measure} {found.score:.3f} over temperatures, "
             f"{found.best:.3f} at {temperature_name(temperature)}"
         )
-        return found
 
     def gives_up(self, number: int) -> bool:
         """Whether the `PATIENCE` rounds up to `number` are worse than SFT on dev (paired 95 % interval below zero).
@@ -121,7 +96,7 @@ class Selection:
         job.ledger.finish_stage(STOP, {"after": name, "gains": [asdict(gain) for gain in gains]})
         job.console.warn(
             f"{PATIENCE} rounds in a row are worse than SFT on dev, {name} by {-gains[-1].mean:.3f} "
-            f"[{-gains[-1].high:.3f}, {-gains[-1].low:.3f}], so the rounds end here and {self.whole.name} is kept. "
+            f"[{-gains[-1].high:.3f}, {-gains[-1].low:.3f}], so the rounds end here and {self.choice.name} is kept. "
             f"A lower rate may help (--set train.lr={job.preference_lr / 3:.1g}), or another scorer (rank.scorer)."
         )
         return True
@@ -131,26 +106,16 @@ class Selection:
 
     @property
     def choice(self) -> Considered:
-        """The adapter that is kept: nearer to the base, within a standard error on dev (Breiman et al. 1984)."""
-        if self.nearer is None:
-            return self.whole
-        nearer, whole = self.nearer.values, self.whole.values
-        close = self.nearer.score >= self.whole.score - paired_standard_error(nearer, whole)
-        return self.nearer if close else self.whole
-
-    @property
-    def whole(self) -> Considered:
-        """What is kept before any interpolation; SFT where no round is at least as good on dev."""
+        """The adapter that is kept; SFT where no round is at least as good on dev."""
         sft, *rounds = self.considered
         return self.among([c for c in rounds if not self.dev or c.score >= sft.score] or [sft])
 
     @property
     def last(self) -> Considered | None:
-        """What stands for the rounds: the adapter that is kept, or where that is SFT's, the round that would be."""
+        """The round that stands for the rounds: the one that is kept, or where SFT is, the one that would be."""
         rounds = self.considered[1:]
-        if not rounds:
-            return None
-        return self.among(rounds) if self.whole is self.considered[0] else self.choice
+        kept = self.choice if rounds else None
+        return self.among(rounds) if kept is self.considered[0] else kept
 
     def among(self, considered: list[Considered]) -> Considered:
         """The latest of some that is not worse than their best by more than chance (paired 95 % interval).
@@ -165,4 +130,4 @@ class Selection:
 
     def of(self, name: str) -> Considered | None:
         """What dev said of one adapter."""
-        return next((c for c in (*self.considered, self.nearer) if c is not None and c.name == name), None)
+        return next((c for c in self.considered if c.name == name), None)

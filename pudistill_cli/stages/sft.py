@@ -3,44 +3,95 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Sequence
 
-from pudistill_cli.contract import SftBatch
+from pudistill_cli.console import Bar
+from pudistill_cli.contract import Row, SftBatch
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.job import Job
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.rewriting import rows_of_epochs
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
+from pudistill_cli.stages.soup import begun_anew, mean_of
 from pudistill_cli.stages.steps import stopped, train_step
 
 
 def learn_anchors(job: Job, anchors: Anchors) -> None:
-    """Train on the anchors of `sft.share` of the prompts and freeze the result as adapter `sft`."""
+    """Train on the anchors of `sft.share` of the prompts and freeze the result as adapter `sft`.
+
+    With several `sft.members` each is trained on epochs of its own, and the result is their mean (stages/soup.py).
+    """
     if job.ledger.stage_done("sft"):
         job.restore_learner("sft")
         return
     settings = job.recipe.sft
-    rows = rows_of_epochs(job, anchors.for_sft)
-    per_epoch = math.ceil(len(rows[0]) / settings.batch)
-    total = per_epoch * settings.epochs
-    warmup = max(1, round(settings.warmup * total))
-    slower = f"sft.lr={settings.lr / 3:.1g}"
+    rows = rows_of_epochs(job, anchors.for_sft)  # of all members, one after another
+    steps = math.ceil(len(rows[0]) / settings.batch) * settings.epochs
     job.ledger.begin_stage("sft")
-    losses: list[float] = []
-    with job.console.bar("SFT", total) as bar:
-        for step, batch in enumerate(
-            batch
-            for epoch, of_epoch in enumerate(rows)
-            for batch in shuffled_batches(of_epoch, settings.batch, job.recipe.seed, 0, epoch)
-        ):
-            lr = learning_rate(settings.lr, step, total, warmup)
-            try:
-                metrics = train_step(job, SftBatch(batch, settings.soft), lr)
-            except TrainingError as error:
-                raise stopped(job, error, "sft", f"SFT stopped at step {step + 1}", slower) from error
-            losses.append(metrics["loss"])
-            job.metrics("sft", 0, step, metrics)
-            bar.note(loss=metrics["loss"])
-            bar.advance()
+    with job.console.bar("SFT", steps * settings.members) as bar:
+        losses = [
+            _learn_member(job, member, rows[member * settings.epochs :][: settings.epochs], steps, bar)
+            for member in range(settings.members)
+        ]
+    detail = {"rows": len(rows[0]), "steps": steps * settings.members, "loss": sum(losses) / len(losses)}
+    if settings.members > 1:
+        detail["kept"] = _mix(job)
     job.save_learner("sft")
-    last = losses[-per_epoch:]
-    job.ledger.finish_stage("sft", {"rows": len(rows[0]), "steps": total, "loss": sum(last) / len(last)})
+    job.ledger.finish_stage("sft", detail)
+    for member in range(settings.members):
+        shutil.rmtree(job.folder.adapter(_name(member)), ignore_errors=True)
+
+
+def _learn_member(job: Job, member: int, rows: Sequence[Sequence[Row]], steps: int, bar: Bar) -> float:
+    """Train one member, or take it from where it was finished; returns the mean loss of its last epoch."""
+    settings = job.recipe.sft
+    mark = f"sft/member-{member}"
+    if job.ledger.stage_done(mark):
+        bar.advance(steps)
+        return float(job.ledger.stage_detail(mark)["loss"])
+    if member:
+        start = job.folder.adapter("sft-start")
+        begun_anew(job.folder.adapter(_name(0)), start, job.recipe.seed, member)
+        job.restart_optimizer(start.name)
+    job.ledger.begin_stage(mark)
+    warmup = max(1, round(settings.warmup * steps))
+    slower = f"sft.lr={settings.lr / 3:.1g}"
+    losses: list[float] = []
+    for step, batch in enumerate(
+        batch
+        for epoch, of_epoch in enumerate(rows, start=member * settings.epochs)
+        for batch in shuffled_batches(of_epoch, settings.batch, job.recipe.seed, 0, epoch)
+    ):
+        lr = learning_rate(settings.lr, step, steps, warmup)
+        number = member * steps + step
+        try:
+            metrics = train_step(job, SftBatch(batch, settings.soft), lr)
+        except TrainingError as error:
+            raise stopped(job, error, "sft", f"SFT stopped at step {number + 1}", slower) from error
+        losses.append(metrics["loss"])
+        job.metrics("sft", 0, number, metrics)
+        bar.note(loss=metrics["loss"])
+        bar.advance()
+    last = losses[-(steps // settings.epochs) :]
+    loss = sum(last) / len(last)
+    if settings.members > 1:
+        job.learner.snapshot(job.folder.adapter(_name(member)))
+        job.ledger.finish_stage(mark, {"loss": loss})
+    return loss
+
+
+def _mix(job: Job) -> float:
+    """Go on from the mean of the members; returns the share of its square that an adapter's rank holds."""
+    kept = mean_of([job.folder.adapter(_name(m)) for m in range(job.recipe.sft.members)], job.folder.adapter("sft"))
+    job.restart_optimizer("sft")
+    shutil.rmtree(job.folder.adapter("sft-start"), ignore_errors=True)
+    job.console.say(
+        f"SFT: the mean of {job.recipe.sft.members} students; the adapter's rank holds {kept:.0%} of it "
+        "(of squared weights)"
+    )
+    return kept
+
+
+def _name(member: int) -> str:
+    return f"sft-{member + 1}"

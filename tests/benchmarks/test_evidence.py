@@ -208,8 +208,8 @@ def test_a_task_writes_disjoint_prompts_a_truth_for_each_and_the_same_held_out_s
         TASKS[name].write(folder, seed)
     files = {n: f"prompts{n and '-'}{n}.jsonl" for n in ("", "dev", "test", "other")}
     sets = {n: read(folders[0] / file) for n, file in files.items()}
-    trained, other = {"action": (100, 600), "note": (100, 450), "story": (100, 150)}[name]
-    assert {n: len(rows) for n, rows in sets.items()} == {"": trained, "dev": 300, "test": 300, "other": other}
+    test, other = {"action": (1500, 1200), "note": (300, 450), "story": (300, 150)}[name]
+    assert {n: len(rows) for n, rows in sets.items()} == {"": 100, "dev": 300, "test": test, "other": other}
     prompts = [row["prompt"] for rows in sets.values() for row in rows]
     assert len(set(prompts)) == len(prompts)
     assert all(row["reference"] for rows in sets.values() for row in rows)

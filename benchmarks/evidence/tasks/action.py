@@ -15,7 +15,7 @@ from benchmarks.fixtures.quickstart.wordings import HOME, OTHER, Wording
 
 NAME = "action"
 ABOUT = "a request in plain words becomes a JSON action; exact match, key order free"
-TRAIN, DEV, TEST, OTHERS = 100, 300, 300, 600
+TRAIN, DEV, TEST, OTHERS = 100, 300, 1500, 1200
 RECIPE = """\
     name: action
     student: {{model: {student}, threads: 1}}
@@ -25,12 +25,12 @@ RECIPE = """\
       dev: prompts-dev.jsonl
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
-    sft: {{epochs: 8, lr: 3.0e-3}}
+    sft: {{members: 3, epochs: 5, lr: 3.0e-3}}
     rank:
       view: "{{prompt}}\\nreference: {{anchor}}"
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"
       pairwise: "{{prompt}}\\nreference: {{anchor}}\\nanswer A: {{first}}\\nanswer B: {{second}}\\nbetter:"
-    prefer: {{rounds: 3}}
+    prefer: {{rounds: 1}}
     eval: {{metric: json, dev_prompts: 100}}
 """
 
@@ -61,6 +61,6 @@ def write(folder: Path, seed: int) -> None:
 def _held_out_sets() -> tuple[tuple[str, str, Wording, int], ...]:
     return (
         ("dev", "evidence: action", HOME, DEV),
-        ("test", "evidence: action, test 2", HOME, TEST),
-        ("other", "evidence: action, other 2", OTHER, OTHERS),
+        ("test", "evidence: action, test 3", HOME, TEST),
+        ("other", "evidence: action, other 3", OTHER, OTHERS),
     )

@@ -26,12 +26,12 @@ RECIPE = """\
       dev: prompts-dev.jsonl
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
-    sft: {{epochs: 8, lr: 3.0e-3}}
+    sft: {{members: 3, epochs: 3, lr: 3.0e-3}}
     rank:
       view: "{{prompt}}\\nreference: {{anchor}}"
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"
       pairwise: "{{prompt}}\\nreference: {{anchor}}\\nanswer A: {{first}}\\nanswer B: {{second}}\\nbetter:"
-    prefer: {{rounds: 1}}
+    prefer: {{rounds: 1, prompts_per_round: 60}}
     eval: {{metric: "benchmarks.fixtures.note.rubric:grade", dev_prompts: 80}}
 """
 
@@ -44,7 +44,7 @@ def problem() -> str | None:
 def write(folder: Path, seed: int) -> None:
     """The teacher answers held-out prompts anew for each seed, as it does the seed's own."""
     taken = set(data.held_out())
-    rng = random.Random("evidence: note, test 2")
+    rng = random.Random("evidence: note, test 3")
     held_out = {
         "dev": data.splits()["dev"],
         "test": fresh(partial(request, rng, HOME), TEST, taken),

@@ -29,7 +29,7 @@ RECIPE = """\
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
       format: text
-    sft: {{epochs: 13, lr: 6.0e-3, batch: 8}}
+    sft: {{members: 1, epochs: 13, lr: 6.0e-3, batch: 8}}
     rank: {{gate_prompts: 16}}
     prefer: {{rounds: 1, prompts_per_round: 40}}
     train: {{lr: 1.0e-3}}
@@ -50,7 +50,7 @@ def write(folder: Path, seed: int) -> None:
     """Dev, test and other, and their anchors, are drawn from streams of their own; no seed trains on one of them."""
     taken: set[str] = set()
     dev = fresh(partial(opening, random.Random("evidence: story"), HOME), DEV, taken)
-    rng = random.Random("evidence: story, test 2")
+    rng = random.Random("evidence: story, test 3")
     test = fresh(partial(opening, rng, HOME), TEST, taken)
     other = fresh(partial(opening, rng, OTHER), OTHERS, taken)
     held_out = [_anchor(rng, one) for one in (*dev, *test)]
