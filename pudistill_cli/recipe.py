@@ -157,9 +157,9 @@ class SftSettings(Section):
     share: Literal["all"] | Annotated[float, Field(gt=0, le=1, strict=True)] = "all"
     """Of the anchored prompts. Stage 2 takes those that SFT has not seen; with "all", both take all."""
     epochs: Count = 2
-    """Of each member."""
-    members: Count = 3
-    """Students that are fine-tuned, each from a start of its own; the mean of what they learned is kept."""
+    """Of each student."""
+    students: Count = 3
+    """That are fine-tuned, each from a start of its own; the mean of what they learned is kept."""
     rewrites: Literal["auto"] | Flag = "auto"
     """Train as often on what the base writes with the anchor in view (`rank.view`), another answer an epoch; `auto`
     where the base looks at the anchor."""

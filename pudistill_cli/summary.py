@@ -37,7 +37,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         for times, answer in ((1, False), (2, True))
         if recipe.sft.rewrites in ("auto", answer)
     )
-    members = f"{recipe.sft.members} students x " if recipe.sft.members > 1 else ""
+    students = f"{recipe.sft.students} students x " if recipe.sft.students > 1 else ""
     rows = {
         "student": describe_student(plan.student),
         "engine": f"{plan.choice.engine.name} ({plan.choice.reason})",
@@ -47,7 +47,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         + "".join(f", {len(p):,} {name}" for name, p in prompts.extra.items()),
         "teacher": f"{recipe.teacher.kind}: at most {len(prompts.train) + len(prompts.dev) + len(prompts.test):,} "
         "answers, one a prompt; cached ones are not asked again",
-        "SFT": f"{members}{recipe.sft.epochs} epochs of {steps} steps, rate {recipe.sft.lr:.2g}",
+        "SFT": f"{students}{recipe.sft.epochs} epochs of {steps} steps, rate {recipe.sft.lr:.2g}",
         "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {k} candidates, "
         f"{recipe.train.objective.name}, rate {lr:.2g}",
         "export": ", ".join(map(str, formats_of(recipe.export, plan.student.keeps_its_types))),

@@ -1,4 +1,4 @@
-"""Several students as one: the mean of their adapters, its rank, and SFT with members."""
+"""Several students as one: the mean of their adapters, its rank, and SFT with students."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pudistill_cli.stages.soup import begun_anew, mean_of
 Call = Callable[..., Ended]
 RANK, IN, OUT = 3, 10, 8
 NAME = "base_model.model.layer.lora_{}.weight"
-MEMBERS = {"sft": {"members": 3, "epochs": 1}, "prefer": {"rounds": 0}, "export": {"formats": ["adapter"]}}
+SEVERAL = {"sft": {"students": 3, "epochs": 1}, "prefer": {"rounds": 0}, "export": {"formats": ["adapter"]}}
 
 
 def written(folder: Path, a: np.ndarray, b: np.ndarray) -> Path:
@@ -46,8 +46,8 @@ def test_the_mean_is_that_of_the_products_where_its_rank_is_the_adapter_s(
     tmp_path: Path, drawn: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     (a, b), (_, other) = drawn  # one A for both: the mean of the products has rank 3 again
-    members = [written(tmp_path / "1", a, b), written(tmp_path / "2", a, other)]
-    assert mean_of(members, tmp_path / "mean") == pytest.approx(1)
+    students = [written(tmp_path / "1", a, b), written(tmp_path / "2", a, other)]
+    assert mean_of(students, tmp_path / "mean") == pytest.approx(1)
     np.testing.assert_allclose(product(tmp_path / "mean"), 2 * (b + other) / 2 @ a, atol=1e-5)
     assert load_file(tmp_path / "mean" / WEIGHTS)[NAME.format("A")].shape == (RANK, IN)
 
@@ -55,15 +55,15 @@ def test_the_mean_is_that_of_the_products_where_its_rank_is_the_adapter_s(
 def test_a_mean_of_higher_rank_is_cut_to_its_largest_singular_values(
     tmp_path: Path, drawn: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    members = [written(tmp_path / str(i), a, b) for i, (a, b) in enumerate(drawn)]
-    kept = mean_of(members, tmp_path / "mean")
+    students = [written(tmp_path / str(i), a, b) for i, (a, b) in enumerate(drawn)]
+    kept = mean_of(students, tmp_path / "mean")
     u, s, v = np.linalg.svd(sum(b @ a for a, b in drawn) / 2)
     np.testing.assert_allclose(product(tmp_path / "mean"), 2 * (u[:, :RANK] * s[:RANK]) @ v[:RANK], atol=1e-5)
     assert kept == pytest.approx((s[:RANK] ** 2).sum() / (s**2).sum())
     assert 0.5 < kept < 0.95
 
 
-def test_a_new_start_adds_nothing_and_is_another_for_every_member(
+def test_a_new_start_adds_nothing_and_is_another_for_every_student(
     tmp_path: Path, drawn: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     like = written(tmp_path / "like", *drawn[0])
@@ -81,19 +81,20 @@ def run(tiny: Tiny, call: Call) -> None:
     assert ended.code == 0, ended.err
 
 
-def test_sft_is_the_mean_of_its_members_the_first_of_which_is_sft_alone(
+def test_sft_is_the_mean_of_its_students_the_first_of_which_is_sft_alone(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path / "kept"
 
-    def mean(members: Sequence[Path], final: Path) -> float:
-        for member in members:
-            shutil.copytree(member, kept / member.name)
-        return mean_of(members, final)
+    def mean(students: Sequence[Path], final: Path) -> float:
+        for student in students:
+            shutil.copytree(student, kept / student.name)
+        return mean_of(students, final)
 
     monkeypatch.setattr(sft, "mean_of", mean)
     several, alone = (
-        Tiny.make(tmp_path / name, **MEMBERS | {"sft": {"members": members}}) for name, members in (("3", 3), ("1", 1))
+        Tiny.make(tmp_path / name, **SEVERAL | {"sft": {"students": students}})
+        for name, students in (("3", 3), ("1", 1))
     )
     run(several, call)
     run(alone, call)
@@ -110,16 +111,16 @@ def test_sft_is_the_mean_of_its_members_the_first_of_which_is_sft_alone(
     assert steps == 3 * alone.value("SELECT count(*) FROM metrics WHERE stage = 'sft' AND name = 'loss'")
 
 
-def test_a_killed_run_keeps_its_finished_members_and_ends_as_if_it_had_not_been(
+def test_a_killed_run_keeps_its_finished_students_and_ends_as_if_it_had_not_been(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed, whole = (Tiny.make(tmp_path / name, **MEMBERS) for name in ("killed", "whole"))
+    killed, whole = (Tiny.make(tmp_path / name, **SEVERAL) for name in ("killed", "whole"))
     run(whole, call)
     step, trained = sft.train_step, []
 
     def until_the_second_step_of_the_second(*arguments: Any) -> Any:
         trained.append(1)
-        if len(trained) == 4:  # two steps a member
+        if len(trained) == 4:  # two steps a student
             raise KeyboardInterrupt
         return step(*arguments)
 

@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "teacher": {"kind": "file", "path": "anchors.jsonl"},
     "prompts": {name: f"{name}.jsonl" for name in SIZES},
     "lora": {"r": 4, "alpha": 8.0},
-    "sft": {"lr": 3.0e-3, "epochs": 1, "members": 1, "batch": 8, "rewrites": False},
+    "sft": {"lr": 3.0e-3, "epochs": 1, "students": 1, "batch": 8, "rewrites": False},
     # Gates that let everything through: a student that has seen 16 anchors cannot rank.
     "rank": {"gate_prompts": 4, "min_anchor": 0.0, "min_kendall": -1.0, "view": "{prompt}\nreference: {anchor}"},
     "prefer": {"k": 2, "rounds": 2, "max_new_tokens": 24, "prior_start": 0.0, "prior_stop": 1.0},

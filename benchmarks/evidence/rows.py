@@ -20,7 +20,7 @@ class Row:
 
 EPOCHS = {"action": 8, "note": 4, "story": 13}
 """Of plain SFT before rounds; chosen on dev (LOG.md)."""
-ALONE = "sft.members=1"
+ALONE = "sft.students=1"
 """One student, no mean of several."""
 PLAIN = {
     "action": ("sft.rewrites=false", ALONE, f"sft.epochs={EPOCHS['action']}", "prefer.rounds=3", "train.lr=1.0e-3"),
@@ -57,7 +57,7 @@ def rows(task: str) -> tuple[Row, ...]:
         Row(
             "sft-mean",
             "the mean of as many SFT students as the default's",
-            (*sft, "sft.members=3", f"sft.epochs={MEAN[task]}"),
+            (*sft, "sft.students=3", f"sft.epochs={MEAN[task]}"),
         ),
         Row("sft-rewrites", "SFT with rewrites, one student", ("prefer.rounds=0", ALONE, f"sft.epochs={SINGLE[task]}")),
         Row("no-rounds", "the default without rounds", ("prefer.rounds=0",)),

@@ -98,9 +98,9 @@ QUESTIONS = {
         },
         DEFAULT,
     ),
-    "members": Question(
+    "students": Question(
         "how many students SFT is the mean of, each of the same epochs",
-        {"1": ("sft.members=1",), "2": ("sft.members=2",)},
+        {"1": ("sft.students=1",), "2": ("sft.students=2",)},
         DEFAULT,
     ),
     "rate": Question(

@@ -23,12 +23,12 @@ MIN_TOLD = 0.3
 
 
 def rows_of_epochs(job: Job, anchored: Sequence[Anchored]) -> list[list[Row]]:
-    """What each epoch of each member of SFT trains on: every anchor, with another rewrite where the base writes them.
+    """What each epoch of each student of SFT trains on: every anchor, with another rewrite where the base writes them.
 
     A prompt whose rewrites were all cut off has its anchor alone; one whose anchor the context does not hold beside it
     has no view either.
     """
-    epochs = range(job.recipe.sft.epochs * job.recipe.sft.members)
+    epochs = range(job.recipe.sft.epochs * job.recipe.sft.students)
     readable = [a for a in anchored if judge_reads(job, a)] if job.recipe.sft.rewrites is not False else []
     views = {a.prompt.key: _view(job, a, a.answer) for a in readable}
     if not readable or not _worth_it(job, readable, views):
@@ -118,7 +118,7 @@ def _written(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]
         requests = [PromptTokens(a.prompt.key, views[a.prompt.key]) for a in missing]
         with job.console.bar("rewrites", len(readable)) as bar:
             bar.advance(len(readable) - len(missing))
-            for index, candidates in job.engine.sample(requests, sft.epochs * sft.members, sampling, None):
+            for index, candidates in job.engine.sample(requests, sft.epochs * sft.students, sampling, None):
                 a = missing[index]
                 job.ledger.add_group(
                     REWRITES, a.prompt.key, candidates, [job.decode(a.prompt_tokens, c.tokens) for c in candidates]

@@ -20,51 +20,50 @@ from pudistill_cli.stages.steps import stopped, train_step
 def learn_anchors(job: Job, anchors: Anchors) -> None:
     """Train on the anchors of `sft.share` of the prompts and freeze the result as adapter `sft`.
 
-    With several `sft.members` each is trained on epochs of its own, and the result is their mean (stages/soup.py).
+    Several `sft.students` are trained one after another, each for epochs of its own; their mean is the result.
     """
     if job.ledger.stage_done("sft"):
         job.restore_learner("sft")
         return
     settings = job.recipe.sft
-    rows = rows_of_epochs(job, anchors.for_sft)  # of all members, one after another
+    rows = rows_of_epochs(job, anchors.for_sft)
     steps = math.ceil(len(rows[0]) / settings.batch) * settings.epochs
     job.ledger.begin_stage("sft")
-    with job.console.bar("SFT", steps * settings.members) as bar:
+    with job.console.bar("SFT", steps * settings.students) as bar:
         losses = [
-            _learn_member(job, member, rows[member * settings.epochs :][: settings.epochs], steps, bar)
-            for member in range(settings.members)
+            _learn_one(job, student, rows[student * settings.epochs :][: settings.epochs], steps, bar)
+            for student in range(settings.students)
         ]
-    detail = {"rows": len(rows[0]), "steps": steps * settings.members, "loss": sum(losses) / len(losses)}
-    if settings.members > 1:
+    detail = {"rows": len(rows[0]), "steps": steps * settings.students, "loss": sum(losses) / len(losses)}
+    if settings.students > 1:
         detail["kept"] = _mix(job)
     job.save_learner("sft")
     job.ledger.finish_stage("sft", detail)
-    for member in range(settings.members):
-        shutil.rmtree(job.folder.adapter(_name(member)), ignore_errors=True)
+    for name in ("sft-start", *map(_name, range(settings.students))):
+        shutil.rmtree(job.folder.adapter(name), ignore_errors=True)
 
 
-def _learn_member(job: Job, member: int, rows: Sequence[Sequence[Row]], steps: int, bar: Bar) -> float:
-    """Train one member, or take it from where it was finished; returns the mean loss of its last epoch."""
+def _learn_one(job: Job, student: int, rows: Sequence[Sequence[Row]], steps: int, bar: Bar) -> float:
+    """Train one student on its epochs, if that was not finished before; returns the mean loss of its last epoch."""
     settings = job.recipe.sft
-    mark = f"sft/member-{member}"
+    mark = f"sft/student-{student + 1}"
     if job.ledger.stage_done(mark):
         bar.advance(steps)
         return float(job.ledger.stage_detail(mark)["loss"])
-    if member:
-        start = job.folder.adapter("sft-start")
-        begun_anew(job.folder.adapter(_name(0)), start, job.recipe.seed, member)
-        job.restart_optimizer(start.name)
+    if student:
+        begun_anew(job.folder.adapter(_name(0)), job.folder.adapter("sft-start"), job.recipe.seed, student)
+        job.restart_optimizer("sft-start")
     job.ledger.begin_stage(mark)
     warmup = max(1, round(settings.warmup * steps))
     slower = f"sft.lr={settings.lr / 3:.1g}"
     losses: list[float] = []
     for step, batch in enumerate(
         batch
-        for epoch, of_epoch in enumerate(rows, start=member * settings.epochs)
+        for epoch, of_epoch in enumerate(rows, start=student * settings.epochs)
         for batch in shuffled_batches(of_epoch, settings.batch, job.recipe.seed, 0, epoch)
     ):
         lr = learning_rate(settings.lr, step, steps, warmup)
-        number = member * steps + step
+        number = student * steps + step
         try:
             metrics = train_step(job, SftBatch(batch, settings.soft), lr)
         except TrainingError as error:
@@ -75,23 +74,20 @@ def _learn_member(job: Job, member: int, rows: Sequence[Sequence[Row]], steps: i
         bar.advance()
     last = losses[-(steps // settings.epochs) :]
     loss = sum(last) / len(last)
-    if settings.members > 1:
-        job.learner.snapshot(job.folder.adapter(_name(member)))
+    if settings.students > 1:
+        job.learner.snapshot(job.folder.adapter(_name(student)))
         job.ledger.finish_stage(mark, {"loss": loss})
     return loss
 
 
 def _mix(job: Job) -> float:
-    """Go on from the mean of the members; returns the share of its square that an adapter's rank holds."""
-    kept = mean_of([job.folder.adapter(_name(m)) for m in range(job.recipe.sft.members)], job.folder.adapter("sft"))
+    """Go on from the mean of the students; returns the share of its square that an adapter's rank holds."""
+    students = job.recipe.sft.students
+    kept = mean_of([job.folder.adapter(_name(s)) for s in range(students)], job.folder.adapter("sft"))
     job.restart_optimizer("sft")
-    shutil.rmtree(job.folder.adapter("sft-start"), ignore_errors=True)
-    job.console.say(
-        f"SFT: the mean of {job.recipe.sft.members} students; the adapter's rank holds {kept:.0%} of it "
-        "(of squared weights)"
-    )
+    job.console.say(f"SFT: the mean of {students} students, of which the adapter's rank holds {kept:.0%} by square")
     return kept
 
 
-def _name(member: int) -> str:
-    return f"sft-{member + 1}"
+def _name(student: int) -> str:
+    return f"sft-{student + 1}"

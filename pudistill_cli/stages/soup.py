@@ -36,23 +36,23 @@ def begun_anew(like: Path, final: Path, *key: int) -> None:
     _write(like, final, found)
 
 
-def mean_of(members: Sequence[Path], final: Path) -> float:
+def mean_of(students: Sequence[Path], final: Path) -> float:
     """Write the adapter of rank r nearest to the mean of adapters of rank r; returns the share of its square kept.
 
-    Nearest by Frobenius norm (Eckart and Young 1936), each matrix by itself: the mean has rank r x members at most.
+    Nearest by Frobenius norm (Eckart and Young 1936), each matrix by itself: the mean has rank r x students at most.
     """
-    every = [_matrices(folder) for folder in members]
+    every = [_matrices(folder) for folder in students]
     found: dict[str, Matrix] = {}
     kept = whole = 0.0
     for name in filter(_is_a, every[0]):
         other = name.replace("lora_A", "lora_B")
         rank = every[0][name].shape[0]
-        a = np.concatenate([m[name] for m in every]).astype(np.float64)  # (members x r, in)
-        b = np.concatenate([m[other] for m in every], axis=1).astype(np.float64) / len(every)  # (out, members x r)
+        a = np.concatenate([m[name] for m in every]).astype(np.float64)  # (students x r, in)
+        b = np.concatenate([m[other] for m in every], axis=1).astype(np.float64) / len(every)  # (out, students x r)
         left, right, singular = _cut(a, b, rank)
         found[name], found[other] = right.astype(np.float32), left.astype(np.float32)
         kept, whole = kept + float((singular[:rank] ** 2).sum()), whole + float((singular**2).sum())
-    _write(members[0], final, found)
+    _write(students[0], final, found)
     return kept / whole if whole else 1.0
 
 

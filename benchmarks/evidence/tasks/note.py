@@ -26,7 +26,7 @@ RECIPE = """\
       dev: prompts-dev.jsonl
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
-    sft: {{members: 3, epochs: 3, lr: 3.0e-3}}
+    sft: {{students: 3, epochs: 3, lr: 3.0e-3}}
     rank:
       view: "{{prompt}}\\nreference: {{anchor}}"
       verdict: "{{prompt}}\\nreference: {{anchor}}\\nanswer: {{candidate}}\\nrating 1 to 5:"

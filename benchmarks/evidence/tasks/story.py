@@ -29,7 +29,7 @@ RECIPE = """\
       test: prompts-test.jsonl
       extra: {{other: prompts-other.jsonl}}
       format: text
-    sft: {{members: 1, epochs: 13, lr: 6.0e-3, batch: 8}}
+    sft: {{students: 1, epochs: 13, lr: 6.0e-3, batch: 8}}
     rank: {{gate_prompts: 16}}
     prefer: {{rounds: 1, prompts_per_round: 40}}
     train: {{lr: 1.0e-3}}
