@@ -40,7 +40,7 @@ CACHE = ROOT / ".benchmarks" / "fewer_candidates"
 RESULTS = ROOT / "benchmarks" / "results" / "fewer_candidates.json"
 SEEDS = (0, 1, 2)
 TEMPERATURES = (1.0, 0.0)
-SHAPE = ("sft.share=0.25", "sft.epochs=8", "sft.rewrites=false", "prefer.rounds=4", "train.lr=1.0e-3",
+SHAPE = ("sft.share=0.25", "sft.epochs=8", "sft.students=1", "sft.rewrites=false", "prefer.rounds=4", "train.lr=1.0e-3",
          "eval.dev_temperatures=[1.0]", "eval.samples=2")  # fmt: skip
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py", "pudistill_cli/evaluate.py",
               "backends/pudistill_torch", "benchmarks/evidence/tasks/action.py", "benchmarks/fixtures/quickstart",

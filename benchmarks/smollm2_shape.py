@@ -113,7 +113,7 @@ def write_recipe(
         "student": {"model": str(student), "device": device, "threads": threads, "token_budget": token_budget},
         "teacher": {"kind": "file", "path": "anchors.jsonl"},
         "prompts": {name: f"{name}.jsonl" for name in ("train", "dev", "test")},
-        "sft": {"epochs": 1},
+        "sft": {"epochs": 1, "students": 1},
         "rank": {"scorer": "likelihood", "gates": False},
         "prefer": {"k": K, "rounds": 1, "max_new_tokens": NEW_TOKENS, "prior_start": 0.0, "prior_stop": 1.0},
         "eval": {"temperatures": [1.0], "dev_temperatures": [1.0], "samples": 1},
