@@ -6,7 +6,7 @@
 
 A question is a list of settings over a base; each is compared with the base, prompt by prompt and seed by seed. What is
 asked about the rounds has LDL-GRPO after plain SFT as its base, since rounds show little after rewrites (LOG.md).
-Rounds are chosen on the first 100 dev prompts. Test and `other` are not read.
+Test and `other` are not read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from benchmarks.evidence.tasks import TASKS, able
 SEEDS = (0, 1, 2)
 DEFAULT = "the default"
 ROUNDS = "ldl-grpo after plain SFT"
+CHOSEN_ON = "eval.dev_prompts=100"
+"""The dev prompts that choose a round where rounds are asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def cells(tasks: Sequence[str], questions: Sequence[str], seeds: Sequence[int]) 
 
 def settings(task: str, questions: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """By name: the bases of the questions, then their answers."""
-    bases = {DEFAULT: (), ROUNDS: PLAIN[task]}
+    bases = {DEFAULT: (), ROUNDS: (*PLAIN[task], CHOSEN_ON)}
     asked = {name: QUESTIONS[name] for name in questions}
     found: dict[str, tuple[str, ...]] = {question.base: bases[question.base] for question in asked.values()}
     for name, question in asked.items():
@@ -186,8 +188,8 @@ TITLE = """\
 # Sweeps
 
 Written by `python -m benchmarks.evidence.sweeps`; do not edit. Grades on dev, means over prompts and seeds, and the
-gain over the base (the default for "rewrites", else LDL-GRPO after plain SFT), paired by prompt and seed, with its
-95 % interval.
+gain over the base (the default for "rewrites", "students" and "lora", else LDL-GRPO after plain SFT), paired by prompt
+and seed, with its 95 % interval.
 
 """
 
