@@ -28,6 +28,8 @@ class Bar:
     title: str
     total: int
     done: int = 0
+    worked: int = 0
+    """Of `done`, those that were done one by one, in this run."""
     notes: dict[str, str] = field(default_factory=dict[str, str])
     started: float = field(default_factory=time.monotonic)
     _shown: float = field(default_factory=time.monotonic)
@@ -35,10 +37,11 @@ class Bar:
     _task: TaskID | None = None
 
     def advance(self, n: int = 1) -> None:
-        """N more items are done."""
+        """N more items are done; several at once are what an earlier run left, or what had no speed to tell."""
         self.done += n
+        self.worked += n if n == 1 else 0
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self.done, notes=self._line())
+            self._progress.update(self._task, completed=self.done, notes=self.figures())
         elif time.monotonic() - self._shown >= PLAIN_EVERY_SECONDS:
             self._shown = time.monotonic()
             self.console.progress_line(self)
@@ -47,15 +50,17 @@ class Bar:
         """Show key metrics beside the bar."""
         self.notes |= {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, notes=self._line())
+            self._progress.update(self._task, notes=self.figures())
 
     @property
     def rate(self) -> float:
-        """Items a second since the start."""
-        return self.done / max(time.monotonic() - self.started, 1e-9)
+        """Items of this run a second, since the start."""
+        return self.worked / max(time.monotonic() - self.started, 1e-9)
 
-    def _line(self) -> str:
-        return "  ".join([f"{self.rate:,.1f}/s", *(f"{k} {v}" for k, v in self.notes.items())])
+    def figures(self) -> str:
+        """The rate, once there is one, and the notes."""
+        rate = [f"{self.rate:,.1f}/s"] if self.worked else []
+        return "  ".join([*rate, *(f"{k} {v}" for k, v in self.notes.items())])
 
 
 class Console:
@@ -141,8 +146,4 @@ class Console:
         """A bar's state as one plain line, for pipes and logs."""
         self.event("progress", stage=bar.title, done=bar.done, total=bar.total, rate=round(bar.rate, 2), **bar.notes)
         if not self.as_json:
-            notes = "  ".join(f"{k} {v}" for k, v in bar.notes.items())
-            self.err.print(
-                escape(f"{bar.title}: {bar.done}/{bar.total}  {bar.rate:,.1f}/s  {notes}".rstrip()),
-                soft_wrap=True,
-            )
+            self.err.print(escape(f"{bar.title}: {bar.done}/{bar.total}  {bar.figures()}".rstrip()), soft_wrap=True)

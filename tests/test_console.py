@@ -147,6 +147,22 @@ def test_a_long_bar_says_now_and_then_how_far_it_is(
     assert line.startswith("work: 1/3")
 
 
+def test_what_an_earlier_run_left_is_no_part_of_the_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 found, then 2 in 4 seconds: 0.5 a second, and no rate as long as nothing was done here."""
+    from pudistill_cli import console as module
+
+    with Console().bar("work", 102) as bar:
+        monkeypatch.setattr(module.time, "monotonic", lambda: bar.started + 4.0)
+        bar.advance(100)
+        assert "/s" not in bar.figures()
+        bar.advance()
+        bar.advance()
+        assert bar.figures() == "0.5/s"
+    assert capsys.readouterr().err.splitlines() == ["work: 102/102  0.5/s"]
+
+
 def test_on_a_terminal_the_bar_shows_stage_count_and_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console as Terminal
 
