@@ -43,6 +43,9 @@ def report(found: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
     plot(tables, RESULTS)
 
 
+TIE = 1e-9
+"""A gain that rounding alone may make."""
+
 TITLE = """\
 # Evidence
 
@@ -72,7 +75,8 @@ def gain(kept: Kept, base: Kept, name: str, column: str) -> tuple[Spread, int, i
     """The paired gain over another row, in how many seeds it is above zero, and of how many."""
     seeds = sorted(set(kept) & set(base))
     pairs = [grades(kept[s], name, column) - grades(base[s], name, column) for s in seeds]
-    return over_prompts_and_seeds(np.stack(pairs, axis=1)), sum(bool(d.mean() > 0) for d in pairs), len(seeds)
+    above = sum(bool(d.mean() > TIE) for d in pairs)
+    return over_prompts_and_seeds(np.stack(pairs, axis=1)), above, len(seeds)
 
 
 def _line(task: str, row: str, kept: Mapping[str, Kept]) -> dict[str, Any]:

@@ -53,6 +53,11 @@ def test_a_gain_is_paired_by_prompt_and_seed_and_leaves_out_seeds_that_one_row_l
     assert grades(ours[0], "test", "own").tolist() == [0, 0]
 
 
+def test_a_tie_is_no_gain_though_floats_make_one_of_it():
+    """.1 + .2 is above .3 in floats."""
+    assert gain({0: result(100, 200, 0)}, {0: result(0, 0, 300)}, "test", "0.0")[1:] == (0, 1)
+
+
 def test_the_report_has_levels_gains_and_plots_of_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
