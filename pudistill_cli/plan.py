@@ -71,7 +71,7 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
         format=recipe.prompts.format,
     )
     if recipe.student.original is not None:
-        student = with_original(student, recipe.student.original)
+        student = with_original(student, recipe.student.original, offline=offline)
     for notice in (*prompts.notices, *student.notices):
         console.warn(notice)
     choice = _choice(recipe, student, console)

@@ -34,7 +34,7 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
         check_local(settings)
         return
     held = _answered(run / "ledger.sqlite")
-    missing = [p for p in (*prompts.train, *prompts.dev, *prompts.test) if p.key not in held]
+    missing = [p for p in prompts.asked if p.key not in held]
     if not missing:
         return
     teacher = open_teacher(settings, folder=Path.cwd(), open_local=_not_local)

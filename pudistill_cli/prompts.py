@@ -61,6 +61,12 @@ class PromptSets:
     extra: Mapping[str, tuple[Prompt, ...]] = field(default_factory=dict[str, tuple[Prompt, ...]])
     notices: tuple[str, ...] = ()
 
+    @property
+    def asked(self) -> tuple[Prompt, ...]:
+        """What the teacher answers, each once: everything but the further prompts that have a reference."""
+        further = (p for prompts in self.extra.values() for p in prompts if p.reference is None)
+        return tuple({p.key: p for p in (*self.train, *self.dev, *self.test, *further)}.values())
+
 
 def prompt_key(messages: Sequence[Message], format: Format = "chat") -> str:
     """Blake2b-128, in hex, of the canonical JSON of the format and the messages."""

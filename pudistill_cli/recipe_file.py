@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,7 @@ PATHS: tuple[Dotted, ...] = (
     ("prompts", "dev"),
     ("prompts", "test"),
     ("teacher", "path"),
+    ("export", "llama_cpp"),
 )
 MODELS: tuple[Dotted, ...] = (("student", "model"), ("student", "original"), ("teacher", "model"))
 
@@ -126,9 +127,18 @@ def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dott
             continue
         base = Path.cwd() if any(path[: len(o)] == o for o in overridden) else folder
         absolute = Path(os.path.normpath(base / Path(value).expanduser()))
-        # A model is a folder if it is written like a path or is there; otherwise it is a hub id.
-        if path not in MODELS or value.startswith((".", "/", "~")) or absolute.is_dir():
+        if path not in MODELS or (_local(section) and _is_a_path(value, absolute)):
             section[path[-1]] = str(absolute)
+
+
+def _local(section: Mapping[str, Any]) -> bool:
+    """Whether a section's model is one that is loaded here: an endpoint gives its models names of its own."""
+    return section.get("kind", "local") == "local"
+
+
+def _is_a_path(model: str, absolute: Path) -> bool:
+    """A model is a folder or a file if it is written like a path or is there; otherwise it is a hub id."""
+    return model.startswith((".", "/", "~")) or model.lower().endswith(".gguf") or absolute.is_dir()
 
 
 def _section(data: dict[str, Any], *path: str) -> dict[str, Any]:

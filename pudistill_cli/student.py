@@ -120,7 +120,7 @@ def reader_of(path: Path, revision: str | None) -> ReadsModelFiles:
     return backend
 
 
-def with_original(student: Student, original: str) -> Student:
+def with_original(student: Student, original: str, *, offline: bool = False) -> Student:
     """A GGUF student whose exports are merged into the checkpoint it was made from.
 
     Raises:
@@ -128,7 +128,7 @@ def with_original(student: Student, original: str) -> Student:
     """
     if student.gguf is None:
         raise DataError("student.original is given, but the student is no GGUF file.", "Leave student.original out.")
-    found = resolve_student(original)
+    found = resolve_student(original, offline=offline)
     if (found.model_type, found.parameters) != (student.model_type, student.parameters):
         raise DataError(
             f"{original} ({found.model_type}, {found.parameters:,} parameters) is not what {student.gguf.name} "

@@ -45,7 +45,7 @@ def print_plan(console: Console, plan: Plan, folder: Path) -> None:
         "context": f"{plan.spec.context:,} tokens",
         "prompts": f"{len(prompts.train):,} train, {len(prompts.dev):,} dev, {len(prompts.test):,} test"
         + "".join(f", {len(p):,} {name}" for name, p in prompts.extra.items()),
-        "teacher": f"{recipe.teacher.kind}: at most {len(prompts.train) + len(prompts.dev) + len(prompts.test):,} "
+        "teacher": f"{recipe.teacher.kind}: at most {len(prompts.asked):,} "
         "answers, one a prompt; cached ones are not asked again",
         "SFT": f"{students}{recipe.sft.epochs} epochs of {steps} steps, rate {recipe.sft.lr:.2g}",
         "preferences": f"{recipe.prefer.rounds} rounds x {rl:,} prompts x {k} candidates, "

@@ -167,6 +167,9 @@ def test_anchors_of_a_further_set_without_references_are_carried_too(tmp_path: P
     assert ended.code == 0, ended.err
     carried = [record["messages"][-1]["content"] for record in lines_of(tmp_path / "carried.jsonl")]
     assert "cancel lunch on monday" in carried
+    planned = " ".join(call(*tiny.arguments("--dry-run")).out.split())
+    assert "16 train, 6 dev, 6 test, 1 more" in planned
+    assert "at most 29 answers" in planned
 
 
 def test_anchors_in_json_ends_with_the_file(tmp_path: Path, call: Call) -> None:

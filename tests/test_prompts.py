@@ -214,6 +214,7 @@ def test_given_files_become_sets_with_their_notices() -> None:
     assert [p.split for p in sets.train] == ["train", "train"]
     assert [p.split for p in sets.extra["reworded"]] == ["reworded", "reworded"]  # test sets may overlap
     assert sets.notices == ("one", "two")
+    assert [p.messages[0].content for p in sets.asked] == ["a", "b", "c", "d", "e"]
 
 
 @pytest.mark.parametrize(("a", "b"), [("train", "dev"), ("train", "test"), ("dev", "test"), ("train", "more")])

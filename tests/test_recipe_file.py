@@ -84,6 +84,28 @@ def test_paths_are_relative_to_the_file_and_overridden_ones_to_here(
     assert load_recipe(str(file), ["student.model=./none"]).recipe.student.model == str(here / "none")
 
 
+def test_a_gguf_model_lies_beside_the_recipe_but_an_endpoint_names_its_own(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    (file.parent / "served").mkdir()
+    teachers = {
+        "{kind: local, model: t.GGUF}": str(file.parent / "t.GGUF"),
+        "{kind: openai, model: t.gguf}": "t.gguf",
+        "{kind: openai, model: served}": "served",
+    }
+    for teacher, model in teachers.items():
+        file.write_text(
+            f"student: {{model: s.gguf, original: org/name}}\nteacher: {teacher}\n"
+            "prompts: {path: p.jsonl}\nexport: {llama_cpp: ../llama.cpp}\n"
+        )
+        recipe = load_recipe(str(file)).recipe
+        assert recipe.student.model == str(file.parent / "s.gguf")
+        assert recipe.student.original == "org/name"
+        assert recipe.teacher.model_dump()["model"] == model
+        assert recipe.export.llama_cpp == str(file.parent.parent / "llama.cpp")
+
+
 def test_overrides_are_yaml_and_make_sections(file: Path) -> None:
     recipe = load_recipe(
         str(file),

@@ -22,7 +22,7 @@ from pudistill_cli import student as student_module
 from pudistill_cli.codec import LibraryCodec
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.model_file import ModelFile, StudentFiles
-from pudistill_cli.student import resolve_student
+from pudistill_cli.student import resolve_student, with_original
 from pudistill_cli.tokenizer_files import read_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -260,6 +260,17 @@ def test_offline_uses_the_cache_and_asks_nobody(server: FakeHub, monkeypatch: py
     assert resolve_student("me/tiny", offline=True).commit == COMMIT
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert resolve_student("me/tiny").commit == COMMIT
+    assert server.requests == []
+
+
+def test_offline_a_gguf_student_s_original_asks_nobody_either(server: FakeHub, stories: Path) -> None:
+    student = replace(resolve_student(str(stories)), gguf=Path("s.gguf"))
+    with pytest.raises(DataError, match="this run is offline"):
+        with_original(student, "me/tiny", offline=True)
+    assert server.requests == []
+    resolve_student("me/tiny")
+    server.requests.clear()
+    assert with_original(student, "me/tiny", offline=True).original == resolve_student("me/tiny", offline=True).folder
     assert server.requests == []
 
 

@@ -40,8 +40,7 @@ def command(
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
     sets = read_prompt_sets(loaded.recipe.prompts)
-    further = [p for prompts in sets.extra.values() for p in prompts if p.reference is None]
-    prompts = [*sets.train, *sets.dev, *sets.test, *further]
+    prompts = sets.asked
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
     cache = AnswerCache(cache_path() / "anchors.sqlite")
     try:

@@ -44,7 +44,7 @@ REFUSAL = re.compile(
     r"(as an ai( language)?( model| assistant)?, )?"
     r"((i'm|i am) (very |so |really )?sorry, (but )?|sorry, (but )?|i apologi[sz]e, but |unfortunately, )?"
     r"(as an ai( language)?( model| assistant)?, )?"
-    r"i (can't|cannot|can not|won't|will not|am unable to|am not able to)|i'm (unable to|not able to)"
+    r"(i (can't|cannot|can not|won't|will not|am unable to|am not able to)|i'm (unable to|not able to))"
 )
 
 

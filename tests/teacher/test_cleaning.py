@@ -43,6 +43,10 @@ def test_reasoning(said, left):
         "As an AI language model, I cannot provide that information.",
         "Unfortunately, I won't answer that.",
         "I'm unable to discuss this topic.",
+        "I'm sorry, but I'm unable to assist with that.",
+        "Sorry, I’m unable to help with that.",
+        "As an AI language model, I'm unable to provide assistance with that.",
+        "Unfortunately, I'm not able to help with that.",
     ],
 )
 def test_refusals(text):
