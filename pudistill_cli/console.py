@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Generator
@@ -18,6 +19,8 @@ from rich.table import Table
 from pudistill_cli.errors import PudistillError
 
 PLAIN_EVERY_SECONDS = 10.0
+PIPED_COLUMNS = 200
+"""What a table may take in a file or a pipe, where nothing else says how wide it is: no figure is cut off."""
 
 
 @dataclass
@@ -68,8 +71,10 @@ class Console:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.err = Terminal(stderr=True, highlight=False)
-        self.out = Terminal(highlight=False)
+        # Emoji codes would change what a model said: `10:100:30`.
+        self.err = Terminal(stderr=True, highlight=False, emoji=False)
+        known = sys.stdout.isatty() or "COLUMNS" in os.environ
+        self.out = Terminal(highlight=False, emoji=False, width=None if known else PIPED_COLUMNS)
 
     # --- events and lines ---
 

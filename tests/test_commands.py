@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from tiny import SIZES, Ended, Tiny, lines_of
+from tiny import SIZES, STUDENT, Ended, Tiny, lines_of, write_lines
 
 Call = Callable[..., Ended]
 COMMANDS = ("run", "anchors", "eval", "report", "export", "judge", "recipes")
@@ -224,6 +225,26 @@ def test_another_metric_chooses_anew_on_dev(copied: Tiny, call: Call) -> None:
     assert copied.value("SELECT count(*) FROM eval_answers WHERE split = 'dev'") == answers
 
 
+def test_an_eval_that_chooses_another_adapter_says_what_that_changes(
+    copied: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """A metric that likes what it sees first, SFT's six dev answers, chooses SFT; the report names old exports."""
+    chosen = json.loads((copied.run / "results.json").read_text())["chosen"]
+    assert chosen != "sft"
+    (tmp_path / "first.py").write_text(
+        "seen = []\n\n\ndef metric(answer, reference, prompt):\n    seen.append(answer)\n    return len(seen) <= 6\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=first:metric")
+    assert ended.code == 0, ended.err
+    assert f"Dev now finds sft best, where it was {chosen}" in ended.flat
+    assert "To go back: pudistill eval tiny" in ended.flat
+    assert f"hf of {chosen}" in (copied.run / "report.html").read_text()
+    again = call("eval", "tiny", "--runs", str(copied.runs))
+    assert f"Dev now finds {chosen} best, where it was sft" in again.flat
+    assert "hf of" not in (copied.run / "report.html").read_text()
+
+
 def test_a_metric_that_fails_is_one_message(
     copied: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
@@ -233,6 +254,10 @@ def test_a_metric_that_fails_is_one_message(
     assert ended.code == 2
     assert "fragile:metric failed on an answer: ZeroDivisionError" in ended.flat
     assert "Traceback" not in ended.err
+    # The run is as finished as it was.
+    for command in (("report", "tiny"), ("export", "tiny", "--format", "adapter"), ("eval", "tiny")):
+        ended = call(*command, "--runs", str(copied.runs))
+        assert ended.code == 0, ended.err
 
 
 def test_eval_changes_eval_settings_only(copied: Tiny, call: Call) -> None:
@@ -243,6 +268,38 @@ def test_eval_changes_eval_settings_only(copied: Tiny, call: Call) -> None:
 
 def test_a_run_is_found_by_its_folder_too(copied: Tiny, call: Call) -> None:
     assert call("eval", str(copied.run)).code == 0
+
+
+def test_a_run_is_its_folder_s_name_from_within_too(copied: Tiny, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copied.run)
+    assert call("export", ".", "--format", "adapter").code == 0
+    assert json.loads((copied.run / "export" / "adapter" / "pudistill.json").read_text())["run"] == "tiny"
+
+
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_a_run_whose_student_or_prompts_have_become_others_is_refused(
+    command: str, copied: Tiny, tmp_path: Path, call: Call
+) -> None:
+    """The recipe's places hold something else now: no table and no weights are made of it."""
+    recipe = copied.run / "recipe.yaml"
+    text = recipe.read_text()
+    student = tmp_path / "student"
+    shutil.copytree(STUDENT, student)
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.25}))
+    fewer = write_lines(tmp_path / "test.jsonl", lines_of(copied.folder / "test.jsonl", 3))
+    before = copied.bytes_of("results.json", "export/*/*")
+    for old, new, what in (
+        (STUDENT, student, "student.fingerprint"),
+        (copied.folder / "test.jsonl", fewer, "prompts.fingerprint"),
+    ):
+        assert str(old) in text
+        recipe.write_text(text.replace(str(old), str(new)))
+        ended = call(command, "tiny", "--runs", str(copied.runs))
+        assert ended.code == 7
+        assert what in ended.flat
+        assert "Put them back as they were" in ended.flat
+    assert copied.bytes_of("results.json", "export/*/*") == before
 
 
 @pytest.mark.parametrize("command", ["eval", "report", "export"])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 from tiny import Ended, Tiny
 
 from pudistill_cli.console import Console
@@ -121,6 +122,30 @@ def test_a_long_line_is_not_broken_when_piped(capsys: pytest.CaptureFixture[str]
     out, err = capsys.readouterr()
     assert path in out
     assert err.count(path) == 4
+
+
+def test_what_a_model_said_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "10:100:30 std:key:value [red]"
+    console = Console()
+    console.say(said)
+    console.result(said)
+    out, err = capsys.readouterr()
+    assert (out, err) == (f"{said}\n", f"{said}\n")
+
+
+@pytest.mark.parametrize(("columns", "whole"), [(None, True), ("80", False)])
+def test_a_piped_table_keeps_its_figures(
+    columns: str | None, whole: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    table = Table(box=None)
+    for _ in range(7):
+        table.add_column(no_wrap=True)
+    table.add_row(*["0.688 [.661, .715]"] * 7)
+    Console().table(table)
+    assert (capsys.readouterr().out.count("0.688 [.661, .715]") == 7) == whole
 
 
 def test_a_bar_that_is_piped_is_one_line_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,18 @@ def test_it_works_with_no_backend_at_all(machine: Any, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "nothing can be run here" in out
     assert 'pip install "pudistill[torch]"' in out
+
+
+def test_a_cache_in_the_working_directory_is_one_place(
+    machine: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PUDISTILL_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    machine(GTX, EVERYTHING)
+    doctor.command()
+    out = capsys.readouterr().out
+    assert "disk, here" in out
+    assert "disk, cache" in out
 
 
 def test_json_has_everything(machine: Any, capsys: pytest.CaptureFixture[str]) -> None:

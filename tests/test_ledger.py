@@ -194,7 +194,7 @@ def test_a_step_done_again_replaces_its_metrics(ledger: Ledger):
     assert read(ledger, "SELECT value FROM metrics WHERE name = 'kendall'") == [(None,)]
 
 
-def test_stages_are_done_when_finished_and_not_when_begun_again(ledger: Ledger):
+def test_stages_are_done_when_finished_and_stay_so_until_they_are_again(ledger: Ledger):
     ledger.begin_stage("sft")
     assert not ledger.stage_done("sft")
     ledger.finish_stage("sft", {"loss": 0.1, "steps": 3, "nan": math.nan})
@@ -204,7 +204,9 @@ def test_stages_are_done_when_finished_and_not_when_begun_again(ledger: Ledger):
     assert ledger.stage_detail("sft") == {"loss": 0.1, "steps": 3, "nan": None}
     assert ledger.finished_stages() == {"sft", "dev/sft"}
     ledger.begin_stage("sft")
-    assert not ledger.stage_done("sft")
+    assert ledger.stage_detail("sft")["loss"] == 0.1
+    ledger.finish_stage("sft", {"loss": 0.2})
+    assert ledger.stage_detail("sft") == {"loss": 0.2}
 
 
 def test_eval_answers_come_back_by_system_set_and_temperature(ledger: Ledger):

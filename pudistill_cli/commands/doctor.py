@@ -63,7 +63,9 @@ def _machine(diagnosis: Diagnosis) -> Table:
 
 
 def _disks(diagnosis: Diagnosis) -> dict[str, float]:
-    return dict(zip(("here", "cache"), diagnosis.free_disk_gib.values(), strict=True))
+    """By what lies there; one place where the cache is the working directory."""
+    free = list(diagnosis.free_disk_gib.values())
+    return {"here": free[0], "cache": free[-1]}
 
 
 def _backends(diagnosis: Diagnosis) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -38,7 +39,13 @@ def command(
     console = Console(as_json=as_json)
     job = reopen(run, runs, console, changes or [])
     try:
+        before = job.ledger.stage_detail("eval")["chosen"]
         distil(job, "eval")
+        if (now := job.ledger.stage_detail("eval")["chosen"]) != before:
+            console.warn(
+                f"Dev now finds {now} best, where it was {before}: the table, the report and `pudistill export` take "
+                f"{now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"
+            )
         if show:
             show_answers(job, show)
     finally:

@@ -15,6 +15,7 @@ def command(
 
     Start one with `pudistill run NAME`, or copy its file and make it yours.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     from pudistill_cli.console import Console
@@ -28,5 +29,5 @@ def command(
     for column in ("recipe", "what it does", "file"):
         table.add_column(column, overflow="fold")
     for recipe in found:
-        table.add_row(recipe.name, recipe.about, str(recipe.path))
+        table.add_row(*map(escape, (recipe.name, recipe.about, str(recipe.path))))
     Console().table(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -76,7 +77,7 @@ def read_run(folder: Path) -> Content:
             dev=_dev(ledger, results),
             prior=_prior(ledger),
             losses=_losses(ledger),
-            exports=_exports(ledger),
+            exports=_exports(ledger, folder, results.chosen),
             examples=_examples(ledger),
             recipe=text,
         )
@@ -133,12 +134,16 @@ def _losses(ledger: Ledger) -> list[Curve]:
     return curves
 
 
-def _exports(ledger: Ledger) -> list[tuple[str, Comparison]]:
+def _exports(ledger: Ledger, folder: Path, chosen: str) -> list[tuple[str, Comparison]]:
+    """By format, and by adapter where that is not the chosen one."""
     found: list[tuple[str, Comparison]] = []
     for stage in sorted(n for n in ledger.finished_stages() if n.startswith("export/")):
         detail = ledger.stage_detail(stage)
         del detail["path"]
-        found.append((stage.removeprefix("export/"), Comparison(**detail)))
+        name = stage.removeprefix("export/")
+        card = folder / "export" / name / "pudistill.json"
+        adapter = json.loads(card.read_text(encoding="utf-8"))["adapter"] if card.exists() else chosen
+        found.append((name if adapter == chosen else f"{name} of {adapter}", Comparison(**detail)))
     return found
 
 
