@@ -68,6 +68,17 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model goes on this machine."""
+
+    card: Card | None
+    """The one that it is held on."""
+    device: str
+    """As a backend is told: the user's, "cpu" where there is a card that the model does not fit, or "auto"."""
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Improvement:
     """What is missing, and the command that gets it."""
 
@@ -100,7 +111,8 @@ def choose(
     Raises:
         BackendError: a named backend is missing or cannot run, `auto` finds none, or the memory is too small.
     """
-    card, device, notices = _card(hardware, demand)
+    placement = _learner_placement(hardware, demand)
+    card = placement.card
     trains = usable(learner, dict(installed)) if learner != "auto" else _learner(installed, card, demand)
     if engine != "auto":
         samples, why = usable(engine, dict(installed)), ""
@@ -108,22 +120,45 @@ def choose(
         samples, why = _engine(installed, card, demand, trains)
     reason = "named in the recipe" if "auto" not in (engine, learner) else _described(hardware, card) + why
     advice = next((f"{i.gain}: {i.command}" for i in improvements(hardware, installed, demand)), "")
-    choice = Choice(samples, trains, reason, advice, device, notices=notices)
+    choice = Choice(samples, trains, reason, advice, placement.device, notices=placement.notices)
     return choice if demand is None else _fitted(choice, hardware, card, demand)
 
 
-def runner(engine: str, installed: Mapping[str, Backend], hardware: Hardware, demand: Demand) -> Backend:
-    """The backend that runs a model which is not trained; `engine` names it, or is auto.
+def runner(
+    engine: str, installed: Mapping[str, Backend], hardware: Hardware, demand: Demand
+) -> tuple[Backend, Placement]:
+    """The backend that runs a model which is not trained, and where; `engine` names it, or is auto.
 
     Raises:
         BackendError: the named backend is missing or cannot run, or `auto` finds none.
     """
+    need = demand.engine_gib(2)
+    placement = place(hardware, "the model", need, demand.device)
     if engine != "auto":
-        return usable(engine, dict(installed))
+        return usable(engine, dict(installed)), placement
+    card = placement.card
+    if card is not None and demand.device == "auto" and need > card.free_gib:
+        card = None  # Apple's is placed on whatever is free, and llama.cpp may hold the model in fewer bits
+    return _engine(installed, card, demand, _learner(installed, card, demand))[0], placement
+
+
+def place(hardware: Hardware, what: str, need_gib: float, device: str = "auto") -> Placement:
+    """Where something goes that takes so much memory. A device that the user names is theirs to fit.
+
+    Unified memory is the card's and the CPU's alike, so nothing is gained by leaving an Apple GPU.
+    """
     card = hardware.card
-    if card is not None and demand.engine_gib(2) > card.free_gib:
-        card = None
-    return _engine(installed, card, demand, _learner(installed, card, demand))[0]
+    if card is None or card.maker == "apple":
+        return Placement(card, device)
+    if device == "cpu":
+        return Placement(None, device)
+    if device != "auto" or need_gib <= card.free_gib:
+        return Placement(card, device)
+    notice = (
+        f"The {card.name} is not used: {what} takes about {need_gib:.1f} GiB, and {card.free_gib:.1f} GiB of its "
+        "memory are free."
+    )
+    return Placement(None, "cpu", (notice,))
 
 
 def improvements(
@@ -148,21 +183,12 @@ def improvements(
 # --- which ----------------------------------------------------------------------------------------
 
 
-def _card(hardware: Hardware, demand: Demand | None) -> tuple[Card | None, str, tuple[str, ...]]:
-    """The card that the student fits on, the learner's device, and a notice where it does not fit."""
-    card = hardware.card
-    if card is None or demand is None or card.maker == "apple":
-        return card, "auto", ()
-    if demand.device == "cpu":
-        return None, "cpu", ()
-    need = demand.learner_gib(2, demand.floor_tokens)
-    if need <= card.free_gib:
-        return card, "auto", ()
-    notice = (
-        f"The {card.name} is not used: training takes about {need:.1f} GiB, and {card.free_gib:.1f} GiB of its "
-        "memory are free."
-    )
-    return None, "cpu", (notice,)
+def _learner_placement(hardware: Hardware, demand: Demand | None) -> Placement:
+    """Where the student is trained, which must fit with its smallest passes; without a `demand`, any fits."""
+    if demand is None:
+        return Placement(hardware.card, "auto")
+    device = "cpu" if demand.device == "cpu" else "auto"  # another of the user's is the plan's to keep
+    return place(hardware, "training", demand.learner_gib(2, demand.floor_tokens), device)
 
 
 def _learner(installed: Mapping[str, Backend], card: Card | None, demand: Demand | None) -> Backend:

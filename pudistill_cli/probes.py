@@ -61,14 +61,15 @@ def memory_gib() -> tuple[float, float]:
         return 0.0, 0.0
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
     available = int(found[1]) * 1024 / _GIB if found else total
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for folder, limit, usage, prefix in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
-        if (most := _text(limit).strip()).isdigit() and int(most) / _GIB < total:
+        if (most := _text(f"{folder}/{limit}").strip()).isdigit() and int(most) / _GIB < total:
             total = int(most) / _GIB
-            used = _text(usage).strip()
-            available = min(available, total - (int(used) / _GIB if used.isdigit() else 0.0))
+            used = _text(f"{folder}/{usage}").strip()
+            held = int(used) - _cached(f"{folder}/memory.stat", prefix) if used.isdigit() else 0
+            available = min(available, total - max(held, 0) / _GIB)
     return total, max(available, 0.0)
 
 
@@ -102,6 +103,12 @@ def torch_build() -> str | None:
     source = _text(Path(found.origin).with_name("version.py"))
     built = set(re.findall(r"^(cuda|hip|rocm)\b[^=\n]*= *['\"]", source, re.MULTILINE))
     return "rocm" if built & {"hip", "rocm"} else "cuda" if built else "cpu"
+
+
+def _cached(stat: str, prefix: str) -> int:
+    """Bytes of files that a container's kernel keeps in memory and drops when it is wanted; 0 where nothing tells."""
+    found = re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", _text(stat), re.MULTILINE)
+    return sum(map(int, found))
 
 
 def _nvidia() -> tuple[Card, ...]:

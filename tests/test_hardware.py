@@ -175,11 +175,42 @@ def test_a_backend_that_cannot_run_says_why() -> None:
 
 def test_a_model_that_is_only_run_needs_no_room_to_train() -> None:
     low = replace(CPU, memory_gib=8.0, free_gib=8.0)
-    assert runner("auto", EVERYTHING, low, LLAMA_3B).name == "llamacpp"
-    assert runner("auto", EVERYTHING, CPU, TINY).name == "torch"
-    assert runner("auto", EVERYTHING, GTX, LLAMA_3B).name == "llamacpp"
-    assert runner("auto", EVERYTHING, H100, LLAMA_3B).name == "torch"
-    assert runner("torch", EVERYTHING, CPU, SMOL).name == "torch"
+    assert runs("auto", low, LLAMA_3B) == ("llamacpp", "auto")
+    assert runs("auto", CPU, TINY) == ("torch", "auto")
+    assert runs("auto", GTX, LLAMA_3B) == ("llamacpp", "cpu")
+    assert runs("auto", H100, LLAMA_3B) == ("torch", "auto")
+    assert runs("torch", CPU, SMOL) == ("torch", "auto")
+
+
+def runs(engine: str, hardware: Hardware, demand: Demand) -> tuple[str, str]:
+    """The backend that runs a model, and the device that it is told."""
+    backend, placement = runner(engine, EVERYTHING, hardware, demand)
+    return backend.name, placement.device
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_model_that_does_not_fit_the_card_is_run_on_the_cpu_as_it_is_trained_there(engine: str) -> None:
+    # 6.4e9 bytes of weights, 4 * 8 * 4,096 * 28 * 1,024 of cache, 4 * 512 * 128,256 of logits: 9.71 GiB.
+    need = (6_400_000_000 + 3_758_096_384 + 262_668_288) / 2**30
+    for free, device, card in ((need, "auto", "a card"), (need - 2**-20, "cpu", None)):
+        found = replace(H100, cards=(Card("nvidia", "a card", 16.0, free),))
+        _, placement = runner(engine, EVERYTHING, found, LLAMA_3B)
+        assert (placement.device, placement.card and placement.card.name) == (device, card)
+    [notice] = placement.notices
+    assert notice == "The a card is not used: the model takes about 9.7 GiB, and 9.7 GiB of its memory are free."
+
+
+def test_a_device_that_the_user_names_runs_the_model_whether_it_fits_or_not() -> None:
+    assert runs("auto", GTX, replace(LLAMA_3B, device="cuda")) == ("torch", "cuda")
+    assert runs("torch", GTX, replace(LLAMA_3B, device="cuda:0")) == ("torch", "cuda:0")
+    assert runs("auto", H100, replace(SMOL, device="cpu")) == ("llamacpp", "cpu")
+    assert runs("torch", H100, replace(SMOL, device="cpu")) == ("torch", "cpu")
+    assert runs("auto", MAC, replace(SMOL, device="cpu")) == ("mlx", "cpu")
+
+
+def test_on_unified_memory_what_does_not_fit_in_16_bits_is_left_to_llamacpp_on_any_device() -> None:
+    assert runs("auto", MAC, SMOL) == ("mlx", "auto")
+    assert runs("auto", MAC, replace(LLAMA_3B, parameters=8_000_000_000)) == ("llamacpp", "auto")
 
 
 # --- does it fit ---

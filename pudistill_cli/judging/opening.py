@@ -11,7 +11,7 @@ from typing import Any
 from pudistill_cli.checkpoint import read_json
 from pudistill_cli.contract import Backend, ModelSpec, Tokens
 from pudistill_cli.errors import BackendError, DataError
-from pudistill_cli.hardware import detect, runner
+from pudistill_cli.hardware import Placement, detect, place, runner
 from pudistill_cli.memory import TOKEN_BUDGET, demand_of
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.method.scorers.templates import Templates
@@ -82,9 +82,11 @@ def open_judge(
     )
     for notice in student.notices:
         warn(notice)
-    backend = _backend(student, engine)
+    backend, placement = _runner(student, engine, settings.device)
+    for notice in placement.notices:
+        warn(notice)
     reads = student.context if context or settings.context else min(student.context, DEFAULT_CONTEXT)
-    opened = backend.open(_spec(student, backend, settings, reads))
+    opened = backend.open(_spec(student, backend, settings, placement.device, reads))
     try:
         handle = None if adapter is None else opened.load_adapter(adapter)
         judge = Judge(
@@ -102,14 +104,16 @@ def open_judge(
         opened.close()
 
 
-def _backend(student: Student, engine: str) -> Backend:
-    """The named backend, or the one that fits the machine; it must score, and hold this checkpoint."""
-    demand = demand_of(read_json(student.folder / "config.json"), student.parameters, gguf=student.gguf is not None)
-    backend = runner(engine, backends(), detect(), demand)
+def _runner(student: Student, engine: str, device: str) -> tuple[Backend, Placement]:
+    """The named backend, or the one that fits the machine, and where; it must score, and hold this checkpoint."""
+    hardware = detect()
+    config = read_json(student.folder / "config.json")
+    demand = demand_of(config, student.parameters, device=device, gguf=student.gguf is not None)
+    backend, placement = runner(engine, backends(), hardware, demand)
     problem = None if _own_file(student, backend) else backend.refusal(student.folder)
     if problem is not None and engine == "auto":
         others = {name: other for name, other in backends().items() if name != backend.name}
-        backend, problem = runner("auto", others, detect(), demand), None
+        (backend, placement), problem = runner("auto", others, hardware, demand), None
     if problem is None and not backend.capabilities.score:
         problem = "it cannot score"
     known = backend.architectures()
@@ -117,7 +121,10 @@ def _backend(student: Student, engine: str) -> Backend:
         problem = f"it does not know the model type {student.model_type!r}"
     if problem is not None:
         raise BackendError(f"The {backend.name} backend cannot judge with this model: {problem}.", "Use --backend auto")
-    return backend
+    if student.gguf is not None and _own_file(student, backend):  # in as many bits as it has
+        need = student.gguf.stat().st_size / 2**30 + demand.engine_gib(0)
+        placement = place(hardware, "the model", need, device)
+    return backend, placement
 
 
 def _own_file(student: Student, backend: Backend) -> bool:
@@ -125,12 +132,12 @@ def _own_file(student: Student, backend: Backend) -> bool:
     return student.gguf is not None and isinstance(backend, ReadsModelFiles)
 
 
-def _spec(student: Student, backend: Backend, settings: StudentSettings, context: int) -> ModelSpec:
+def _spec(student: Student, backend: Backend, settings: StudentSettings, device: str, context: int) -> ModelSpec:
     spec = ModelSpec(
         folder=student.folder,
         stop_tokens=tuple(student.tokenizer.stop_tokens),
         context=context,
-        device=settings.device,
+        device=device,
         dtype=settings.dtype,
         threads=settings.threads,
         token_budget=settings.token_budget or TOKEN_BUDGET,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pudistill_cli.checkpoint import read_json
 from pudistill_cli.contract import Backend, Candidate, Engine, ModelSpec, PromptTokens, Sampling, Tokens
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware import detect, room, runner
-from pudistill_cli.memory import demand_of
+from pudistill_cli.hardware import Hardware, Placement, detect, place, room, runner
+from pudistill_cli.memory import Demand, demand_of
+from pudistill_cli.probes import Card
 from pudistill_cli.registry import backends, usable
 from pudistill_cli.student import reader_of, resolve_student
 from pudistill_cli.teacher import Answer, Question
@@ -25,17 +27,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class _Placed:
+    """The backend that runs a teacher, where, and whether it fits there."""
+
+    backend: Backend
+    device: str
+    need_gib: float
+    """Of memory: the weights, with a cache where the config tells how large one is."""
+    free_gib: float | None
+    """None where that is not known."""
+    crowded: bool
+    """It goes to the CPU, but would fit the card if nothing else were on it."""
+
+    @property
+    def fits(self) -> bool:
+        return self.free_gib is None or self.need_gib <= self.free_gib
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
-    """A teacher's weights on disk, and the backend that runs them."""
+    """A teacher's weights on disk, and how to find a place for them in the memory that is free at the time."""
 
     path: Path
-    backend: Backend
     tokenizer: StudentTokenizer
     context: int
     parameters: int
     fingerprint: str
-    need_gib: float
-    """Of memory: the weights, with a cache where the config tells how large one is."""
+    place: Callable[[], _Placed]
 
 
 def check_local(settings: LocalTeacher) -> None:
@@ -48,7 +66,7 @@ def check_local(settings: LocalTeacher) -> None:
     if _is_gguf(settings):
         path = Path(settings.model).expanduser()
         reader_of(path, settings.revision)
-        _refuse_too_large(settings, _gib(path), _room("llamacpp"))
+        _refuse_too_large(settings, _placed_file(path))
 
 
 def open_local(
@@ -62,7 +80,7 @@ def open_local(
     """Find and load a local teacher: a folder, a hub id, or a GGUF file, which llama.cpp runs whatever `engine` says.
 
     `engine` is the recipe's; `context` caps the model's own, in tokens. `make_room` is called before the weights are
-    loaded if the memory that is free cannot hold them.
+    loaded if the memory that is free cannot hold them, or if the card could but for what else is on it.
 
     Raises:
         DataError: the model is not there, not whole, or in a format that is not read.
@@ -70,12 +88,15 @@ def open_local(
     """
     found = _gguf(settings) if _is_gguf(settings) else _checkpoint(settings, engine, offline)
     context = min(found.context, context)
-    there = _room(found.backend.name)
-    if there is not None and found.need_gib > there:
+    placed = found.place()
+    if placed.crowded or not placed.fits:
         make_room()
-        _refuse_too_large(settings, found.need_gib, _room(found.backend.name))
-    opened = found.backend.open(ModelSpec(found.path, found.tokenizer.stop_tokens, context))
-    about = f"{settings.model}, {found.parameters:,} parameters, through {found.backend.name} on this machine"
+        placed = found.place()
+        _refuse_too_large(settings, placed)
+    spec = ModelSpec(found.path, found.tokenizer.stop_tokens, context, placed.device)
+    opened = placed.backend.open(spec)
+    where = "on this machine's CPU" if placed.device == "cpu" else "on this machine"
+    about = f"{settings.model}, {found.parameters:,} parameters, through {placed.backend.name} {where}"
     return LocalModel(settings, opened, found.tokenizer.encode_prompt, found.fingerprint, context, about)
 
 
@@ -87,48 +108,67 @@ def _gguf(settings: LocalTeacher) -> _Found:
     path = Path(settings.model).expanduser()
     file = reader_of(path, settings.revision).read_model(path.resolve())
     tokenizer = StudentTokenizer.of_files(file)
-    need = _gib(file.source)
-    return _Found(file.source, usable("llamacpp"), tokenizer, file.context, file.parameters, file.fingerprint, need)
+    find_place = partial(_placed_file, file.source)
+    return _Found(file.source, tokenizer, file.context, file.parameters, file.fingerprint, find_place)
 
 
 def _checkpoint(settings: LocalTeacher, engine: str, offline: bool) -> _Found:
     model = resolve_student(settings.model, settings.revision, offline=offline)
     demand = demand_of(read_json(model.folder / "config.json"), model.parameters)
-    backend = runner(engine, backends(), detect(), demand)
-    if engine == "auto" and backend.refusal(model.folder) is not None:
-        # llama.cpp knows the architecture, but not this checkpoint's settings or tokenizer.
-        others = {name: other for name, other in backends().items() if name != backend.name}
-        backend = runner("auto", others, detect(), demand)
-    need = demand.engine_gib(_weight_bytes(backend.name))
-    return _Found(model.folder, backend, model.tokenizer, model.context, model.parameters, model.fingerprint, need)
+    find_place = partial(_placed_checkpoint, model.folder, demand, engine)
+    return _Found(model.folder, model.tokenizer, model.context, model.parameters, model.fingerprint, find_place)
 
 
 # --- does it fit ----------------------------------------------------------------------------------
 
 
-def _gib(file: Path) -> float:
-    return file.stat().st_size / 2**30
+def _placed_file(file: Path) -> _Placed:
+    hardware, backend, need = detect(), usable("llamacpp"), file.stat().st_size / 2**30
+    placement = place(hardware, "the teacher", need)
+    crowded = _is_crowded(hardware, placement, need) and _uses_cards(backend, file)
+    return _Placed(backend, placement.device, need, _room(hardware, backend, placement.card), crowded)
 
 
-def _weight_bytes(backend: str) -> int:
-    """llama.cpp holds a checkpoint in 16 bits or fewer."""
+def _placed_checkpoint(folder: Path, demand: Demand, engine: str) -> _Placed:
     hardware = detect()
-    return 2 if backend == "llamacpp" or hardware.card is not None else hardware.weight_bytes
+    backend, placement = runner(engine, backends(), hardware, demand)
+    if engine == "auto" and backend.refusal(folder) is not None:
+        # llama.cpp knows the architecture, but not this checkpoint's settings or tokenizer.
+        others = {name: other for name, other in backends().items() if name != backend.name}
+        backend, placement = runner("auto", others, hardware, demand)
+    # llama.cpp holds a checkpoint in 16 bits or fewer.
+    weight_bytes = 2 if backend.name == "llamacpp" or placement.card is not None else hardware.weight_bytes
+    need, there = demand.engine_gib(weight_bytes), _room(hardware, backend, placement.card)
+    crowded = _is_crowded(hardware, placement, demand.engine_gib(2))
+    if engine == "llamacpp":  # any other choice is torch's once there is room
+        crowded = crowded and _uses_cards(backend, folder)
+    return _Placed(backend, placement.device, need, there, crowded)
 
 
-def _room(backend: str) -> float | None:
-    """GiB that are free for a backend; None where that is not known. llama.cpp may be built for the card or not."""
-    hardware = detect()
+def _is_crowded(hardware: Hardware, placement: Placement, need_gib: float) -> bool:
+    """Whether a card was passed over that has the memory, though not free."""
+    card = hardware.card if placement.card is None else None
+    return card is not None and need_gib <= card.memory_gib
+
+
+def _uses_cards(backend: Backend, path: Path) -> bool:
+    """llama.cpp is mostly built for the CPU alone, for which nothing needs to leave a card."""
+    return backend.describe(ModelSpec(path, (), 1)).get("device") != "cpu"
+
+
+def _room(hardware: Hardware, backend: Backend, card: Card | None) -> float | None:
+    """GiB that are free for a backend, on the card or in RAM; None where that is not known."""
     if hardware.memory_gib == 0.0:
         return None
-    card = hardware.free_gib if hardware.card is None else room(hardware, hardware.card)
-    return max(card or 0.0, hardware.free_gib) if backend == "llamacpp" else card
+    if card is None or (card.maker == "apple" and backend.name == "llamacpp"):  # it may be built for the CPU alone
+        return hardware.free_gib
+    return room(hardware, card)
 
 
-def _refuse_too_large(settings: LocalTeacher, need: float, there: float | None) -> None:
-    if there is not None and need > there:
+def _refuse_too_large(settings: LocalTeacher, placed: _Placed) -> None:
+    if not placed.fits:
         raise BackendError(
-            f"The teacher {settings.model} takes about {need:.1f} GiB; {there:.1f} are free.",
+            f"The teacher {settings.model} takes about {placed.need_gib:.1f} GiB; {placed.free_gib:.1f} are free.",
             "Close other programs, take a smaller teacher or one in fewer bits, or ask it on another machine: "
             "pudistill anchors RECIPE",
         )

@@ -20,6 +20,7 @@ from pudistill_cli import student as student_module
 from pudistill_cli.contract import ModelSpec
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.hardware import Hardware
+from pudistill_cli.probes import Card
 from pudistill_cli.prompts import Message
 from pudistill_cli.teacher import Question, Teacher, local
 from pudistill_cli.teacher.endpoint import Endpoint
@@ -127,9 +128,10 @@ def test_what_is_missing_is_found_before_anything_is_loaded(gguf: Path, monkeypa
 # --- memory ---
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
-    """A CPU with so many GiB free."""
-    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=free)
+def machine(monkeypatch: pytest.MonkeyPatch, free: float, card: float | None = None) -> None:
+    """A CPU with so many GiB free, and a card of 8 with so many where that is given."""
+    cards = () if card is None else (Card("nvidia", "a card", 8.0, card),)
+    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=free, cards=cards, torch="cuda")
     monkeypatch.setattr(local, "detect", lambda: found)
 
 
@@ -158,6 +160,34 @@ def test_a_teacher_that_does_not_fit_at_all_is_refused(gguf: Path, monkeypatch: 
         assert "pudistill anchors RECIPE" in error.value.hint
     machine(monkeypatch, gguf.stat().st_size / 2**30 + 1e-6)
     check_local(settings)
+
+
+def test_a_file_goes_to_the_card_if_it_fits_there_and_else_to_the_cpu(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, size = LocalTeacher(model=str(gguf)), gguf.stat().st_size
+    for card, ram, where in ((size, 0, "on this machine"), (size - 1, size, "on this machine's CPU")):
+        machine(monkeypatch, ram / 2**30, card / 2**30)
+        check_local(settings)
+        teacher = open_local(settings, "auto", CONTEXT)
+        teacher.close()
+        assert teacher.about.endswith(f"through llamacpp {where}")
+    machine(monkeypatch, (size - 1) / 2**30, (size - 1) / 2**30)
+    with pytest.raises(BackendError, match="are free"):
+        check_local(settings)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "checkpoint"])
+@pytest.mark.parametrize(("built_for", "expected"), [("cpu", []), ("gpu", ["room"])])
+def test_the_student_leaves_a_card_only_for_a_llamacpp_that_uses_it(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch, kind: str, built_for: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr(LlamaCppBackend, "describe", lambda self, spec: {"device": built_for})
+    machine(monkeypatch, 8.0, 0.0001)
+    made: list[str] = []
+    settings = LocalTeacher(model=str(gguf if kind == "gguf" else QUICKSTART))
+    open_local(settings, "llamacpp", CONTEXT, make_room=lambda: made.append("room")).close()
+    assert made == expected
 
 
 def test_unknown_memory_refuses_no_teacher(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from tiny import STUDENT
 
-from pudistill_cli.contract import Candidate
+from pudistill_cli.contract import Candidate, Capabilities
+from pudistill_cli.errors import BackendError
+from pudistill_cli.hardware import Hardware
+from pudistill_cli.probes import Card
 from pudistill_cli.prompts import Message
-from pudistill_cli.teacher import Question
-from pudistill_cli.teacher.local import LocalModel
+from pudistill_cli.teacher import Question, local
+from pudistill_cli.teacher.local import LocalModel, open_local
 from pudistill_cli.teacher.settings import LocalTeacher
 
 
@@ -73,3 +78,84 @@ def test_other_weights_or_settings_are_another_teacher():
     }
     assert len(identities) == 4
     assert build(engine).identity() in identities
+
+
+# --- card or CPU ---
+
+CARD_BYTES = 2 * 205_200 + 4 * 8 * 4_096 * 2 * 80 + 4 * 512 * 768
+"""Of the quickstart's student as a teacher: weights in 16 bits, cache, and logits."""
+CPU_BYTES = CARD_BYTES + 2 * 205_200
+"""In float32."""
+
+
+class Spy:
+    """A torch that is told where to go, and goes nowhere."""
+
+    name = "torch"
+    capabilities = Capabilities(sample=True, score=True, learn=True)
+
+    def __init__(self) -> None:
+        self.devices = []
+
+    def problem(self) -> None:
+        return None
+
+    def architectures(self) -> None:
+        return None
+
+    def refusal(self, checkpoint) -> None:
+        return None
+
+    def open(self, spec) -> EchoEngine:
+        self.devices.append(spec.device)
+        return EchoEngine()
+
+
+@pytest.fixture
+def spy(monkeypatch) -> Spy:
+    spy = Spy()
+    monkeypatch.setattr(local, "backends", lambda: {"torch": spy})
+    return spy
+
+
+def machine(monkeypatch, card: int, free: int, ram: int) -> None:
+    """So many bytes on the card, of them free, and of RAM."""
+    cards = (Card("nvidia", "a card", card / 2**30, free / 2**30),)
+    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=ram / 2**30, cards=cards, torch="cuda")
+    monkeypatch.setattr(local, "detect", lambda: found)
+
+
+def opened(engine="auto", make_room=lambda: pytest.fail("nothing is gained by it")) -> LocalModel:
+    return open_local(LocalTeacher(model=str(STUDENT)), engine, 256, make_room=make_room)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_teacher_that_fits_the_card_is_run_there(monkeypatch, spy, engine):
+    machine(monkeypatch, card=CARD_BYTES, free=CARD_BYTES, ram=0)
+    assert opened(engine).about.endswith("through torch on this machine")
+    assert spy.devices == ["auto"]
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_teacher_that_is_too_large_for_the_card_is_run_on_the_cpu_if_it_fits_there(monkeypatch, spy, engine):
+    machine(monkeypatch, card=CARD_BYTES - 1, free=CARD_BYTES - 1, ram=CPU_BYTES)
+    assert opened(engine).about.endswith("through torch on this machine's CPU")
+    assert spy.devices == ["cpu"]
+    machine(monkeypatch, card=CARD_BYTES - 1, free=CARD_BYTES - 1, ram=CPU_BYTES - 1)
+    made = []
+    with pytest.raises(BackendError, match="are free"):
+        opened(engine, lambda: made.append("room"))
+    assert (made, spy.devices) == (["room"], ["cpu"])
+
+
+@pytest.mark.parametrize(("freed", "device"), [(1, "auto"), (0, "cpu")])
+def test_what_is_on_the_card_makes_room_before_the_cpu_is_taken(monkeypatch, spy, freed, device):
+    made = []
+
+    def make_room():
+        made.append("room")
+        machine(monkeypatch, card=2 * CARD_BYTES, free=CARD_BYTES - 1 + freed, ram=CPU_BYTES)
+
+    machine(monkeypatch, card=2 * CARD_BYTES, free=CARD_BYTES - 1, ram=CPU_BYTES)
+    opened(make_room=make_room)
+    assert (made, spy.devices) == (["room"], [device])
