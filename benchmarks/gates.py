@@ -47,9 +47,9 @@ from pudistill_cli.stages.anchors import Anchored, ask_teacher
 from pudistill_cli.stages.sft import learn_anchors
 
 CACHE = ROOT / ".benchmarks" / "gates"
-DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "backends/pudistill_torch",
-              "recipes/quickstart", "benchmarks/fixtures/judge", "benchmarks/judges_scorers.py",
-              "benchmarks/evidence/rows.py", "benchmarks/gates.py")  # fmt: skip
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "pudistill_cli/recipe.py",
+              "backends/pudistill_torch", "recipes/quickstart", "benchmarks/fixtures/judge",
+              "benchmarks/judges_scorers.py", "benchmarks/evidence/rows.py", "benchmarks/gates.py")  # fmt: skip
 RESULTS = ROOT / "benchmarks" / "results" / "gates.json"
 JUDGE = "judge"
 """The fixture; the other tasks are the evidence's."""

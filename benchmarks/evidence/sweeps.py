@@ -82,7 +82,7 @@ QUESTIONS = {
         {"0.3": (objective(distil=0.3),), "1": (objective(distil=1.0),), "3": (objective(distil=3.0),)},
     ),
     "k": Question(
-        "candidates a prompt against rounds, twelve samples a prompt",
+        "candidates a prompt against rounds, twelve samples a prompt; the base takes as many on actions, four on notes",
         {"2 x 6": ("prefer.k=2", "prefer.rounds=6"), "12 x 1": ("prefer.k=12", "prefer.rounds=1")},
     ),
     "sft": Question(
