@@ -39,7 +39,7 @@ class ChatTemplate:
     source: str
     special: Mapping[str, str]
     now: datetime = field(compare=False)
-    """What `strftime_now` formats: fixed, so that a run's prompts do not change at midnight."""
+    """What `strftime_now` formats: fixed when a run is started, so that its prompts do not change at midnight."""
 
     def mentions(self, name: str) -> bool:
         """Whether the template has this word at all."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from pudistill_cli.contract import Adapter, Engine, ModelSpec, Sampling, Tokens
+from pudistill_cli.run_date import date_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class ExportRequest:
     speech: Speech = field(default_factory=Speech)
     converter: Path | None = None
     """A checkout of llama.cpp, whose converter is used for what our own writer does not know."""
+
+    @property
+    def now(self) -> datetime:
+        """What the chat template's clock showed in the run whose adapters this one lies among, or else the present."""
+        return date_of(self.adapter.parent.parent) or datetime.now()
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,9 +356,12 @@ class Ledger:
     # --- stages ---
 
     def begin_stage(self, name: str) -> None:
-        """Mark a stage as under way; one that was finished is no longer."""
+        """Mark a stage as under way; one that was finished stays so, with what it ended with, until it is again.
+
+        So an evaluation that is broken off leaves the run as finished as it was.
+        """
         with self._file.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO stages (name) VALUES (?)", (name,))
+            db.execute("INSERT OR IGNORE INTO stages (name) VALUES (?)", (name,))
 
     def finish_stage(self, name: str, detail: Mapping[str, Any]) -> None:
         """Mark a stage that was begun as done, with what it ended with."""
@@ -367,6 +370,13 @@ class Ledger:
                 "UPDATE stages SET finished = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), detail = ? WHERE name = ?",
                 (to_json(detail), name),
             )
+
+    def begun(self) -> str | None:
+        """When the first stage was begun or the first figure written, as ISO 8601 in UTC; None before that."""
+        ((first,),) = self._file.rows(
+            "SELECT min(at) FROM (SELECT started AS at FROM stages UNION ALL SELECT at FROM metrics)"
+        )
+        return first
 
     def stage_done(self, name: str) -> bool:
         """Whether a stage is finished."""

@@ -40,7 +40,7 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
 
 
 def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) -> Job:
-    recipe, student = checked.recipe, checked.student
+    recipe, student = checked.recipe, checked.student.at(folder.date())
     resolved = folder.resolve_once(dict(checked.resolved))
     spec, learner_spec = _as_first_resolved(checked, resolved, folder.token_budget)
     choice, train = checked.choice, recipe.train
@@ -105,12 +105,13 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
     """The job of a finished run, from its resolved recipe with some settings changed for this time only.
 
     Raises:
-        RunError: there is no such run, or it is not finished.
+        RunError: there is no such run, it is not finished, or its student or prompts have become others.
     """
     path = find_run(run, root)
     checked = plan(load_recipe(str(path / "recipe.yaml"), changes).recipe, console)
     folder = RunFolder.reopen(path)
     try:
+        folder.refuse_other_content(identity(checked))
         job = _load(checked, console, folder, offline=False)
     except BaseException:
         folder.close()
@@ -134,7 +135,7 @@ def find_run(run: str, root: Path) -> Path:
             f"There is no run {run!r} in {root}{did_you_mean(run, known)}.",
             f"Runs there: {', '.join(known) or 'none'}. Make one with: pudistill run RECIPE",
         )
-    return path
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def not_finished(path: Path) -> RunError:

@@ -18,6 +18,7 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -27,6 +28,7 @@ from pudistill_cli.identity import STAGES, Difference, differences, stage_of_mar
 from pudistill_cli.ledger import Ledger
 from pudistill_cli.recipe import Recipe
 from pudistill_cli.recipe_file import resolved_yaml
+from pudistill_cli.run_date import STARTED
 
 __all__ = ["RunFolder", "replace_folder", "write_atomic"]
 
@@ -105,6 +107,21 @@ class RunFolder:
         run._identity, run._resolved = held["identity"], held["resolved"]
         return run
 
+    def refuse_other_content(self, identity: Mapping[str, str]) -> None:
+        """See that student and prompts are what the run was made of, whatever its recipe calls them.
+
+        Raises:
+            RunError: they are not.
+        """
+        content = [key for key in self._identity if key.endswith(".fingerprint")]
+        found = differences({k: self._identity[k] for k in content}, {k: identity[k] for k in content if k in identity})
+        if found:
+            listed = "".join(f"\n  {difference}" for difference in found)
+            raise RunError(
+                f"{self.path} was made of another student or of other prompts (old -> new):{listed}",
+                "Put them back as they were, or start a run of its own: pudistill run RECIPE --name NEW",
+            )
+
     def close(self) -> None:
         """Let other processes open the run."""
         self._lock.close()
@@ -153,6 +170,15 @@ class RunFolder:
             self._record()
         return {key: cast("T", self._resolved[key]) for key in values}
 
+    def date(self) -> datetime:
+        """When the run was started: what the student's chat template takes for the present, on later days too.
+
+        A run that has not kept it yet may have begun already: then it is when the ledger's first stage did.
+        """
+        if STARTED not in self._resolved:
+            self.resolve_once({STARTED: (self._begun() or datetime.now()).isoformat(timespec="seconds")})
+        return datetime.fromisoformat(str(self._resolved[STARTED]))
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Write `recipe.yaml` with every default; its head holds the hashes and what was resolved."""
         self._recipe = resolved_yaml(recipe)
@@ -166,6 +192,14 @@ class RunFolder:
                 file.write(json.dumps(finite) + "\n")
         except OSError as error:
             raise cannot_write(self._metrics_path, error) from error
+
+    def _begun(self) -> datetime | None:
+        """By local time, as a new run's is."""
+        if not self.ledger_path.exists():
+            return None
+        with closing(Ledger(self.ledger_path)) as ledger:
+            begun = ledger.begun()
+        return None if begun is None else datetime.fromisoformat(begun).astimezone().replace(tzinfo=None)
 
     # --- identity ---
 

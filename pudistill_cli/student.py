@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -64,6 +65,10 @@ class Student:
     def keeps_its_types(self) -> bool:
         """Whether a GGUF export goes back into the student's own tensor types."""
         return self.export_source == self.gguf
+
+    def at(self, now: datetime) -> Student:
+        """The same student, with `now` for the present of its chat template."""
+        return replace(self, tokenizer=self.tokenizer.at(now))
 
 
 def resolve_student(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -48,8 +48,8 @@ class StudentTokenizer:
     notices: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, folder: Path, now: datetime | None = None, format: Format = "chat") -> StudentTokenizer:
-        """Read a checkpoint's tokenizer, template and stop tokens; `now` is what a template's clock shows.
+    def load(cls, folder: Path, format: Format = "chat") -> StudentTokenizer:
+        """Read a checkpoint's tokenizer, template and stop tokens.
 
         Raises:
             DataError: no tokenizer that can be read, or none that can end an answer.
@@ -57,7 +57,7 @@ class StudentTokenizer:
         tokenizer = read_tokenizer(folder)
         special = named_special_tokens(folder, tokenizer)
         codec = LibraryCodec(tokenizer)
-        template, notices = chat_template_of(folder, special, bool(codec.bos), now or datetime.now())
+        template, notices = chat_template_of(folder, special, bool(codec.bos), datetime.now())
         eos = codec.id_of(special["eos_token"]) if "eos_token" in special else None
         named = [i for i in (*stop_ids(folder), eos) if i is not None]
         stops = stops_in_order(codec, template, named, format)
@@ -85,6 +85,10 @@ class StudentTokenizer:
                 "Use a GGUF file of a whole language model.",
             )
         return cls(codec, template, stops, notices if format == "chat" else ())
+
+    def at(self, now: datetime) -> StudentTokenizer:
+        """The same tokenizer, with `now` on its template's clock instead of when it was loaded."""
+        return replace(self, chat_template=replace(self.chat_template, now=now))
 
     @property
     def tokenizer(self) -> Tokenizer:

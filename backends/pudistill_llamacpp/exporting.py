@@ -14,7 +14,7 @@ from pudistill_cli.checkpoint import count_parameters, read_json, weight_files
 from pudistill_cli.contract import Adapter, ModelSpec
 from pudistill_cli.exporter import ExportRequest, WrittenExport
 from pudistill_cli.merged_tensors import merged_tensors
-from pudistill_cli.tokenizer import Format, StudentTokenizer
+from pudistill_cli.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert import preflight, upstream_converter
 from pudistill_llamacpp.convert.plan import plan_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
@@ -159,7 +159,7 @@ def _write_adapter(request: ExportRequest) -> WrittenExport:
 
 def _beside(request: ExportRequest, file: Path, weights: str, adapter: str | None) -> RuntimeFiles:
     """Modelfile, LM Studio's folder and the lines to type; `file` has the vocabulary."""
-    tokenizer = _tokenizer(request.student, request.speech.format)
+    tokenizer = _tokenizer(request)
     model = Model.open(file, vocab_only=True)
     try:
         adds_bos = model.vocabulary.adds_bos
@@ -182,10 +182,12 @@ def _written(file: Path, report: Mapping[str, object], runtimes: RuntimeFiles, k
     return WrittenExport(file, report, tuple(runtimes.notices), runtimes.next_steps, kl_limit)
 
 
-def _tokenizer(student: Path, format: Format) -> StudentTokenizer:
+def _tokenizer(request: ExportRequest) -> StudentTokenizer:
+    """As the run had it, with the run's date."""
+    student, format = request.student, request.speech.format
     if student.is_file():
-        return StudentTokenizer.of_files(read_model(student), format)
-    return StudentTokenizer.load(student, format=format)
+        return StudentTokenizer.of_files(read_model(student), format).at(request.now)
+    return StudentTokenizer.load(student, format=format).at(request.now)
 
 
 # --- checking ---
@@ -215,4 +217,4 @@ def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence
 
 
 def _expected(request: ExportRequest) -> Expected:
-    return expected_of(_tokenizer(request.student, request.speech.format), request.speech.variables)
+    return expected_of(_tokenizer(request), request.speech.variables)

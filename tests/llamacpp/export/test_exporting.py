@@ -159,6 +159,26 @@ def test_a_student_that_is_a_gguf_file(
     assert f"FROM {student}" in (alone.out / "Modelfile").read_text()
 
 
+@pytest.mark.parametrize("kind", ["gguf", "gguf-adapter", "a GGUF student"])
+def test_the_line_to_type_has_the_day_of_the_run(kind: str, adapter: Path, tmp_path: Path) -> None:
+    """A template like Llama 3.2's asks the clock, which was another when the run was trained."""
+    student = tmp_path / "student"
+    shutil.copytree(STUDENT, student)
+    template = student / "chat_template.jinja"
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    template.write_text(dated + "{{ 'Today Date: ' + date_string }}" + template.read_text())
+    run = tmp_path / "run"
+    shutil.copytree(adapter, run / "adapters" / "sft")
+    (run / "state").mkdir()
+    (run / "state" / "run.json").write_text('{"identity": {}, "resolved": {"started": "2025-03-01T23:59:30"}}')
+    if kind == "a GGUF student":
+        student = write_gguf(student, tmp_path / "student.gguf", dtype="f16").path
+    asked = request(tmp_path / "out", run / "adapters" / "sft", (), "gguf" if kind != "gguf-adapter" else kind, "f16")
+    asked = replace(asked, student=student, checkpoint=student if student.is_dir() else tmp_path / "student")
+    line = shlex.split(write_export(asked).next_steps[0])
+    assert json.loads(line[line.index("--chat-template-kwargs") + 1]) == {"date_string": "01 Mar 2025"}
+
+
 # --- a BOS that the tokenizer puts before text, and the template before no conversation ---
 
 

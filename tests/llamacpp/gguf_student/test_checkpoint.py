@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from pudistill_cli.errors import DataError
 from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
 from pudistill_llamacpp.convert.hyperparameters import float32
 from pudistill_llamacpp.convert.rope import Rope
+from pudistill_llamacpp.gguf_student import checkpoint as checkpoint_module
 from pudistill_llamacpp.gguf_student import config as config_module
 from pudistill_llamacpp.gguf_student import tensors as tensors_module
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
@@ -310,6 +313,60 @@ def test_a_failure_halfway_leaves_nothing(
     with pytest.raises(DataError, match="Cannot write"):
         read_student(path)
     assert list((tmp_path / "cache" / "gguf-student").iterdir()) == []
+
+
+@pytest.mark.parametrize("other", ["comes to its end", "fails"])
+def test_two_processes_at_once_leave_each_other_alone(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """The second one begins and ends while the first one writes."""
+    path = as_gguf(models["llama"], tmp_path / "llama.gguf")
+    real = checkpoint_module.write_tensors
+    theirs: list[Path] = []
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "full")
+
+    def interrupted(*arguments: Any) -> None:
+        real(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint_module, "write_tensors", real if other == "comes to its end" else full)
+            try:
+                theirs.append(read_student(path).folder)
+                (theirs[0] / "mark").touch()
+            except DataError:
+                assert other == "fails"
+
+    monkeypatch.setattr(checkpoint_module, "write_tensors", interrupted)
+    folder = read_student(path).folder
+    assert (folder / "mark").exists() is (other == "comes to its end")
+    assert set(weights(folder)) == set(weights(models["llama"]))
+    assert {p.name for p in folder.iterdir()} - {"mark"} == {
+        "config.json", "generation_config.json", "model.safetensors"
+    }  # fmt: skip
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(models: dict[str, Path], tmp_path: Path) -> None:
+    """It goes when it is old; what is new may be a living process's."""
+    path = as_gguf(models["llama"], tmp_path / "llama.gguf")
+    cache = tmp_path / "cache" / "gguf-student"
+    name = read_model(path).fingerprint
+    old, earlier, new = cache / f".{name}.tmp", cache / f".{name}.abc.tmp", cache / f".{name}.def.tmp"
+    for folder, hours in ((old, 25), (earlier, 25), (new, 23)):
+        (folder / name / "model.safetensors").mkdir(parents=True)  # where a file has to go
+        written = time.time() - hours * 3600
+        for made in (folder / name / "model.safetensors", folder / name, folder):
+            os.utime(made, (written, written))
+    folder = read_student(path).folder
+    assert set(cache.iterdir()) == {folder, new}
+    assert set(weights(folder)) == set(weights(models["llama"]))
+
+
+def test_the_checkpoint_may_be_read_by_whom_the_umask_says(models: dict[str, Path], tmp_path: Path) -> None:
+    path = as_gguf(models["llama"], tmp_path / "llama.gguf")
+    (tmp_path / "usual").mkdir()
+    assert read_student(path).folder.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_every_tensor_of_the_table_is_in_it(models: dict[str, Path], tmp_path: Path) -> None:
