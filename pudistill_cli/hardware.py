@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pudistill_cli import probes
@@ -125,9 +125,16 @@ def choose(
 
 
 def runner(
-    engine: str, installed: Mapping[str, Backend], hardware: Hardware, demand: Demand
+    engine: str,
+    installed: Mapping[str, Backend],
+    hardware: Hardware,
+    demand: Demand,
+    refusal: Callable[[Backend], str | None],
 ) -> tuple[Backend, Placement]:
     """The backend that runs a model which is not trained, and where; `engine` names it, or is auto.
+
+    `refusal` is a backend's word against this checkpoint: it may know the architecture, but not the settings or the
+    tokenizer. Auto takes another then; a named one is the caller's to refuse.
 
     Raises:
         BackendError: the named backend is missing or cannot run, or `auto` finds none.
@@ -139,7 +146,11 @@ def runner(
     card = placement.card
     if card is not None and demand.device == "auto" and need > card.free_gib:
         card = None  # Apple's is placed on whatever is free, and llama.cpp may hold the model in fewer bits
-    return _engine(installed, card, demand, _learner(installed, card, demand))[0], placement
+    found = _engine(installed, card, demand, _learner(installed, card, demand))[0]
+    if refusal(found) is not None:
+        others = {name: other for name, other in installed.items() if name != found.name}
+        found = _engine(others, card, demand, _learner(others, card, demand))[0]
+    return found, placement
 
 
 def place(hardware: Hardware, what: str, need_gib: float, device: str = "auto") -> Placement:

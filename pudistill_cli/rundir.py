@@ -116,9 +116,8 @@ class RunFolder:
         content = [key for key in self._identity if key.endswith(".fingerprint")]
         found = differences({k: self._identity[k] for k in content}, {k: identity[k] for k in content if k in identity})
         if found:
-            listed = "".join(f"\n  {difference}" for difference in found)
             raise RunError(
-                f"{self.path} was made of another student or of other prompts (old -> new):{listed}",
+                f"{self.path} was made of another student or of other prompts (old -> new):{_listed(found)}",
                 "Put them back as they were, or start a run of its own: pudistill run RECIPE --name NEW",
             )
 
@@ -233,9 +232,9 @@ class RunFolder:
         self._resolved = {k: v for k, v in self._resolved.items() if _RESOLVED_BY.get(k, "sft") in before}
 
     def _differs(self, found: list[Difference], stage: str) -> RunError:
-        listed = "".join(f"\n  {difference}" for difference in found)
         return RunError(
-            f"{self.path} is another run: its stage {stage!r} has finished with other settings (old -> new):{listed}",
+            f"{self.path} is another run: its stage {stage!r} has finished with other settings (old -> new):"
+            f"{_listed(found)}",
             f"Start a run of its own: --name {self.name}-2. Or give the old one up: delete {self.path}",
         )
 
@@ -254,6 +253,10 @@ class RunFolder:
             data = self._metrics_path.read_bytes()
             if not data.endswith(b"\n"):
                 write_atomic(self._metrics_path, data[: data.rfind(b"\n") + 1])
+
+
+def _listed(found: list[Difference]) -> str:
+    return "".join(f"\n  {difference}" for difference in found)
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -182,9 +182,17 @@ def test_a_model_that_is_only_run_needs_no_room_to_train() -> None:
     assert runs("torch", CPU, SMOL) == ("torch", "auto")
 
 
-def runs(engine: str, hardware: Hardware, demand: Demand) -> tuple[str, str]:
+def test_auto_takes_another_backend_for_a_checkpoint_that_the_first_refuses() -> None:
+    low = replace(CPU, memory_gib=8.0, free_gib=8.0)
+    assert runs("auto", low, SMOL, refusing="llamacpp") == ("torch", "auto")
+    assert runs("llamacpp", low, SMOL, refusing="llamacpp") == ("llamacpp", "auto")
+
+
+def runs(engine: str, hardware: Hardware, demand: Demand, refusing: str = "") -> tuple[str, str]:
     """The backend that runs a model, and the device that it is told."""
-    backend, placement = runner(engine, EVERYTHING, hardware, demand)
+    backend, placement = runner(
+        engine, EVERYTHING, hardware, demand, lambda asked: "not this one" if asked.name == refusing else None
+    )
     return backend.name, placement.device
 
 
@@ -194,7 +202,7 @@ def test_a_model_that_does_not_fit_the_card_is_run_on_the_cpu_as_it_is_trained_t
     need = (6_400_000_000 + 3_758_096_384 + 262_668_288) / 2**30
     for free, device, card in ((need, "auto", "a card"), (need - 2**-20, "cpu", None)):
         found = replace(H100, cards=(Card("nvidia", "a card", 16.0, free),))
-        _, placement = runner(engine, EVERYTHING, found, LLAMA_3B)
+        _, placement = runner(engine, EVERYTHING, found, LLAMA_3B, lambda _: None)
         assert (placement.device, placement.card and placement.card.name) == (device, card)
     [notice] = placement.notices
     assert notice == "The a card is not used: the model takes about 9.7 GiB, and 9.7 GiB of its memory are free."

@@ -195,6 +195,16 @@ def next_command(ended: Ended) -> list[str]:
     return shlex.split(found[1])
 
 
+def owner_of(place: str) -> tuple[Any, str]:
+    """The module or class of `module:Class.name`, and the name in it."""
+    module, _, name = place.partition(":")
+    *owners, attribute = name.split(".")
+    owner: Any = import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    return owner, attribute
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_ctrl_c_says_how_to_go_on_and_that_works(
     finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
@@ -224,16 +234,49 @@ def test_ctrl_c_ends_every_stage_cleanly(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
 ) -> None:
     tiny = Tiny.make(tmp_path, prefer={"rounds": 0})
-    module, _, name = place.partition(":")
-    *owners, attribute = name.split(".")
-    owner: Any = import_module(module)
-    for part in owners:
-        owner = getattr(owner, part)
+    owner, attribute = owner_of(place)
     with monkeypatch.context() as patch:
         patch.setattr(owner, attribute, lambda *_, **__: signal.raise_signal(signal.SIGINT))
         ended = call(*tiny.arguments())
     assert ended.code == 130
     assert call(*next_command(ended)).code == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize(
+    ("command", "place", "kept"),
+    [
+        (["anchors", "{recipe}"], "pudistill_cli.teacher:ask_all", "the answers so far are kept"),
+        (["eval", "{run}", "--set", "eval.temperatures=[0.9]"], f"{LEDGER}.add_eval_answers", "the run is as it was"),
+        (["export", "{run}", "--format", "hf"], "pudistill_cli.stages.exporting:compare", "are as they were"),
+        (["judge", str(STUDENT), "{gold}"], "pudistill_cli.judging.session:appraise", "there are none yet"),
+    ],
+    ids=["anchors", "eval", "export", "judge"],
+)
+def test_ctrl_c_ends_the_other_commands_with_a_word_and_they_can_be_typed_again(
+    command: list[str],
+    place: str,
+    kept: str,
+    copied: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., Ended],
+) -> None:
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text('{"prompt": "add lunch", "anchor": "{}", "chosen": "{}", "rejected": "no"}\n')
+    known = {"{recipe}": str(copied.recipe), "{run}": str(copied.run), "{gold}": str(gold)}
+    arguments = [known.get(word, word) for word in command]
+    monkeypatch.chdir(tmp_path)
+    before = copied.bytes_of("results.json", "export/*/*")
+    with monkeypatch.context() as patch:
+        owner, attribute = owner_of(place)
+        patch.setattr(owner, attribute, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        ended = call(*arguments)
+    assert ended.code == 130
+    assert "Stopped; " in ended.flat
+    assert kept in ended.flat
+    assert copied.bytes_of("results.json", "export/*/*") == before
+    assert call(*arguments).code == 0
 
 
 def test_a_changed_recipe_is_refused_with_what_differs(copied: Tiny, call: Callable[..., Ended]) -> None:

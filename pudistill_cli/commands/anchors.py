@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pudistill_cli.commands.options import JsonOption, RecipeArgument, SetOption
+from pudistill_cli.commands.stopping import stoppable
 
 
 def command(
@@ -44,7 +45,11 @@ def command(
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
     cache = AnswerCache(cache_path() / "anchors.sqlite")
     try:
-        with teacher_of(loaded.recipe, console) as teacher, console.bar("teacher", len(prompts)) as bar:
+        with (
+            stoppable(console, "the answers so far are kept. The same command goes on."),
+            teacher_of(loaded.recipe, console) as teacher,
+            console.bar("teacher", len(prompts)) as bar,
+        ):
 
             def progress(question: Question, answer: Answer) -> None:
                 bar.advance()

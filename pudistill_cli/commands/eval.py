@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption, SetOption
+from pudistill_cli.commands.stopping import stoppable
 
 
 def command(
@@ -37,16 +38,17 @@ def command(
             f"--set {other[0]}: eval changes eval settings only.", "Start a new run: pudistill run --name NEW"
         )
     console = Console(as_json=as_json)
-    job = reopen(run, runs, console, changes or [])
-    try:
-        before = job.ledger.stage_detail("eval")["chosen"]
-        distil(job, "eval")
-        if (now := job.ledger.stage_detail("eval")["chosen"]) != before:
-            console.warn(
-                f"Dev now finds {now} best, where it was {before}: the table, the report and `pudistill export` take "
-                f"{now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"
-            )
-        if show:
-            show_answers(job, show)
-    finally:
-        job.close()
+    with stoppable(console, "the answers so far are kept, and the run is as it was. The same command goes on."):
+        job = reopen(run, runs, console, changes or [])
+        try:
+            before = job.ledger.stage_detail("eval")["chosen"]
+            distil(job, "eval")
+            if (now := job.ledger.stage_detail("eval")["chosen"]) != before:
+                console.warn(
+                    f"Dev now finds {now} best, where it was {before}: the table, the report and `pudistill export` "
+                    f"take {now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"
+                )
+            if show:
+                show_answers(job, show)
+        finally:
+            job.close()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption
+from pudistill_cli.commands.stopping import stoppable
 
 
 def command(
@@ -62,12 +63,13 @@ def command(
         changes.append(f"export.bits=[{','.join(map(str, bits))}]")
     if group_size is not None:
         changes.append(f"export.group_size={group_size}")
-    job = reopen(run, runs, console, changes)
-    try:
-        check_exports(job.recipe.export, job.student, job.folder.path)
-        for exported in export_run(job, adapter):
-            found = exported.comparison
-            console.event("exported", path=str(exported.folder), kl=found.kl, ratio=found.ratio)
-            console.result(str(exported.folder))
-    finally:
-        job.close()
+    with stoppable(console, "exports that were finished, now or before, are as they were."):
+        job = reopen(run, runs, console, changes)
+        try:
+            check_exports(job.recipe.export, job.student, job.folder.path)
+            for exported in export_run(job, adapter):
+                found = exported.comparison
+                console.event("exported", path=str(exported.folder), kl=found.kl, ratio=found.ratio)
+                console.result(str(exported.folder))
+        finally:
+            job.close()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pudistill_cli.commands.options import JsonOption, SetOption
+from pudistill_cli.commands.stopping import stoppable
 
 
 def command(
@@ -66,4 +67,5 @@ def command(
     if not scorer and (notice := without_anchor(gold.groups)):
         console.warn(notice)
     manner = Manner.of(model, None if recipe is None else load_recipe(recipe, changes or []).recipe)
-    judge_file(console, gold, scorers, manner.several() if wordings else manner, adapter, backend, context)
+    with stoppable(console, "the scorers' figures come together at the end, so there are none yet."):
+        judge_file(console, gold, scorers, manner.several() if wordings else manner, adapter, backend, context)

@@ -15,6 +15,7 @@ from pudistill_cli.commands.options import (
     RunsOption,
     SetOption,
 )
+from pudistill_cli.commands.stopping import stoppable
 
 
 def command(
@@ -60,16 +61,14 @@ def command(
         print_plan(console, checked, runs / name)
         return
     console.say(f"{name}: {checked.choice.reason}; {describe_student(checked.student)}")
-    job = open_run(checked, console, runs, name, offline=offline)
-    try:
-        distil(job, until)
-        next_steps(job, until)
-    except KeyboardInterrupt:
-        again = resume_line(recipe, changes, name, runs, until=until, offline=offline)
-        console.say(f"\nStopped; all finished work is kept. Go on with: {again}")
-        raise typer.Exit(130) from None
-    finally:
-        job.close()
+    again = resume_line(recipe, changes, name, runs, until=until, offline=offline)
+    with stoppable(console, f"all finished work is kept. Go on with: {again}"):
+        job = open_run(checked, console, runs, name, offline=offline)
+        try:
+            distil(job, until)
+            next_steps(job, until)
+        finally:
+            job.close()
 
 
 def resume_line(

@@ -109,11 +109,12 @@ def _runner(student: Student, engine: str, device: str) -> tuple[Backend, Placem
     hardware = detect()
     config = read_json(student.folder / "config.json")
     demand = demand_of(config, student.parameters, device=device, gguf=student.gguf is not None)
-    backend, placement = runner(engine, backends(), hardware, demand)
-    problem = None if _own_file(student, backend) else backend.refusal(student.folder)
-    if problem is not None and engine == "auto":
-        others = {name: other for name, other in backends().items() if name != backend.name}
-        (backend, placement), problem = runner("auto", others, hardware, demand), None
+
+    def refusal(asked: Backend) -> str | None:
+        return None if _own_file(student, asked) else asked.refusal(student.folder)
+
+    backend, placement = runner(engine, backends(), hardware, demand, refusal)
+    problem = refusal(backend)
     if problem is None and not backend.capabilities.score:
         problem = "it cannot score"
     known = backend.architectures()

@@ -131,11 +131,7 @@ def _placed_file(file: Path) -> _Placed:
 
 def _placed_checkpoint(folder: Path, demand: Demand, engine: str) -> _Placed:
     hardware = detect()
-    backend, placement = runner(engine, backends(), hardware, demand)
-    if engine == "auto" and backend.refusal(folder) is not None:
-        # llama.cpp knows the architecture, but not this checkpoint's settings or tokenizer.
-        others = {name: other for name, other in backends().items() if name != backend.name}
-        backend, placement = runner("auto", others, hardware, demand)
+    backend, placement = runner(engine, backends(), hardware, demand, lambda asked: asked.refusal(folder))
     # llama.cpp holds a checkpoint in 16 bits or fewer.
     weight_bytes = 2 if backend.name == "llamacpp" or placement.card is not None else hardware.weight_bytes
     need, there = demand.engine_gib(weight_bytes), _room(hardware, backend, placement.card)
