@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.evidence.plots import plot
 from benchmarks.evidence.rows import rows
 from benchmarks.evidence.statistics import Spread, over_prompts_and_seeds
-from benchmarks.evidence.store import RESULTS, Cell, reads
+from benchmarks.evidence.store import RESULTS, Cell, frozen_at, reads
 
 Kept = Mapping[int, Mapping[str, Any]]
 """Results by seed."""
@@ -39,7 +39,7 @@ def report(found: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
     print(text)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "tables.json").write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "README.md").write_text(TITLE + text, encoding="utf-8")
+    (RESULTS / "README.md").write_text(TITLE + frozen_note() + text, encoding="utf-8")
     plot(tables, RESULTS)
 
 
@@ -53,6 +53,17 @@ Written by `python -m benchmarks.evidence`; do not edit. Means over prompts and 
 seed; its 95 % interval draws prompts and seeds anew. "Seeds" counts those whose own gain is above zero.
 
 """
+
+
+def frozen_note() -> str:
+    """What the tables say of the code that their cells ran with, where it is not the present code."""
+    frozen = frozen_at()
+    if frozen is None:
+        return ""
+    return (
+        f"Frozen: every cell ran with the code of commit {frozen['commit']} or with code of the same meaning. Later "
+        "code is not asked again;\nto ask it, delete `frozen.json` and run the command.\n\n"
+    )
 
 
 def grades(result: Mapping[str, Any], name: str, column: str) -> NDArray[np.float64]:

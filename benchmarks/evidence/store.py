@@ -19,6 +19,8 @@ from benchmarks.evidence.variants import VARIANTS
 
 RESULTS = ROOT / "benchmarks" / "results" / "evidence"
 READS = RESULTS / "test-reads.jsonl"
+FROZEN = RESULTS / "frozen.json"
+"""The commit whose code the kept cells ran with, and its hashes: while it is there, no other code adds a cell."""
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py", "pudistill_cli/evaluate.py",
               "pudistill_cli/recipe.py", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
               "benchmarks/evidence/rounds.py")  # fmt: skip
@@ -58,9 +60,19 @@ class Cell:
 
 @cache
 def code_hash(task: str, variants: bool) -> str:
-    """Of all that a cell of the task depends on; the benchmark's own objectives where its settings name one."""
+    """Of all that a cell of the task depends on; the benchmark's own objectives where its settings name one.
+
+    Of frozen results, what it was when they were frozen.
+    """
+    if frozen := frozen_at():
+        return frozen["code"][f"{task}+variants" if variants else task]
     own = ("benchmarks/evidence/variants.py",) if variants else ()
     return cells.code_hash((*DEPENDS_ON, *own, *FIXTURES[task]))
+
+
+def frozen_at() -> dict[str, Any] | None:
+    """What `FROZEN` holds; None where the results are not frozen."""
+    return json.loads(FROZEN.read_text(encoding="utf-8")) if FROZEN.exists() else None
 
 
 class Store:
@@ -113,8 +125,19 @@ def cell(task: str, row: str, seed: int, settings: dict[str, Any]) -> Cell:
 
 
 def missing(store: Store, wanted: Iterable[Cell]) -> list[Cell]:
-    """The cells that are still to be run."""
-    return [c for c in wanted if store.of(c) is None]
+    """The cells that are still to be run.
+
+    Raises:
+        SystemExit: there are some, and the results are frozen.
+    """
+    found = [c for c in wanted if store.of(c) is None]
+    if found and (frozen := frozen_at()):
+        raise SystemExit(
+            f"{len(found)} cells are not kept, and the results are frozen at commit {frozen['commit']}: cells of other "
+            f"code do not belong beside them. Check that commit out to add them, or delete {FROZEN.relative_to(ROOT)} "
+            "to run every cell anew."
+        )
+    return found
 
 
 @cache

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.evidence.report import COLUMNS, gain, level, table
+from benchmarks.evidence.report import COLUMNS, frozen_note, gain, level, table
 from benchmarks.evidence.rows import EPOCHS, PLAIN
 from benchmarks.evidence.running import CORES, run_all
 from benchmarks.evidence.store import RESULTS, Cell, Store, cell, missing
@@ -181,7 +181,7 @@ def main() -> None:
     kept = [(c, result) for c in every if (result := store.of(c)) is not None]
     text = "\n".join(_markdown(task, kept) for task in dict.fromkeys(c.task for c, _ in kept))
     print(text)
-    (RESULTS / "sweeps.md").write_text(TITLE + text, encoding="utf-8")
+    (RESULTS / "sweeps.md").write_text(TITLE + frozen_note() + text, encoding="utf-8")
 
 
 TITLE = """\

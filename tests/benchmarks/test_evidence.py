@@ -197,6 +197,21 @@ def test_only_cells_of_a_variant_depend_on_the_variants(monkeypatch: pytest.Monk
     assert [key.rsplit("|")[-1] for key in keys] == ["True", "False"]
 
 
+def test_frozen_results_are_kept_whatever_the_code_is_and_take_no_cell_of_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "READS", tmp_path / "reads.jsonl")
+    monkeypatch.setattr(store, "frozen_at", lambda: {"commit": "abc1234", "code": {"note": "then"}})
+    store.code_hash.cache_clear()
+    kept, held = Store(tmp_path / "cells.jsonl"), cell("note", "sft", 0, {})
+    kept.keep(held, {"grades": {"dev": {}}})
+    monkeypatch.setattr(store.cells, "code_hash", lambda depends_on: "now")
+    assert store.missing(kept, [held]) == []
+    with pytest.raises(SystemExit, match=r"1 cells are not kept, and the results are frozen at commit abc1234"):
+        store.missing(kept, [held, cell("note", "sft", 1, {})])
+    store.code_hash.cache_clear()
+
+
 def read(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
