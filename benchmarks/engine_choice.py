@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from pudistill_cli import probes
-from pudistill_cli.contract import Engine, LoraSpec, ModelSpec, OptimizerSpec, PromptTokens, Sampling
-from pudistill_cli.registry import usable
+from pudistill_cli.backend_api.contract import Engine, LoraSpec, ModelSpec, OptimizerSpec, PromptTokens, Sampling
+from pudistill_cli.backend_api.registry import usable
+from pudistill_cli.hardware import probes
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = ROOT / "recipes" / "quickstart" / "student"
@@ -95,7 +95,7 @@ def _rate(engine: Engine, adapter: str, vocabulary: int) -> float:
 
 
 def _parameters(folder: Path) -> int:
-    from pudistill_cli.checkpoint import count_parameters, weight_files
+    from pudistill_cli.models.checkpoint_files import count_parameters, weight_files
 
     return count_parameters(weight_files(folder))
 

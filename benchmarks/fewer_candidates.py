@@ -26,14 +26,14 @@ import numpy as np
 from benchmarks.cells import ROOT, code_hash, run_alone
 from benchmarks.evidence.store import commit
 from benchmarks.evidence.tasks import action
+from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
-from pudistill_cli.evaluate import Evaluator, System
 from pudistill_cli.loop import distil
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
-from pudistill_cli.plan import plan
-from pudistill_cli.prepare import open_run
-from pudistill_cli.recipe_file import load_recipe
+from pudistill_cli.run.opening import open_run
+from pudistill_cli.run.plan import plan
 from pudistill_cli.stages.anchors import ask_teacher
+from pudistill_cli.stages.evaluator import Evaluator, System
 from pudistill_cli.stages.selection import Selection
 
 CACHE = ROOT / ".benchmarks" / "fewer_candidates"
@@ -42,7 +42,7 @@ SEEDS = (0, 1, 2)
 TEMPERATURES = (1.0, 0.0)
 SHAPE = ("sft.share=0.25", "sft.epochs=8", "sft.students=1", "sft.rewrites=false", "prefer.rounds=4", "train.lr=1.0e-3",
          "eval.dev_temperatures=[1.0]", "eval.samples=2")  # fmt: skip
-DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py", "pudistill_cli/evaluate.py",
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py",
               "backends/pudistill_torch", "benchmarks/evidence/tasks/action.py", "benchmarks/fixtures/quickstart",
               "recipes/quickstart/student")  # fmt: skip
 ROWS = {

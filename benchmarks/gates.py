@@ -33,6 +33,7 @@ from benchmarks.evidence.tasks import TASKS, able
 from benchmarks.fixtures.judge.panel import Trained, trained
 from benchmarks.judges_report import provenance
 from benchmarks.judges_scorers import Length, Planted
+from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
 from pudistill_cli.judging.panel import seat
 from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect, corrupted_items, exchanged_items
@@ -40,14 +41,13 @@ from pudistill_cli.method.scorers import Array, Item, Judge, Scorer
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.statistics import bootstrap_mean, mean_kendall, pair_accuracy
 from pudistill_cli.metrics import load_metric
-from pudistill_cli.plan import plan
-from pudistill_cli.prepare import open_run
-from pudistill_cli.recipe_file import load_recipe
+from pudistill_cli.run.opening import open_run
+from pudistill_cli.run.plan import plan
 from pudistill_cli.stages.anchors import Anchored, ask_teacher
 from pudistill_cli.stages.sft import learn_anchors
 
 CACHE = ROOT / ".benchmarks" / "gates"
-DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "pudistill_cli/recipe.py",
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "pudistill_cli/config/schema.py",
               "backends/pudistill_torch", "recipes/quickstart", "benchmarks/fixtures/judge",
               "benchmarks/judges_scorers.py", "benchmarks/evidence/rows.py", "benchmarks/gates.py")  # fmt: skip
 RESULTS = ROOT / "benchmarks" / "results" / "gates.json"

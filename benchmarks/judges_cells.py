@@ -16,7 +16,6 @@ import numpy as np
 
 from benchmarks.fixtures.judge.panel import Trained, trained
 from benchmarks.judges_scorers import ASKED, WORDINGS, named, scorers
-from pudistill_cli.evaluate import Evaluator, System
 from pudistill_cli.judging.panel import ask_about, seat, worth_of
 from pudistill_cli.judging.records import Gold
 from pudistill_cli.judging.report import as_json
@@ -24,6 +23,7 @@ from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.scorers.ensemble import Ensemble
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.statistics import pair_accuracy, paired_difference
+from pudistill_cli.stages.evaluator import Evaluator, System
 
 ROUNDS = 2
 TRAINING_ROUNDS = 4

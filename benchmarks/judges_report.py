@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pudistill_cli import probes
+from pudistill_cli.hardware import probes
 from pudistill_cli.method.statistics import bootstrap_mean, paired_difference
 
 ROOT = Path(__file__).resolve().parent.parent

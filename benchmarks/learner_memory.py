@@ -1,4 +1,4 @@
-"""Peak memory of a training step a token and layer, against the formula in pudistill_cli/memory.py.
+"""Peak memory of a training step a token and layer, against the formula in pudistill_cli/hardware/memory_estimate.py.
 
     python -m benchmarks.learner_memory
     python -m benchmarks.learner_memory --device cuda --out benchmarks/results/learner_memory_cuda.json
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.smollm2_shape import machine
-from pudistill_cli.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
-from pudistill_cli.memory import Demand
-from pudistill_cli.registry import usable
+from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
+from pudistill_cli.backend_api.registry import usable
+from pudistill_cli.hardware.memory_estimate import Demand
 
 RESULTS = Path(__file__).resolve().parent / "results" / "learner_memory.json"
 LAYERS, VOCABULARY, ROW = 6, 4096, 256

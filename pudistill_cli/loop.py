@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from pudistill_cli.config.export_formats import formats_of
 from pudistill_cli.errors import UsageError
-from pudistill_cli.export_formats import formats_of
-from pudistill_cli.job import Job
 from pudistill_cli.report.page import write_report
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.candidates import sample_candidates
 from pudistill_cli.stages.evaluation import final_evaluation
 from pudistill_cli.stages.exporting import Exported, export_best, export_targets
+from pudistill_cli.stages.gating import still_trusted, trusted_scorer
+from pudistill_cli.stages.preference_update import improve
 from pudistill_cli.stages.ranking import rank_candidates
 from pudistill_cli.stages.selection import Selection
 from pudistill_cli.stages.sft import learn_anchors
-from pudistill_cli.stages.trust import still_trusted, trusted_scorer
-from pudistill_cli.stages.update import improve
 
 STAGES = ("anchors", "sft", "prefer", "eval", "export")
 

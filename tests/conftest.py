@@ -12,7 +12,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from tiny import Ended, Tiny, caller
+
+from tests.tiny import Ended, Tiny, caller
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

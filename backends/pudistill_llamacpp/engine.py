@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pudistill_cli.contract import (
+from pudistill_cli.backend_api.contract import (
     Adapter,
     Candidate,
     Continuations,

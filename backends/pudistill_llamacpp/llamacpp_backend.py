@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pudistill_cli.contract import Adapter, Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.backend_api.contract import Adapter, Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
 from pudistill_cli.errors import BackendError
-from pudistill_cli.exporter import ExportRequest, WrittenExport
 
 if TYPE_CHECKING:
-    from pudistill_cli.model_file import ModelFile, StudentFiles
+    from pudistill_cli.models.model_file import ModelFile, StudentFiles
     from pudistill_llamacpp.engine import LlamaCppEngine
 
 NEEDED = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
@@ -74,13 +74,13 @@ class LlamaCppBackend:
     # --- GGUF files as students and teachers ---
 
     def read_model(self, path: Path) -> ModelFile:
-        """See `pudistill_cli.model_file.ReadsModelFiles`."""
+        """See `pudistill_cli.models.model_file.ReadsModelFiles`."""
         from pudistill_llamacpp.gguf_student.read import read_model
 
         return read_model(path)
 
     def read_student(self, path: Path) -> StudentFiles:
-        """See `pudistill_cli.model_file.ReadsModelFiles`."""
+        """See `pudistill_cli.models.model_file.ReadsModelFiles`."""
         from pudistill_llamacpp.gguf_student.read import read_student
 
         return read_student(path)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import DataError, ExportError
-from pudistill_cli.peft_adapter import LowRank, read_adapter
+from pudistill_cli.models.peft_adapter import LowRank, read_adapter
 from pudistill_llamacpp.convert.architectures import ARCHITECTURES, architecture_of
 from pudistill_llamacpp.convert.architectures.layout import Architecture
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from pudistill_cli import probes
-from pudistill_cli.contract import ModelSpec
+from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import BackendError, UsageError
-from pudistill_cli.suggestion import did_you_mean
+from pudistill_cli.hardware import probes
 from pudistill_llamacpp.native.context import MAX_SEQUENCES, KvType
 from pudistill_llamacpp.native.library import library
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from pudistill_cli.suggestion import did_you_mean
+from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_llamacpp.native.library import library
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic import sync_folder
+from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.errors import ExportError
 from pudistill_llamacpp.native.library import captured, library
 from pudistill_llamacpp.quantisations import Width, block_of, most_bytes, quant_problem, quantisations

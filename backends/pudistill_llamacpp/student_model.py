@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from weakref import WeakSet
 
-from pudistill_cli.contract import ModelSpec
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import BackendError
 from pudistill_llamacpp.native.context import Context, ContextSettings, KvType
 from pudistill_llamacpp.native.model import Lora, Model

@@ -11,8 +11,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from pudistill_cli.errors import DataError, ExportError
-from pudistill_cli.peft_adapter import CONFIG, WEIGHTS
-from pudistill_cli.peft_adapter import read_adapter as read_low_rank
+from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS
+from pudistill_cli.models.peft_adapter import read_adapter as read_low_rank
 from pudistill_mlx.lora import LowRank, LowRanks
 
 _PREFIX = "base_model.model."

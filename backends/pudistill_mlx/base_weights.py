@@ -13,9 +13,9 @@ from mlx import nn
 from mlx_lm.models.cache import RotatingKVCache
 from mlx_lm.utils import load_model
 
-from pudistill_cli.checkpoint import read_json
-from pudistill_cli.contract import Base
+from pudistill_cli.backend_api.contract import Base
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_mlx import quirks
 from pudistill_mlx.embedding import RescaledEmbedding
 from pudistill_mlx.lora import linear_layers

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from pudistill_cli.contract import Tokens
+from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.errors import DataError
 from pudistill_mlx.lora import LowRanks
 from pudistill_mlx.model import Model

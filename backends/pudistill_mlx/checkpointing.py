@@ -33,7 +33,8 @@ def activation_bytes(model: Model, tokens: int, row: int) -> int:
 
     `widths` are the bytes that all adapted layers read and write, their inputs once more in float32 where the base has
     another precision: the adapter's gradient needs them. MLX's fused attention has no backward pass, so that the scores
-    are kept, `row` of them a head. Fitted to the peaks of six small models (tests/mlx/test_mlx_checkpointing.py).
+    are kept, `row` of them a head. Fitted to the peaks of six small models
+    (tests/backends/pudistill_mlx/test_checkpointing.py).
     """
     size = model.placement.mlx_dtype.size
     copied = 0 if size == 4 else 4

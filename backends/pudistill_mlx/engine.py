@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from pudistill_cli.contract import (
+from pudistill_cli.backend_api.contract import (
     Adapter,
     Candidate,
     Continuations,
@@ -19,10 +19,10 @@ from pudistill_cli.contract import (
     Sampling,
     Tokens,
 )
+from pudistill_cli.backend_api.micro_batching import longest_request
+from pudistill_cli.backend_api.oom_errors import told, watched
 from pudistill_cli.errors import BackendError
-from pudistill_cli.method.micro_batches import longest_request
-from pudistill_cli.shortage import told, watched
-from pudistill_cli.tokenizer_files import read_tokenizer
+from pudistill_cli.models.tokenizer_files import read_tokenizer
 from pudistill_mlx import memory, sampler, scoring
 from pudistill_mlx.model import Model
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pudistill_cli.atomic import replace_folder
-from pudistill_cli.contract import (
+from pudistill_cli.atomic_files import replace_folder
+from pudistill_cli.backend_api.contract import (
     Adapter,
     Batch,
     Continuations,
@@ -19,9 +19,9 @@ from pudistill_cli.contract import (
     OptimizerSpec,
     SftBatch,
 )
+from pudistill_cli.backend_api.micro_batching import longest_request, smallest_pass
+from pudistill_cli.backend_api.oom_errors import told, watched
 from pudistill_cli.errors import DataError, TrainingError
-from pudistill_cli.method.micro_batches import longest_request, smallest_pass
-from pudistill_cli.shortage import told, watched
 from pudistill_mlx import memory, policy, scoring, training_state
 from pudistill_mlx.adapter_files import read_adapter, write_adapter
 from pudistill_mlx.gradients import Accumulated, group_gradient, sft_gradient

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pudistill_cli.contract import Adapter, Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
-from pudistill_cli.exporter import ExportRequest, WrittenExport
+from pudistill_cli.backend_api.contract import Adapter, Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
 
 if TYPE_CHECKING:
     from pudistill_mlx.engine import MlxEngine

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 
 import mlx.core as mx
 
-from pudistill_cli.contract import Adapter, ModelSpec
+from pudistill_cli.backend_api.contract import Adapter, ModelSpec
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_mlx.adapter_files import read_adapter
 from pudistill_mlx.base_weights import load_base, windows_of

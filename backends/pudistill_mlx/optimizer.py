@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx.optimizers import AdamW
 from mlx.utils import tree_map
 
-from pudistill_cli.contract import OptimizerSpec
+from pudistill_cli.backend_api.contract import OptimizerSpec
 from pudistill_mlx.policy import Arrays
 
 _CLIP_EPS = 1e-6

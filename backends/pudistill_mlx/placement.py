@@ -8,9 +8,9 @@ from typing import Literal
 
 import mlx.core as mx
 
-from pudistill_cli.checkpoint import read_json
-from pudistill_cli.contract import ModelSpec
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import BackendError, UsageError
+from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_mlx.quirks import longest_context
 
 _NAMES = {"gpu": "gpu", "mps": "gpu", "cpu": "cpu"}

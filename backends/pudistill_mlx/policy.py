@@ -9,7 +9,7 @@ from typing import TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from pudistill_cli.contract import LoraSpec
+from pudistill_cli.backend_api.contract import LoraSpec
 from pudistill_mlx.lora import LowRank, LowRanks
 
 Arrays: TypeAlias = dict[str, mx.array]

@@ -12,7 +12,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.utils import _get_classes as model_classes
 
-from pudistill_cli.checkpoint import read_json, safetensors_header, weight_files
+from pudistill_cli.models.checkpoint_files import read_json, safetensors_header, weight_files
 from pudistill_mlx import quirks
 from pudistill_mlx.lora import linear_layers
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pudistill_cli.contract import Adapter, Candidate, PromptTokens, Sampling
+from pudistill_cli.backend_api.contract import Adapter, Candidate, PromptTokens, Sampling
 from pudistill_cli.method.sampling import uniforms
 from pudistill_torch.cache import RowCache
 from pudistill_torch.draw import draw

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers.pytorch_utils import Conv1D
 
-from pudistill_cli.contract import Adapter, LoraSpec, ModelSpec
+from pudistill_cli.backend_api.contract import Adapter, LoraSpec, ModelSpec
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_torch.adapter_files import read_adapter
 from pudistill_torch.base_weights import load_base

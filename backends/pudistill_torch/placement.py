@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from pudistill_cli.contract import ModelSpec
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import BackendError
 
 BF16_PAYS_FROM = 50_000_000

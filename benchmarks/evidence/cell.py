@@ -16,18 +16,18 @@ import numpy as np
 from benchmarks.evidence.rounds import rounds
 from benchmarks.evidence.tasks import TASKS
 from benchmarks.evidence.variants import offer
+from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
-from pudistill_cli.evaluate import Evaluator, System
-from pudistill_cli.job import Job
 from pudistill_cli.loop import distil
 from pudistill_cli.method.sampling import uniforms
 from pudistill_cli.method.scorers import Item, Judge, Scores
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.metrics import Metric, distinct_n, load_metric
-from pudistill_cli.plan import plan
-from pudistill_cli.prepare import open_run
-from pudistill_cli.recipe_file import load_recipe
+from pudistill_cli.run.context import Job
+from pudistill_cli.run.opening import open_run
+from pudistill_cli.run.plan import plan
 from pudistill_cli.stages.anchors import Anchored, Anchors, ask_teacher
+from pudistill_cli.stages.evaluator import Evaluator, System
 from pudistill_cli.stages.selection import Considered, Selection
 
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)

@@ -21,8 +21,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "evidence"
 READS = RESULTS / "test-reads.jsonl"
 FROZEN = RESULTS / "frozen.json"
 """The commit whose code the kept cells ran with, and its hashes: while it is there, no other code adds a cell."""
-DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py", "pudistill_cli/evaluate.py",
-              "pudistill_cli/recipe.py", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py",
+              "pudistill_cli/config/schema.py", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
               "benchmarks/evidence/rounds.py")  # fmt: skip
 FIXTURES = {
     "action": (

@@ -29,12 +29,12 @@ def command(
     """
     from collections import Counter
 
-    from pudistill_cli.cache_folder import cache_path
+    from pudistill_cli.cache_dir import cache_path
+    from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.console import Console
-    from pudistill_cli.plan import read_prompt_sets
-    from pudistill_cli.prepare import teacher_of
-    from pudistill_cli.recipe_file import load_recipe
-    from pudistill_cli.rundir import write_atomic
+    from pudistill_cli.run.folder import write_atomic
+    from pudistill_cli.run.opening import teacher_of
+    from pudistill_cli.run.plan import read_prompt_sets
     from pudistill_cli.teacher import Answer, Question, ask_all
     from pudistill_cli.teacher.cache import AnswerCache
 

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pudistill_cli.doctor import Diagnosis, Verdict
+    from pudistill_cli.hardware.doctor import Diagnosis, Verdict
 
 
 def command(
@@ -20,10 +20,10 @@ def command(
 
     Nothing is loaded, downloaded or changed. Memory figures are estimates.
     """
+    from pudistill_cli.backend_api.registry import backends
     from pudistill_cli.console import Console
-    from pudistill_cli.doctor import diagnose
-    from pudistill_cli.hardware import detect
-    from pudistill_cli.registry import backends
+    from pudistill_cli.hardware.doctor import diagnose
+    from pudistill_cli.hardware.selection import detect
 
     diagnosis = diagnose(detect(), backends())
     if as_json:

@@ -29,8 +29,8 @@ def command(
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import distil
-    from pudistill_cli.prepare import reopen
-    from pudistill_cli.summary import show_answers
+    from pudistill_cli.report.summary import show_answers
+    from pudistill_cli.run.opening import reopen
 
     other = [change for change in changes or [] if not change.startswith("eval.")]
     if other:

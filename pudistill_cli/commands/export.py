@@ -52,8 +52,8 @@ def command(
     """
     from pudistill_cli.console import Console
     from pudistill_cli.loop import export_run
-    from pudistill_cli.preflight import check_exports
-    from pudistill_cli.prepare import reopen
+    from pudistill_cli.run.opening import reopen
+    from pudistill_cli.run.preflight import check_exports
 
     console = Console(as_json=as_json)
     changes = [f"export.formats=[{format}]", f"export.dtype={dtype}"]

@@ -51,13 +51,13 @@ def command(
 
       pudistill judge recipes/quickstart/student graded.jsonl --recipe quickstart
     """
+    from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.judging.gold import read_gold
     from pudistill_cli.judging.opening import Manner
     from pudistill_cli.judging.panel import scorers_for, without_anchor
     from pudistill_cli.judging.session import judge_file
-    from pudistill_cli.recipe_file import load_recipe
 
     if changes and recipe is None:
         raise UsageError(f"--set {changes[0]} changes a recipe, and none is named.", "Name one: --recipe RECIPE")

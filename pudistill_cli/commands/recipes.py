@@ -18,8 +18,8 @@ def command(
     from rich.markup import escape
     from rich.table import Table
 
+    from pudistill_cli.config.loading import shipped_recipes
     from pudistill_cli.console import Console
-    from pudistill_cli.recipe_file import shipped_recipes
 
     found = shipped_recipes()
     if as_json:

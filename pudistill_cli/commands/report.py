@@ -15,8 +15,8 @@ def command(run: RunArgument, runs: RunsOption = RUNS, as_json: JsonOption = Fal
       pudistill report quickstart
     """
     from pudistill_cli.console import Console
-    from pudistill_cli.prepare import find_run, not_finished
     from pudistill_cli.report.page import write_report
+    from pudistill_cli.run.opening import find_run, not_finished
 
     folder = find_run(run, runs)
     if not (folder / "results.json").is_file():

@@ -40,14 +40,14 @@ def command(
 
       pudistill run my-recipe.yaml --dry-run
     """
+    from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import STAGES, distil
-    from pudistill_cli.plan import plan
-    from pudistill_cli.preflight import check_exports, check_teacher
-    from pudistill_cli.prepare import open_run
-    from pudistill_cli.recipe_file import load_recipe
-    from pudistill_cli.summary import describe_student, next_steps, print_plan
+    from pudistill_cli.report.summary import describe_student, next_steps, print_plan
+    from pudistill_cli.run.opening import open_run
+    from pudistill_cli.run.plan import plan
+    from pudistill_cli.run.preflight import check_exports, check_teacher
 
     if until not in STAGES:
         raise UsageError(f"--until {until}: no such stage.", f"One of: {', '.join(STAGES)}.")

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pudistill_cli.checkpoint import read_json
-from pudistill_cli.contract import Backend, ModelSpec, Tokens
+from pudistill_cli.backend_api.contract import Backend, ModelSpec, Tokens
+from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
+from pudistill_cli.backend_api.registry import backends
+from pudistill_cli.config.schema import Recipe, StudentSettings
 from pudistill_cli.errors import BackendError, DataError
-from pudistill_cli.hardware import Placement, detect, place, runner
-from pudistill_cli.memory import TOKEN_BUDGET, demand_of
+from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of
+from pudistill_cli.hardware.selection import Placement, detect, place, runner
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.method.scorers.templates import Templates
-from pudistill_cli.model_file import ReadsModelFiles
-from pudistill_cli.patient import patient_engine, shrinks
-from pudistill_cli.plan import DEFAULT_CONTEXT
+from pudistill_cli.models.checkpoint_files import read_json
+from pudistill_cli.models.model_file import ReadsModelFiles
+from pudistill_cli.models.student import Student, resolve_student
 from pudistill_cli.prompts import Message
-from pudistill_cli.recipe import Recipe, StudentSettings
-from pudistill_cli.registry import backends
-from pudistill_cli.student import Student, resolve_student
+from pudistill_cli.run.plan import DEFAULT_CONTEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import DataError, UsageError
 from pudistill_cli.judging.measures import Measures, clustered, measure, order_consistency
 from pudistill_cli.judging.probe import Reading, reading_of
@@ -16,7 +17,6 @@ from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Text
 from pudistill_cli.method.scorers.pairwise import Pairwise, strengths
 from pudistill_cli.method.scorers.registry import SCORERS, WITHOUT_ANCHOR, scorer_from
 from pudistill_cli.method.statistics import Interval
-from pudistill_cli.suggestion import did_you_mean
 
 Tick = Callable[[], None]
 

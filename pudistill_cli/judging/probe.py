@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pudistill_cli.contract import Adapter, Continuations, Floats
+from pudistill_cli.backend_api.contract import Adapter, Continuations, Floats
 from pudistill_cli.method.scorers import Item, Judge, Scorer
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from pudistill_cli.contract import Floats
+from pudistill_cli.backend_api.contract import Floats
 from pudistill_cli.method.sampling import uniforms
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Text
 from pudistill_cli.method.scorers.ensemble import Ensemble

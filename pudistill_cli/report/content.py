@@ -12,12 +12,12 @@ from shlex import quote
 
 from pydantic import TypeAdapter, ValidationError
 
+from pudistill_cli.config.loading import load_recipe
+from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import RunError
-from pudistill_cli.ledger import HeldAnswer, Ledger
 from pudistill_cli.prompts import Prompt
-from pudistill_cli.recipe import Recipe
-from pudistill_cli.recipe_file import load_recipe
 from pudistill_cli.report.charts import Point
+from pudistill_cli.run.ledger import HeldAnswer, Ledger
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.selection import Considered
 from pudistill_cli.stages.verification import Comparison

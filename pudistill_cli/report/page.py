@@ -7,11 +7,11 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from pudistill_cli.atomic import write_atomic
+from pudistill_cli.atomic_files import write_atomic
 from pudistill_cli.report.charts import curve, intervals
 from pudistill_cli.report.content import Content, read_run
+from pudistill_cli.report.tables import Grid, beside, claim_value, quality
 from pudistill_cli.stages.evaluation import Results
-from pudistill_cli.tables import Grid, beside, claim_value, quality
 
 
 def write_report(folder: Path) -> Path:

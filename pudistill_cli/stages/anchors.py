@@ -9,12 +9,12 @@ from hashlib import blake2b
 
 import numpy as np
 
-from pudistill_cli.contract import Tokens
+from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.errors import DataError, TeacherError
-from pudistill_cli.job import Job
 from pudistill_cli.method.scorers.reading import WORD, placed
-from pudistill_cli.prepare import teacher_of
 from pudistill_cli.prompts import Prompt
+from pudistill_cli.run.context import Job
+from pudistill_cli.run.opening import teacher_of
 from pudistill_cli.teacher import Answer, Question, Teacher, ask_all
 
 ASKED = ("train", "dev", "test")

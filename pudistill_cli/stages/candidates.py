@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pudistill_cli.contract import Candidate, PromptTokens, Sampling
-from pudistill_cli.job import Job
+from pudistill_cli.backend_api.contract import Candidate, PromptTokens, Sampling
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored
 
 TRUNCATED_WARNING = 0.1

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from pudistill_cli.evaluate import components
-from pudistill_cli.job import Job
 from pudistill_cli.method.claims import Check, Group, concentration, order, stability
 from pudistill_cli.method.preferences import round_targets
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.statistics import mean_kendall
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored, Anchors, judge_reads
 from pudistill_cli.stages.candidates import HELD_OUT, draw_groups
+from pudistill_cli.stages.evaluator import components
 from pudistill_cli.stages.ranking import preference_settings, score_groups, scored_groups
 from pudistill_cli.stages.selection import Selection
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pudistill_cli.job import Job
+from pudistill_cli.run.context import Job
+from pudistill_cli.stages.gating import gates_of
 from pudistill_cli.stages.selection import PATIENCE, STOP
-from pudistill_cli.stages.trust import gates_of
 
 BY_PRIOR = {
     "too few": "too few of the candidates are as good as the anchors to start (prefer.prior_start)",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from pudistill_cli.evaluate import GREEDY, Evaluator, Figures, System
-from pudistill_cli.job import Job
 from pudistill_cli.method.scorers import Scorer
+from pudistill_cli.report.tables import print_results
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.claims import Claim, measure_claims
 from pudistill_cli.stages.ending import why_ended
+from pudistill_cli.stages.evaluator import GREEDY, Evaluator, Figures, System
 from pudistill_cli.stages.selection import Selection
-from pudistill_cli.tables import print_results
 
 BASE = System("base", None)
 SFT = System("SFT", "sft")

@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pudistill_cli import weights
-from pudistill_cli.contract import Engine, Sampling
+from pudistill_cli.backend_api.contract import Engine, Sampling
+from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
+from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
+from pudistill_cli.backend_api.registry import exporter_of
+from pudistill_cli.config.export_formats import Target, keeps_more
 from pudistill_cli.errors import ExportError, PudistillError
-from pudistill_cli.export_formats import Target, keeps_more
-from pudistill_cli.exporter import ExportRequest, Speech, WrittenExport
-from pudistill_cli.job import Job
-from pudistill_cli.patient import patient_engine, shrinks
-from pudistill_cli.registry import exporter_of
+from pudistill_cli.models import merged_checkpoint
+from pudistill_cli.models.tokenizer import StudentTokenizer
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored, Anchors
 from pudistill_cli.stages.verification import Distributions, answers_that_end, distributions, float32_engine
-from pudistill_cli.tokenizer import StudentTokenizer
 
 ROUNDING = 1e-6
 """Mean next-token KL in nats that float32 arithmetic may show: rounding alone is below 1e-8."""
@@ -68,7 +68,7 @@ class MergedWeights:
     def write(self) -> WrittenExport:
         """Merge in float32, then store."""
         dtype = self._job.recipe.export.dtype
-        weights.merge_lora(self._job.student.merged_into, self._adapter, self._out, dtype=dtype)
+        merged_checkpoint.merge_lora(self._job.student.merged_into, self._adapter, self._out, dtype=dtype)
         exact = dtype == "float32" and _has_the_trained_base(self._job)
         return WrittenExport(self._out, kl_limit=ROUNDING if exact else None)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pudistill_cli.backend_api.exporter import WrittenExport
+from pudistill_cli.config.export_formats import Target, formats_of
 from pudistill_cli.errors import ExportError
-from pudistill_cli.export_formats import Target, formats_of
-from pudistill_cli.exporter import WrittenExport
-from pudistill_cli.job import Job
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.export_writers import writer_of
 from pudistill_cli.stages.verification import (

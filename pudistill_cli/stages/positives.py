@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from pudistill_cli.evaluate import item_of
-from pudistill_cli.job import Job
 from pudistill_cli.method.scorers import Array, Scorer, Text
 from pudistill_cli.method.scorers.registry import is_relative
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored, judge_reads
 from pudistill_cli.stages.candidates import CandidateGroup, policy_of, title_of
-from pudistill_cli.stages.rewriting import REWRITES, whole
+from pudistill_cli.stages.evaluator import item_of
+from pudistill_cli.stages.rewrites import REWRITES, whole
 
 
 def positives(

@@ -8,9 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from pudistill_cli.contract import Floats, Tokens
-from pudistill_cli.evaluate import components, item_of
-from pudistill_cli.job import Job
+from pudistill_cli.backend_api.contract import Floats, Tokens
 from pudistill_cli.method.preferences import (
     PreferenceSettings,
     ScoredGroup,
@@ -23,9 +21,11 @@ from pudistill_cli.method.preferences import (
 from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.ensemble import combine
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored
 from pudistill_cli.stages.candidates import CandidateGroup, policy_of, title_of
-from pudistill_cli.stages.prior import Decision, as_unlabeled
+from pudistill_cli.stages.class_prior import Decision, as_unlabeled
+from pudistill_cli.stages.evaluator import components, item_of
 from pudistill_cli.stages.reuse import with_earlier
 
 
@@ -46,7 +46,7 @@ class Ranked:
 
     groups: list[RankedGroup]
     decision: Decision | Literal["all cut off"]
-    """By the class prior (stages/prior.py), or by there being nothing to rank; the ledger has it as `round-N/prior`."""
+    """By the class prior (class_prior.py), or by there being nothing to rank; the ledger has it as `round-N/prior`."""
 
     @property
     def ends_the_rounds(self) -> bool:

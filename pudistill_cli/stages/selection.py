@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pudistill_cli.evaluate import Evaluator, System, temperature_name
-from pudistill_cli.job import Job
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.statistics import Interval, paired_difference
+from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.evaluator import Evaluator, System, temperature_name
 
 STOP = "dev/stop"
 """The ledger's mark of rounds that dev ended."""

@@ -6,15 +6,15 @@ import math
 import shutil
 from collections.abc import Sequence
 
+from pudistill_cli.backend_api.contract import Row, SftBatch
 from pudistill_cli.console import Bar
-from pudistill_cli.contract import Row, SftBatch
 from pudistill_cli.errors import TrainingError
-from pudistill_cli.job import Job
+from pudistill_cli.run.context import Job
+from pudistill_cli.stages.adapter_average import begun_anew, mean_of
 from pudistill_cli.stages.anchors import Anchors
-from pudistill_cli.stages.rewriting import rows_of_epochs
+from pudistill_cli.stages.rewrites import rows_of_epochs
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
-from pudistill_cli.stages.soup import begun_anew, mean_of
-from pudistill_cli.stages.steps import stopped, train_step
+from pudistill_cli.stages.train_step import stopped, train_step
 
 
 def learn_anchors(job: Job, anchors: Anchors) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pudistill_cli.teacher import Answer, Question
 
 if TYPE_CHECKING:
-    from pudistill_cli.teacher.settings import EndpointTeacher
+    from pudistill_cli.config.teacher import EndpointTeacher
 
 BYTES_PER_TOKEN = 3
 """For endpoints that report no usage (ours). English is nearer to 4: a limit comes early rather than late."""

@@ -18,7 +18,7 @@ from pudistill_cli.teacher.budget import Budget
 from pudistill_cli.teacher.reply import Again, Failed, Outcome, Stop, read_reply
 
 if TYPE_CHECKING:
-    from pudistill_cli.teacher.settings import EndpointTeacher
+    from pudistill_cli.config.teacher import EndpointTeacher
 
 BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0

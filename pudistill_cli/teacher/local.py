@@ -9,21 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pudistill_cli.checkpoint import read_json
-from pudistill_cli.contract import Backend, Candidate, Engine, ModelSpec, PromptTokens, Sampling, Tokens
+from pudistill_cli.backend_api.contract import Backend, Candidate, Engine, ModelSpec, PromptTokens, Sampling, Tokens
+from pudistill_cli.backend_api.registry import backends, usable
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware import Hardware, Placement, detect, place, room, runner
-from pudistill_cli.memory import Demand, demand_of
-from pudistill_cli.probes import Card
-from pudistill_cli.registry import backends, usable
-from pudistill_cli.student import reader_of, resolve_student
+from pudistill_cli.hardware.memory_estimate import Demand, demand_of
+from pudistill_cli.hardware.probes import Card
+from pudistill_cli.hardware.selection import Hardware, Placement, detect, place, room, runner
+from pudistill_cli.models.checkpoint_files import read_json
+from pudistill_cli.models.student import reader_of, resolve_student
+from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
-from pudistill_cli.tokenizer import StudentTokenizer
 
 if TYPE_CHECKING:
+    from pudistill_cli.config.teacher import LocalTeacher
     from pudistill_cli.prompts import Message
-    from pudistill_cli.teacher.settings import LocalTeacher
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from benchmarks.evidence.statistics import over_prompts_and_seeds
 from benchmarks.evidence.store import Store, cell
 from benchmarks.evidence.tasks import TASKS, story
 from benchmarks.evidence.variants import VARIANTS, offer
+from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.method.objectives.registry import OBJECTIVES
-from pudistill_cli.recipe_file import load_recipe
 from pudistill_torch.torch_backend import TorchBackend
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.evidence.tasks import note
 from benchmarks.fixtures.note.rubric import Spec, grade
+from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.metrics import load_metric
-from pudistill_cli.recipe_file import load_recipe
 
 HELD_OUT = ("prompts-dev.jsonl", "prompts-test.jsonl", "prompts-other.jsonl")
 

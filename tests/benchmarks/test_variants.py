@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.evidence.variants import Credit, FromSft, PerToken
 from pudistill_cli.method.batch import stack, step_constants
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
-from tests.method.groups import make_groups, padded_logp
+from tests.pudistill_cli.method.groups import make_groups, padded_logp
 
 
 def arrays_and_logp(seed=0):

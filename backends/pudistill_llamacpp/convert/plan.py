@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import ExportError
-from pudistill_cli.merged_tensors import MergedTensors
+from pudistill_cli.models.lora_merge import MergedTensors
 from pudistill_llamacpp.convert.architectures import architecture_of
 from pudistill_llamacpp.convert.architectures.layout import Architecture, Extra, is_ignored
 from pudistill_llamacpp.convert.hyperparameters import Entry, Hyperparameters

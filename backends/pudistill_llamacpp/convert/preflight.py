@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from pudistill_cli.errors import PudistillError
-from pudistill_cli.merged_tensors import merged_tensors
-from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_cli.models.lora_merge import merged_tensors
+from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.plan import plan_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_vocabulary
 from pudistill_llamacpp.verify import check_text, expected_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pudistill_cli.tokenizer import StudentTokenizer
-from pudistill_cli.tokenizer_files import named_special_tokens
+from pudistill_cli.models.tokenizer import StudentTokenizer
+from pudistill_cli.models.tokenizer_files import named_special_tokens
 
 _NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 

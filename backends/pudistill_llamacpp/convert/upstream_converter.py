@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from pudistill_cli.errors import ExportError
-from pudistill_cli.weights import merge_lora
+from pudistill_cli.models.merged_checkpoint import merge_lora
 from pudistill_llamacpp.convert.writer import GgufDtype
 
 SCRIPT = "convert_hf_to_gguf.py"

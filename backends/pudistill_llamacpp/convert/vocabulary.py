@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from pudistill_cli.errors import ExportError
-from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.bpe import byte_level
 from pudistill_llamacpp.convert.hyperparameters import Entry, boolean, string, uint32
 from pudistill_llamacpp.convert.naming import name_for

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic import sync_folder
+from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.errors import ExportError
-from pudistill_cli.merged_tensors import merged_tensors
-from pudistill_cli.safetensors_file import from_float32
+from pudistill_cli.models.lora_merge import merged_tensors
+from pudistill_cli.models.safetensors_io import from_float32
 from pudistill_llamacpp.convert.general import general
 from pudistill_llamacpp.convert.hyperparameters import Entry, Kind, boolean, string
 from pudistill_llamacpp.convert.plan import Planned, plan_of

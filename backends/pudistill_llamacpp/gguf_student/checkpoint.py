@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pudistill_cli.atomic import sync_folder, sync_tree
+from pudistill_cli.atomic_files import sync_folder, sync_tree
 from pudistill_cli.errors import DataError
-from pudistill_cli.safetensors_file import write_tensors
+from pudistill_cli.models.safetensors_io import write_tensors
 from pudistill_llamacpp.gguf_student.tensors import Weights
 
 _ROOM = 16 << 20

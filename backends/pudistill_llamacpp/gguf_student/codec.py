@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from pudistill_cli.contract import Tokens
+from pudistill_cli.backend_api.contract import Tokens
 from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.native.vocabulary import CONTROL, UNKNOWN, USER_DEFINED
 
 
 class GgufCodec:
-    """See `pudistill_cli.codec.Codec`. It holds the file's vocabulary, not its weights."""
+    """See `pudistill_cli.backend_api.codec.Codec`. It holds the file's vocabulary, not its weights."""
 
     def __init__(self, path: Path) -> None:
         self._model = Model.open(path, vocab_only=True)

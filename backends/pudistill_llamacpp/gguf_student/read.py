@@ -9,9 +9,9 @@ from hashlib import blake2b, file_digest
 from math import prod
 from pathlib import Path
 
-from pudistill_cli.cache_folder import cache_path
+from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import DataError
-from pudistill_cli.model_file import ModelFile, StudentFiles
+from pudistill_cli.models.model_file import ModelFile, StudentFiles
 from pudistill_llamacpp.gguf_student.checkpoint import checkpoint_of
 from pudistill_llamacpp.gguf_student.codec import GgufCodec
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
@@ -28,7 +28,7 @@ _NAMED = {
 
 
 def read_model(path: Path) -> ModelFile:
-    """See `pudistill_cli.model_file.ReadsModelFiles`: any language model that llama.cpp can run.
+    """See `pudistill_cli.models.model_file.ReadsModelFiles`: any language model that llama.cpp can run.
 
     Raises:
         DataError: no whole GGUF file of one part, or no tokenizer that llama.cpp has.
@@ -37,7 +37,7 @@ def read_model(path: Path) -> ModelFile:
 
 
 def read_student(path: Path) -> StudentFiles:
-    """See `pudistill_cli.model_file.ReadsModelFiles`.
+    """See `pudistill_cli.models.model_file.ReadsModelFiles`.
 
     Raises:
         DataError: as `read_model`, an architecture, setting or quantisation that is not read, or no room for the

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic import sync_folder
+from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.errors import ExportError
-from pudistill_cli.peft_adapter import LowRank, read_adapter
+from pudistill_cli.models.peft_adapter import LowRank, read_adapter
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
 from pudistill_llamacpp.gguf_student.header import FileTensor, read_header
 from pudistill_llamacpp.gguf_student.tensors import Weights, weights_of

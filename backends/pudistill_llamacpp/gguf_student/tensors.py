@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.safetensors_file import Bits, TensorSpec
+from pudistill_cli.models.safetensors_io import Bits, TensorSpec
 from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
 from pudistill_llamacpp.convert.hyperparameters import Hyperparameters
 from pudistill_llamacpp.gguf_student.header import FileTensor, Header

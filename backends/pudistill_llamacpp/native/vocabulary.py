@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from pudistill_cli.contract import Tokens
+from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.errors import DataError
 from pudistill_llamacpp.native.library import library
 

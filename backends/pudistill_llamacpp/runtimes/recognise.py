@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from pudistill_cli.chat_template import ChatTemplate
 from pudistill_cli.errors import DataError
+from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.prompts import Message
 from pudistill_llamacpp.runtimes.families import FAMILIES, Family
 

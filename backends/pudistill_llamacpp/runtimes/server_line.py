@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pudistill_cli.chat_template import ChatTemplate
-from pudistill_cli.contract import Sampling
+from pudistill_cli.backend_api.contract import Sampling
+from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.prompts import Message
 
 WITHOUT_BOS = ("--override-kv", "tokenizer.ggml.add_bos_token=bool:false")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from pudistill_cli.checkpoint import read_json
-from pudistill_cli.exporter import ExportRequest
-from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_cli.backend_api.exporter import ExportRequest
+from pudistill_cli.models.checkpoint_files import read_json
+from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_mlx.export.next_steps import variables_of
 from pudistill_mlx.export.storing import Stored
 from pudistill_mlx.export.variants import Variant

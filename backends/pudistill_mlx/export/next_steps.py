@@ -6,8 +6,8 @@ import json
 import shlex
 from typing import Any
 
-from pudistill_cli.chat_template import ChatTemplate
-from pudistill_cli.exporter import ExportRequest
+from pudistill_cli.backend_api.exporter import ExportRequest
+from pudistill_cli.models.chat_template import ChatTemplate
 
 PUBLISHER = "pudistill"
 """LM Studio looks for models/<publisher>/<model>/ and reads nothing at another depth."""

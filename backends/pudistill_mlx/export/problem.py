@@ -6,11 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pudistill_cli.checkpoint import count_parameters, weight_files
+from pudistill_cli.backend_api.exporter import Speech
+from pudistill_cli.config.export_formats import MLX_GROUP_SIZES
 from pudistill_cli.errors import PudistillError
-from pudistill_cli.export_formats import MLX_GROUP_SIZES
-from pudistill_cli.exporter import Speech
-from pudistill_cli.tokenizer import StudentTokenizer
+from pudistill_cli.models.checkpoint_files import count_parameters, weight_files
+from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_mlx import base_weights
 from pudistill_mlx.export.checking import check_text
 from pudistill_mlx.export.storing import dtype_of, open_model, quantisable, store

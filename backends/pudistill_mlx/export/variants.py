@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pudistill_cli.config.export_formats import MLX_BITS, MLX_FULL, MLX_GROUP_SIZES, mlx_variant
+from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import ExportError
-from pudistill_cli.export_formats import MLX_BITS, MLX_FULL, MLX_GROUP_SIZES, mlx_variant
-from pudistill_cli.suggestion import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import mlx.core as mx
 from mlx_lm.utils import save_config, save_model
 
+from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
 from pudistill_cli.errors import ExportError
-from pudistill_cli.exporter import ExportRequest, WrittenExport
-from pudistill_cli.tokenizer import StudentTokenizer
-from pudistill_cli.weights import merge_lora
+from pudistill_cli.models.merged_checkpoint import merge_lora
+from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_mlx.export.account import card, notices
 from pudistill_mlx.export.next_steps import next_steps
 from pudistill_mlx.export.storing import Stored, dtype_of, open_model, store

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.contract import Adapter, Continuations, Floats, Scoring, Tokens
+from pudistill_cli.backend_api.contract import Adapter, Continuations, Floats, Scoring, Tokens
 from pudistill_cli.method.scorers.templates import Templates
 
 if TYPE_CHECKING:  # the recipe, which prompts.py reads, holds templates

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pudistill_cli.contract import Tokens
+from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.method.scorers import Item, Judge, Scores
 
 

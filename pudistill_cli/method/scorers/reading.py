@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pudistill_cli.contract import Continuations, Floats, Tokens
+from pudistill_cli.backend_api.contract import Continuations, Floats, Tokens
 from pudistill_cli.errors import DataError
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.templates import fill

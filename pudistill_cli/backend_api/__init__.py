@@ -1,0 +1,1 @@
+"""What a backend must be, how it is found, and what every backend shares."""

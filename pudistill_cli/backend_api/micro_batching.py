@@ -1,0 +1,76 @@
+"""What is computed together: rows, groups and requests within the token budget, padding included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pudistill_cli.backend_api.contract import Batch, Continuations, Row, SftBatch, TrainGroup
+
+
+def row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+    """Rows of like length together, longest first."""
+    ordered = sorted(rows, key=lambda row: -row_length(row))
+    while ordered:
+        most = max(1, budget // row_length(ordered[0]))
+        yield ordered[:most]
+        ordered = ordered[most:]
+
+
+def group_batches(groups: Sequence[TrainGroup], budget: int) -> Iterator[list[TrainGroup]]:
+    """Groups together, the largest first; one alone may be larger than the budget."""
+    batch: list[TrainGroup] = []
+    for group in sorted(groups, key=longest_row, reverse=True):
+        rows = sum(len(g.rows) for g in batch) + len(group.rows)
+        if batch and rows * longest_row(batch[0]) > budget:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
+
+
+def tokens_of(group: TrainGroup) -> int:
+    """Of a group, padding included."""
+    return len(group.rows) * longest_row(group)
+
+
+def longest_row(group: SftBatch | TrainGroup) -> int:
+    """Tokens of the longest row, also as the judge reads it: behind the view, which is longer than the prompt."""
+    if isinstance(group, SftBatch):
+        return max(map(row_length, group.rows))
+    return max(max(len(group.view), len(row.prompt)) + len(row.completion) for row in group.rows)
+
+
+def smallest_pass(batch: Batch) -> int:
+    """Tokens of a batch's longest row: no pass can be cut smaller."""
+    return longest_row(batch) if isinstance(batch, SftBatch) else max(map(longest_row, batch.groups))
+
+
+def row_length(row: Row) -> int:
+    """Tokens of the answer behind the prompt, or behind the view, which is longer."""
+    return max(len(row.prompt), len(row.view)) + len(row.completion)
+
+
+def request_batches(requests: Sequence[Continuations], budget: int) -> Iterator[list[int]]:
+    """Requests to score together, longest first: the cache of all their rows, with padding, fits the budget."""
+    batch: list[int] = []
+    rows = longest = 0
+    for i in sorted(range(len(requests)), key=lambda i: -request_length(requests[i])):
+        more = max(1, len(requests[i].continuations))
+        if batch and (rows + more) * max(longest, request_length(requests[i])) > budget:
+            yield batch
+            batch, rows, longest = [], 0, 0
+        batch.append(i)
+        rows, longest = rows + more, max(longest, request_length(requests[i]))
+    if batch:
+        yield batch
+
+
+def longest_request(requests: Sequence[Continuations]) -> int:
+    """Tokens of the longest row: no pass can be cut smaller."""
+    return max(map(request_length, requests), default=0)
+
+
+def request_length(request: Continuations) -> int:
+    """Tokens of the prefix and its longest continuation."""
+    return len(request.prefix) + max(map(len, request.continuations), default=0)

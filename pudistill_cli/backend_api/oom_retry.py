@@ -1,0 +1,120 @@
+"""Engines and learners that go on in smaller passes where memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+from pudistill_cli.backend_api.contract import (
+    Adapter,
+    Batch,
+    Candidate,
+    Continuations,
+    Engine,
+    Floats,
+    Learner,
+    Metrics,
+    PromptTokens,
+    Sampling,
+)
+from pudistill_cli.errors import OutOfMemory
+
+T = TypeVar("T")
+R = TypeVar("R")
+M = TypeVar("M", Engine, Learner)
+Shrunk = Callable[[str, int], None]
+"""Told the verb of what had no memory, and the tokens in a pass from now on."""
+
+
+def shrinks(warn: Callable[[str], None], keep: Callable[[int], None] = lambda tokens: None) -> Shrunk:
+    """Says that passes are smaller, and keeps their tokens."""
+
+    def shrunk(verb: str, tokens: int) -> None:
+        keep(tokens)
+        warn(f"There was not enough memory to {verb}: going on with half as much in a pass ({tokens:,} tokens).")
+
+    return shrunk
+
+
+def patient_engine(engine: Engine, shrunk: Shrunk) -> Engine:
+    """The engine, each call repeated in smaller passes until it fits; only what was not yielded yet is done again.
+
+    Raises:
+        OutOfMemory: a pass can be no smaller.
+    """
+    return cast("Engine", _PatientEngine(engine, shrunk))
+
+
+def patient_learner(learner: Learner, shrunk: Shrunk) -> Learner:
+    """The same for a learner: a step that had no memory has changed nothing."""
+    return cast("Learner", _PatientLearner(learner, shrunk))
+
+
+class _Patient(Generic[M]):
+    """What is not repeated is the model's own."""
+
+    def __init__(self, model: M, shrunk: Shrunk) -> None:
+        self._model, self._shrunk = model, shrunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def logprobs(
+        self, requests: Sequence[Continuations], adapter: Adapter | None
+    ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
+        return self._each("score", requests, lambda left: self._model.logprobs(left, adapter))
+
+    def _once(self, verb: str, call: Callable[[], T]) -> T:
+        while True:
+            try:
+                return call()
+            except OutOfMemory as error:
+                message = error.message
+            self._shrink(verb, message)
+
+    def _each(
+        self, verb: str, requests: Sequence[R], ask: Callable[[Sequence[R]], Iterator[tuple[int, T]]]
+    ) -> Iterator[tuple[int, T]]:
+        left = list(range(len(requests)))
+        while True:
+            done: set[int] = set()
+            try:
+                for n, result in ask([requests[i] for i in left]):
+                    done.add(n)
+                    yield left[n], result
+                return
+            except OutOfMemory as error:
+                message = error.message
+            self._shrink(verb, message)
+            left = [i for n, i in enumerate(left) if n not in done]
+
+    def _shrink(self, verb: str, message: str) -> None:
+        """Called when the exception is gone: its frames hold the arrays of the call."""
+        tokens = self._model.halve_budget()
+        if tokens is None:
+            raise OutOfMemory(
+                message,
+                "A pass can be no smaller. Close other programs and start again: a run goes on from where it is. "
+                "Or take a smaller student.",
+            )
+        self._shrunk(verb, tokens)
+
+
+class _PatientEngine(_Patient[Engine]):
+    def sample(
+        self, prompts: Sequence[PromptTokens], k: int, sampling: Sampling, adapter: Adapter | None
+    ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
+        return self._each("sample", prompts, lambda left: self._model.sample(left, k, sampling, adapter))
+
+    def choice_logits(
+        self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
+    ) -> Iterator[tuple[int, Floats]]:
+        return self._each("score", requests, lambda left: self._model.choice_logits(left, choices, adapter))
+
+    def distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
+        return self._once("score", lambda: self._model.distributions(tokens, last_n, adapter))
+
+
+class _PatientLearner(_Patient[Learner]):
+    def step(self, batch: Batch, lr: float) -> Metrics:
+        return self._once("train", lambda: self._model.step(batch, lr))

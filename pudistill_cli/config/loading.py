@@ -1,0 +1,179 @@
+"""A recipe read from YAML: overrides, absolute paths, and every error at once, with its line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from pudistill_cli.config.bundled import RECIPE, ShippedRecipe, find_recipe, shipped_recipes
+from pudistill_cli.config.overrides import apply_overrides
+from pudistill_cli.config.schema import Recipe
+from pudistill_cli.config.validation_errors import Problem, problems_of
+from pudistill_cli.config.yaml_lines import Document, Dotted, YamlProblem, read_yaml
+from pudistill_cli.errors import UsageError
+
+__all__ = ["LoadedRecipe", "ShippedRecipe", "load_recipe", "resolved_yaml", "shipped_recipes"]
+
+KEY_LIKE = re.compile(
+    r"\b(sk|rk|pk)-[\w-]{16,}|\b(hf|ghp|gho|gsk|xai|glpat|r8)[_-]\w{16,}|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bAIza[\w-]{30,}|\bBearer\s+\S{16,}"
+)
+"""API keys as the well-known providers write them."""
+
+PATHS: tuple[Dotted, ...] = (
+    ("prompts", "path"),
+    ("prompts", "train"),
+    ("prompts", "dev"),
+    ("prompts", "test"),
+    ("teacher", "path"),
+    ("export", "llama_cpp"),
+)
+MODELS: tuple[Dotted, ...] = (("student", "model"), ("student", "original"), ("teacher", "model"))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A valid recipe, and where it came from."""
+
+    recipe: Recipe
+    path: Path
+    folder: Path
+
+
+def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read and check a recipe; `overrides` are "a.b=c", the value in YAML.
+
+    Paths in the file are relative to its folder, those in overrides to the working directory.
+
+    Raises:
+        UsageError: every error of file and overrides, each on a line: 'file:line: dotted.path: message'.
+    """
+    path = find_recipe(path_or_name)
+    document, problems = _read(path)
+    data = cast("dict[str, Any]", document.value)
+    overridden, bad = apply_overrides(data, overrides)
+    data.setdefault("name", _default_name(path))
+    problems += [*bad, *_keys_in(data, ())]
+    _make_absolute(data, path.parent.resolve(), overridden)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems += problems_of(error, data, Recipe)
+        recipe = None
+    if problems or recipe is None:
+        raise _refused(path, document, overridden, problems)
+    return LoadedRecipe(recipe, path, path.parent)
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, in the models' order; loading it gives the same recipe."""
+    dumped = recipe.model_dump(mode="json")
+    return yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
+
+
+def _read(path: Path) -> tuple[Document, list[Problem]]:
+    try:
+        document = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"Cannot read the recipe {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+    except YamlProblem as error:
+        raise _refused(path, Document(None, {}, []), (), [Problem((), error.message, error.line)]) from error
+    if document.value is None:
+        document = replace(document, value={})
+    if not isinstance(document.value, dict):
+        problem = Problem((), "a recipe is a mapping of sections (student, teacher, prompts, ...)")
+        raise _refused(path, document, (), [problem])
+    return document, [
+        Problem(key, f"comes twice; first on line {document.lines[key]}", line) for line, key in document.duplicates
+    ]
+
+
+def _default_name(path: Path) -> str:
+    """The file's name, or its folder's where the file is plainly a recipe.yaml."""
+    name = path.resolve().parent.name if path.name == RECIPE else path.stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run"
+
+
+def _keys_in(value: Any, path: Dotted) -> Iterator[Problem]:
+    """Places that hold what looks like an API key, as a key or as a value."""
+    if isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            yield from _keys_in(item, (*path, key))
+    elif isinstance(value, list):
+        for i, item in enumerate(cast("list[Any]", value)):
+            yield from _keys_in(item, (*path, str(i)))
+    elif isinstance(value, str) and KEY_LIKE.search(value):
+        yield Problem(path, "looks like an API key; name its environment variable in teacher.api_key_env")
+
+
+def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dotted]) -> None:
+    for path in [
+        *PATHS,
+        *MODELS,
+        *(("prompts", "extra", name) for name in _section(data, "prompts", "extra")),
+    ]:
+        section = _section(data, *path[:-1])
+        value = section.get(path[-1])
+        if not isinstance(value, str) or not value:
+            continue
+        base = Path.cwd() if any(path[: len(o)] == o for o in overridden) else folder
+        absolute = Path(os.path.normpath(base / Path(value).expanduser()))
+        if path not in MODELS or (_local(section) and _is_a_path(value, absolute)):
+            section[path[-1]] = str(absolute)
+
+
+def _local(section: Mapping[str, Any]) -> bool:
+    """Whether a section's model is one that is loaded here: an endpoint gives its models names of its own."""
+    return section.get("kind", "local") == "local"
+
+
+def _is_a_path(model: str, absolute: Path) -> bool:
+    """A model is a folder or a file if it is written like a path or is there; otherwise it is a hub id."""
+    return model.startswith((".", "/", "~")) or model.lower().endswith(".gguf") or absolute.is_dir()
+
+
+def _section(data: dict[str, Any], *path: str) -> dict[str, Any]:
+    """A nested mapping of the raw recipe; an empty one where there is none."""
+    value: Any = data
+    for key in path:
+        value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _refused(path: Path, document: Document, overridden: Sequence[Dotted], problems: Sequence[Problem]) -> UsageError:
+    lines: list[str] = []
+    for problem in sorted(problems, key=lambda p: p.line or _line(document, p.path)):
+        dotted = ".".join(problem.path)
+        if _overridden(problem.path, document, overridden):
+            where = f"--set {dotted}"
+        else:
+            line = problem.line if problem.line is not None else _line(document, problem.path)
+            where = f"{path}:{line}: {dotted}" if dotted else f"{path}:{line}"
+        lines.append(KEY_LIKE.sub("[key]", f"{where}: {problem.message}"))
+    count = "one error" if len(lines) == 1 else f"{len(lines)} errors"
+    return UsageError(
+        f"The recipe has {count}:\n  " + "\n  ".join(lines),
+        "Correct it and type the same command again; docs/recipe.md has every setting.",
+    )
+
+
+def _overridden(path: Dotted, document: Document, overridden: Sequence[Dotted]) -> bool:
+    """Whether an override gave this place, or made it: it is not in the file then."""
+    made = path not in document.lines
+    return any(path[: len(o)] == o or (made and path and o[: len(path)] == path) for o in overridden)
+
+
+def _line(document: Document, path: Dotted) -> int:
+    """The line of the nearest part of `path` that the file has."""
+    while path and path not in document.lines:
+        path = path[:-1]
+    return document.lines.get(path, 1)

@@ -1,0 +1,1 @@
+"""The machine: what it has, which backends suit it, and whether a student fits."""

@@ -1,0 +1,1 @@
+"""Checkpoints as files: students, tokenizers, adapters, and merging one into the other."""

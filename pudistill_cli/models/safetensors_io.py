@@ -1,0 +1,151 @@
+"""The safetensors format without a framework: tensors read and written block by block, bf16 as its bits.
+
+Format: 8 bytes of little-endian header length, a JSON header, then the tensors' bytes, little-endian and in C order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pudistill_cli.errors import DataError
+from pudistill_cli.models.checkpoint_files import safetensors_header
+
+Bits: TypeAlias = NDArray[Any]
+"""Values as they are stored; bf16 as uint16."""
+
+STORED = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+"""NumPy's name of what a dtype is stored as."""
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's name, dtype (a key of STORED) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file."""
+        return self.size * np.dtype(STORED[self.dtype]).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a file; nothing is read before `read`."""
+
+    spec: TensorSpec
+    path: Path
+    offset: int
+    """Of its first byte, from the start of the file."""
+
+    def read(self, start: int = 0, stop: int | None = None) -> Bits:
+        """Entries [start, stop) of the flattened tensor: (stop - start,)."""
+        stored = np.dtype(STORED[self.spec.dtype])
+        count = (self.spec.size if stop is None else stop) - start
+        return np.fromfile(self.path, dtype=stored, count=count, offset=self.offset + start * stored.itemsize)
+
+
+def stored_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors of a file in the order of their bytes.
+
+    Raises:
+        DataError: it is not whole, or holds a dtype that is not read (float8, say).
+    """
+    header = safetensors_header(path)
+    start = 8 + int.from_bytes(_first_bytes(path, 8), "little")
+    found: list[StoredTensor] = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in STORED:
+            raise DataError(
+                f"{path}: tensor {name} is of type {entry['dtype']}, which is not read.",
+                "Use the 16-bit checkpoint that it was made from.",
+            )
+        spec = TensorSpec(name, entry["dtype"], tuple(entry["shape"]))
+        begin, end = entry["data_offsets"]
+        if begin < 0 or end - begin != spec.nbytes:
+            raise DataError(f"{path}: the bytes of tensor {name} do not fit its shape.", "Copy the file again.")
+        found.append(StoredTensor(spec, path, start + begin))
+    return sorted(found, key=lambda t: t.offset)
+
+
+def write_tensors(path: Path, specs: Sequence[TensorSpec], blocks: Callable[[str], Iterable[Bits]]) -> None:
+    """Write a file. `blocks(name)` gives a tensor's entries in order, in pieces of any size."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    # Wide types first: then every tensor is aligned, and the file can be mapped.
+    specs = sorted(specs, key=lambda s: -np.dtype(STORED[s.dtype]).itemsize)
+    for spec in specs:
+        header[spec.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [end, end + spec.nbytes]}
+        end += spec.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for spec in specs:
+            written = sum(file.write(np.ascontiguousarray(block).data) for block in blocks(spec.name))
+            assert written == spec.nbytes, f"{spec.name}: {written} bytes of {spec.nbytes}"
+
+
+def to_float32(bits: Bits, dtype: str) -> NDArray[np.float32]:
+    """The values of stored floats; exact but for F64, which is rounded."""
+    if dtype == "BF16":
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.astype(np.float32)
+
+
+def from_float32(values: NDArray[np.float32], dtype: str) -> Bits:
+    """What is stored of values: F32 as they are, F16 and BF16 rounded to nearest, ties to even.
+
+    Values beyond the largest become infinite, as IEEE 754 says.
+    """
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return values.astype(STORED["F16"])
+    if dtype == "BF16":
+        bits = values.view(np.uint32)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        quiet = (bits >> 16) | 0x40  # adding could carry a NaN's bits into infinity
+        return np.where(np.isnan(values), quiet, rounded).astype(STORED["BF16"])
+    return values.astype(STORED["F32"])
+
+
+def blocks_of(size: int, step: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) pairs that cover `size` entries."""
+    return ((start, min(start + step, size)) for start in range(0, size, step))
+
+
+def _first_bytes(path: Path, n: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(n)

@@ -1,0 +1,223 @@
+"""The student before any weight is read: a local folder in Hugging Face form, a model from the hub, or a GGUF file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pudistill_cli.backend_api.registry import backends
+from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.models import hub
+from pudistill_cli.models.checkpoint_files import count_parameters, read_json, weight_files
+from pudistill_cli.models.model_file import ReadsModelFiles
+from pudistill_cli.models.tokenizer import StudentTokenizer
+
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+_CONTENT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""The small files that say what the student is; the weights' files come on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A checkpoint that can be trained, as far as its files tell."""
+
+    folder: Path
+    """In Hugging Face form."""
+    tokenizer: StudentTokenizer
+    model_type: str
+    parameters: int
+    """As stored: tied embeddings count once."""
+    context: int
+    """The longest sequence, in tokens."""
+    fingerprint: str
+    """Blake2b-128, in hex, of config, tokenizer and weights."""
+    commit: str | None = None
+    """Of a hub model: what its revision stood for."""
+    notices: tuple[str, ...] = ()
+    gguf: Path | None = None
+    """The file that it came as, which llama.cpp samples from as it is."""
+    original: Path | None = None
+    """Of a GGUF student: the checkpoint that it was made from, into which exports are merged."""
+
+    @property
+    def merged_into(self) -> Path:
+        """The checkpoint, in Hugging Face form, that merged weights are made from."""
+        return self.original or self.folder
+
+    @property
+    def export_source(self) -> Path:
+        """What a backend's export starts from: a GGUF student's own file, where no original is named."""
+        return self.original or self.gguf or self.folder
+
+    @property
+    def keeps_its_types(self) -> bool:
+        """Whether a GGUF export goes back into the student's own tensor types."""
+        return self.export_source == self.gguf
+
+    def at(self, now: datetime) -> Student:
+        """The same student, with `now` for the present of its chat template."""
+        return replace(self, tokenizer=self.tokenizer.at(now))
+
+
+def resolve_student(
+    model: str,
+    revision: str | None = None,
+    *,
+    offline: bool = False,
+    context: int | None = None,
+    format: Literal["chat", "text"] = "chat",
+) -> Student:
+    """Find, or download, and check a student; `context` caps its own. Local files never touch the hub.
+
+    Raises:
+        DataError: not there, not whole, in a format that is not read, or with code of its own.
+        BackendError: a GGUF file, without the backend that reads it.
+    """
+    if model.lower().endswith(".gguf"):
+        return _from_gguf(Path(model).expanduser(), revision, context, format)
+    folder, commit = _locate(model, revision, offline)
+    config = _checked_config(folder)
+    weights = weight_files(folder)
+    tokenizer = StudentTokenizer.load(folder, format=format)
+    length, notices = _context(config, folder, context)
+    return Student(
+        folder=folder,
+        tokenizer=tokenizer,
+        model_type=str(config["model_type"]),
+        parameters=count_parameters(weights),
+        context=length,
+        fingerprint=_fingerprint([folder / name for name in _CONTENT], weights),
+        commit=commit,
+        notices=(*tokenizer.notices, *notices),
+    )
+
+
+def reader_of(path: Path, revision: str | None) -> ReadsModelFiles:
+    """The backend that reads a GGUF file.
+
+    Raises:
+        DataError: there is no such file, or it should have a revision.
+        BackendError: the backend is missing, or cannot run here.
+    """
+    if revision is not None:
+        raise DataError(f"A revision is given, but {path} is a local file.", "Leave revision out.")
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.", "Name a GGUF file that is there.")
+    backend = backends().get("llamacpp")
+    problem = "it is not part of this installation" if backend is None else backend.problem()
+    if problem is not None or not isinstance(backend, ReadsModelFiles):
+        raise BackendError(
+            f"{path} is a GGUF file, which needs the llamacpp backend: {problem or 'it is too old'}.",
+            'Install it with: pip install "pudistill[llamacpp]"',
+        )
+    return backend
+
+
+def with_original(student: Student, original: str, *, offline: bool = False) -> Student:
+    """A GGUF student whose exports are merged into the checkpoint it was made from.
+
+    Raises:
+        DataError: the student is no GGUF file, or the checkpoint is another model's.
+    """
+    if student.gguf is None:
+        raise DataError("student.original is given, but the student is no GGUF file.", "Leave student.original out.")
+    found = resolve_student(original, offline=offline)
+    if (found.model_type, found.parameters) != (student.model_type, student.parameters):
+        raise DataError(
+            f"{original} ({found.model_type}, {found.parameters:,} parameters) is not what {student.gguf.name} "
+            f"({student.model_type}, {student.parameters:,}) was made from.",
+            "Name the checkpoint of this very student, or leave student.original out.",
+        )
+    return replace(student, original=found.folder)
+
+
+def _from_gguf(path: Path, revision: str | None, context: int | None, format: Literal["chat", "text"]) -> Student:
+    file = reader_of(path, revision).read_student(path.resolve())
+    config = read_json(file.folder / "config.json")
+    tokenizer = StudentTokenizer.of_files(file, format)
+    length, notices = _context(config, file.folder, context)
+    return Student(
+        folder=file.folder,
+        tokenizer=tokenizer,
+        model_type=str(config["model_type"]),
+        parameters=file.parameters,
+        context=length,
+        fingerprint=file.fingerprint,
+        notices=(*file.notices, *tokenizer.notices, *notices),
+        gguf=file.source,
+    )
+
+
+def _locate(model: str, revision: str | None, offline: bool) -> tuple[Path, str | None]:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise DataError(f"student.revision is given, but {model} is a local folder.", "Leave student.revision out.")
+        return path.resolve(), None
+    if path.exists():
+        raise DataError(f"{model} is a file.", "Give the folder that holds config.json and *.safetensors.")
+    if not hub.HUB_ID.fullmatch(model):
+        raise DataError(f"There is no folder {model}.", "Give a local folder, or a hub id such as org/name.")
+    folder = hub.download(model, revision, offline=offline)
+    return folder, folder.name
+
+
+def _checked_config(folder: Path) -> dict[str, Any]:
+    """config.json, of a kind that can be trained without running the checkpoint's own code."""
+    config = read_json(folder / "config.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in read_json(folder / name):
+            raise DataError(
+                f"{folder / name} has an auto_map: the checkpoint wants its own code run, which is refused.",
+                "Use a student whose model type transformers has built in.",
+            )
+    if not config and (folder / "adapter_config.json").is_file():
+        raise DataError(f"{folder} is an adapter, not a model.", "Merge it into its base model first.")
+    if not isinstance(config.get("model_type"), str):
+        raise DataError(
+            f"{folder} has no config.json that names a model_type.",
+            "Give the folder of a checkpoint in Hugging Face form.",
+        )
+    if "quantization_config" in config:
+        raise DataError(
+            f"{folder} is a quantised checkpoint; an adapter merged into it would be lost in rounding.",
+            "Give the 16-bit checkpoint it was made from.",
+        )
+    return config
+
+
+def _context(config: dict[str, Any], folder: Path, cap: int | None) -> tuple[int, tuple[str, ...]]:
+    """The model's longest sequence under the recipe's cap, and a notice where the cap asks for more."""
+    own = next((config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)), None)
+    if own is None and cap is None:
+        raise DataError(
+            f"{folder / 'config.json'} does not say how long a sequence may be.",
+            "Say it in the recipe: --set student.context=2048",
+        )
+    lengths = [n for n in (cast("int | None", own), cap) if n is not None]
+    if own is not None and cap is not None and cap > own:
+        return own, (f"student.context is {cap}, but the student's own longest sequence is {own}: {own} it is.",)
+    return min(lengths), ()
+
+
+def _fingerprint(small: list[Path], weights: tuple[Path, ...]) -> str:
+    """Over names and contents, in a fixed order; files that are not there are passed over."""
+    whole = blake2b(digest_size=16)
+    for path in (*small, *weights):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
+            whole.update(f"{path.name} {digest}\n".encode())
+    return whole.hexdigest()

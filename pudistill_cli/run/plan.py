@@ -1,0 +1,226 @@
+"""A recipe, checked against student, prompts and machine before a weight is read: what will run, on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import cast
+
+from pudistill_cli import __version__
+from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.backend_api.registry import backends
+from pudistill_cli.config.schema import PromptSettings, Recipe, check_base
+from pudistill_cli.console import Console
+from pudistill_cli.errors import BackendError
+from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of
+from pudistill_cli.hardware.selection import Choice, choose, detect
+from pudistill_cli.metrics import load_metric
+from pudistill_cli.models.checkpoint_files import read_json
+from pudistill_cli.models.student import Student, resolve_student, with_original
+from pudistill_cli.prompts import (
+    PromptFile,
+    PromptSets,
+    given_prompts,
+    read_prompts,
+    refuse_leaks,
+    split_prompts,
+)
+
+SAMPLE_ROWS = 256
+"""Sequences that are decoded together unless the recipe says otherwise."""
+ENGINE = "engine."
+"""Before the names of what `auto` means to an engine of another backend than the learner's."""
+DEFAULT_CONTEXT = 4096
+"""A student's context is used up to here unless the recipe asks for more: memory grows with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe that has been checked: what will run, on what, with which prompts."""
+
+    recipe: Recipe
+    student: Student
+    prompts: PromptSets
+    choice: Choice
+    spec: ModelSpec
+    """The engine's."""
+    resolved: Mapping[str, str]
+    """What `auto` means here: the learner's device, dtype, threads, and the engine's, where it is another."""
+
+    @property
+    def learner_spec(self) -> ModelSpec:
+        """Always a checkpoint in Hugging Face form, without the engine's own options."""
+        return replace(self.spec, folder=self.student.folder, options={})
+
+
+def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
+    """Check recipe, student, prompts and machine against each other; no weight is read.
+
+    Raises:
+        PudistillError: the first thing that would stop the run.
+    """
+    load_metric(recipe.eval.metric)
+    prompts = read_prompt_sets(recipe.prompts)
+    student = resolve_student(
+        recipe.student.model,
+        recipe.student.revision,
+        offline=offline,
+        context=recipe.student.context,
+        format=recipe.prompts.format,
+    )
+    if recipe.student.original is not None:
+        student = with_original(student, recipe.student.original, offline=offline)
+    for notice in (*prompts.notices, *student.notices):
+        console.warn(notice)
+    choice = _choice(recipe, student, console)
+    _check_capabilities(recipe, choice)
+    _check_architecture(student, choice)
+    if choice.advice:
+        console.say(choice.advice)
+    own_device = recipe.student.device != "auto"
+    spec = ModelSpec(
+        folder=student.gguf or student.folder if choice.engine.name != choice.learner.name else student.folder,
+        stop_tokens=tuple(student.tokenizer.stop_tokens),
+        context=student.context if recipe.student.context else min(student.context, DEFAULT_CONTEXT),
+        device=recipe.student.device if own_device else choice.device,
+        dtype=recipe.student.dtype,
+        base=recipe.lora.base,
+        threads=recipe.student.threads,
+        sample_rows=recipe.student.sample_rows or SAMPLE_ROWS,
+        token_budget=recipe.student.token_budget or choice.token_budget or TOKEN_BUDGET,
+        options=recipe.backend.options if choice.engine.name == recipe.backend.engine else {},
+    )
+    checked = Plan(recipe, student, prompts, choice, spec, {})
+    return replace(checked, resolved=_resolved(choice, spec, checked.learner_spec))
+
+
+def _choice(recipe: Recipe, student: Student, console: Console) -> Choice:
+    """The backends, or the learner alone where the engine cannot hold this student: found before anything is spent."""
+    demand = demand_of(
+        read_json(student.folder / "config.json"),
+        student.parameters,
+        context=min(student.context, DEFAULT_CONTEXT),
+        token_budget=recipe.student.token_budget or TOKEN_BUDGET,
+        own_budget=recipe.student.token_budget is not None,
+        rank=recipe.lora.r,
+        device=recipe.student.device,
+        gguf=student.gguf is not None,
+    )
+    choice = choose(recipe.backend.engine, recipe.backend.learner, backends(), detect(), demand)
+    for notice in choice.notices:
+        console.warn(notice)
+    choice = _with_able_learner(choice, recipe, student, console)
+    if choice.engine.name == choice.learner.name:
+        return choice
+    problem = None if student.gguf else choice.engine.refusal(student.folder)
+    if problem is None:
+        return choice
+    console.warn(f"{choice.learner.name} samples, not {choice.engine.name}: {problem}")
+    return replace(choice, engine=choice.learner, suspend=False)
+
+
+def _with_able_learner(choice: Choice, recipe: Recipe, student: Student, console: Console) -> Choice:
+    """Another learner where `auto` picked one that cannot hold this student."""
+    problem = choice.learner.refusal(student.folder)
+    if problem is None:
+        return choice
+    others = [b for b in backends().values() if b.capabilities.learn and b.problem() is None]
+    able = next((b for b in others if b.name != choice.learner.name and b.refusal(student.folder) is None), None)
+    if recipe.backend.learner != "auto" or able is None:
+        raise BackendError(
+            f"The {choice.learner.name} backend cannot train {student.folder.name}: {problem}",
+            "Use another student, or another backend: --set backend=torch",
+        )
+    console.warn(f"{able.name} trains, not {choice.learner.name}: {problem}")
+    alone = choice.engine.name == choice.learner.name
+    return replace(choice, learner=able, engine=able if alone else choice.engine)
+
+
+def _resolved(choice: Choice, spec: ModelSpec, learner_spec: ModelSpec) -> dict[str, str]:
+    found = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
+    if choice.engine.name != choice.learner.name or spec.options:
+        found |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
+    return found
+
+
+def read_prompt_sets(settings: PromptSettings) -> PromptSets:
+    """Train, dev, test and further test sets, disjoint where it matters.
+
+    Raises:
+        DataError: a file is missing or empty, has bad lines, or a prompt is in two sets.
+    """
+
+    def read(path: str) -> PromptFile:
+        return read_prompts(Path(path), settings.format, settings.on_bad_line, settings.system)
+
+    extra = {name: read(path) for name, path in settings.extra.items()}
+    if settings.path is not None:
+        file = read(settings.path)
+        split = split_prompts(file.prompts[: settings.limit], settings.dev_share, settings.test_share)
+        further = {n: tuple(replace(p, split=n) for p in f.prompts) for n, f in extra.items()}
+        notices = (*file.notices, *split.notices, *(n for f in extra.values() for n in f.notices))
+        sets = replace(split, extra=further, notices=notices)
+        refuse_leaks(sets)
+        return sets
+    files = {"train": settings.train, "dev": settings.dev, "test": settings.test}
+    given = {name: read(path) for name, path in files.items() if path is not None}  # the recipe asked for all three
+    given["train"] = replace(given["train"], prompts=given["train"].prompts[: settings.limit])
+    return given_prompts({**given, **extra})
+
+
+def _check_capabilities(recipe: Recipe, choice: Choice) -> None:
+    engine, learner = choice.engine, choice.learner
+    objective = recipe.train.objective.name
+    check_base(recipe.lora, learner.name, learner.capabilities.quantised_bases)
+    if objective not in learner.capabilities.objectives:
+        raise BackendError(
+            f"The {learner.name} backend has no objective {objective!r}.",
+            f"It has: {', '.join(sorted(learner.capabilities.objectives))}.",
+        )
+    if not (engine.capabilities.sample and engine.capabilities.score and learner.capabilities.learn):
+        raise BackendError(
+            f"{engine.name} cannot sample and score, or {learner.name} cannot learn.", "Set `backend: auto`."
+        )
+
+
+def _check_architecture(student: Student, choice: Choice) -> None:
+    for backend in {choice.engine.name: choice.engine, choice.learner.name: choice.learner}.values():
+        known = backend.architectures()
+        if known is not None and student.model_type not in known:
+            raise BackendError(
+                f"The {backend.name} backend does not know {student.folder.name}'s model type {student.model_type!r}.",
+                "Check `model_type` in its config.json, or update: pip install -U --upgrade-strategy eager "
+                f'"pudistill[{backend.name}]"',
+            )
+
+
+_NAMED_BY_CONTENT = {
+    "name": True,
+    "student": {"model", "original"},
+    "prompts": {"path", "train", "dev", "test", "extra"},
+}
+"""Settings that are not part of what a run is: their content is, by its fingerprint, wherever it lies."""
+
+
+def identity(checked: Plan) -> dict[str, str]:
+    """What makes a run this run: version, resolved recipe, and the content of student and prompts."""
+    sets = (checked.prompts.train, checked.prompts.dev, checked.prompts.test, *checked.prompts.extra.values())
+    content = sorted(f"{p.split} {p.key} {p.reference!r}" for prompts in sets for p in prompts)
+    return {
+        "version": __version__,
+        "student.fingerprint": checked.student.fingerprint,
+        "export.original": "given" if checked.student.original else "none",
+        "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
+        "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
+        **flattened(checked.recipe.model_dump(mode="json", exclude=_NAMED_BY_CONTENT)),
+    }
+
+
+def flattened(value: object, path: str = "") -> dict[str, str]:
+    """A recipe's settings by dotted key, as strings."""
+    if not isinstance(value, dict) or not value:
+        return {path: str(cast("object", value))}
+    parts = cast("dict[str, object]", value)
+    return {k: v for name, part in parts.items() for k, v in flattened(part, f"{path}.{name}".lstrip(".")).items()}

@@ -1,0 +1,140 @@
+"""Before every update: which scorers can be trusted, by the gates; none at first means SFT is all.
+
+One that no longer passes in a later round means that the rounds end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pudistill_cli.method.gates import GateReport, choose, drift_gate, examine
+from pudistill_cli.method.scorers import Item, Scorer
+from pudistill_cli.method.scorers.registry import scorer_from
+from pudistill_cli.run.context import Job
+from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.candidates import CandidateGroup, policy_of, sample_candidates
+from pudistill_cli.stages.evaluator import components, item_of
+from pudistill_cli.stages.ranking import score_groups
+
+AUTO = ("likelihood", "token-f1")
+"""What `scorer: auto` puts through the gates; the others are there for a recipe to name."""
+
+
+def gates_of(number: int) -> str:
+    """What the ledger keeps a later round's gates under."""
+    return f"gates/round-{number}"
+
+
+def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
+    """The recipe's scorer, or what passes of `AUTO`; None when the gates let nothing through."""
+    rank = job.recipe.rank
+    if job.recipe.prefer.rounds == 0 or not anchors.rl_pool:
+        return None
+    names = AUTO if rank.scorer == ("auto",) else rank.scorer
+    if not rank.gates:
+        if job.metric_function is None:
+            job.console.warn(
+                "Without gates and without a measure of quality the scorer that ranks also chooses what is kept, and "
+                "nothing checks it. Give a measure (eval.metric), or leave the gates on."
+            )
+        return _scorer(job, names)
+    if job.ledger.stage_done("rank"):
+        passed = job.ledger.stage_detail("rank")["passed"]
+        return _scorer(job, passed) if passed else None
+    job.ledger.begin_stage("rank")
+    items = _items(job, sample_candidates(job, anchors.for_rl(1)[: rank.gate_prompts], 1))
+    scorers = [_scorer(job, [name]) for name in names]
+    with job.console.bar("gates", len(scorers)) as bar:
+        reports = examine(job.judge(), scorers, items, job.recipe.seed, rank.min_anchor, rank.min_kendall)
+        bar.advance(len(scorers))
+    for report in reports:
+        job.console.say(f"gate: {_found(report)}: {'passed' if report.passed else 'failed'}")
+    trusted = choose(reports) is not None
+    passed = [name for name, report in zip(names, reports, strict=True) if trusted and report.passed]
+    job.ledger.finish_stage("rank", {"passed": passed, "reports": [_record(r) for r in reports]})
+    if not trusted:
+        job.console.warn(
+            "No scorer passed its gate: this student cannot rank its own answers to these prompts, so the run ends "
+            "with SFT. More SFT, a larger student or another view template (rank.view) may change that."
+        )
+    return _scorer(job, passed) if trusted else None
+
+
+def still_trusted(job: Job, scorer: Scorer, groups: Sequence[CandidateGroup], number: int) -> bool:
+    """Whether what ranks round `number`, all scored by now, passes on its groups as well; decided once a round.
+
+    The student has changed: its mistakes are other ones, and a refreshed judge is another one. A measure ends the
+    rounds where it is below its threshold by more than chance.
+    """
+    rank = job.recipe.rank
+    if number == 1 or not rank.gates:
+        return True
+    stage = gates_of(number)
+    if job.ledger.stage_done(stage):
+        return not job.ledger.stage_detail(stage)["fell"]
+    job.ledger.begin_stage(stage)
+    reports = _reports(job, components(scorer), list(groups), number)
+    fell = [report for report in reports if report.fell]
+    job.ledger.finish_stage(stage, {"fell": [r.scorer.name for r in fell], "reports": [_record(r) for r in reports]})
+    for report in fell:
+        job.console.warn(f"Round {number}: {_found(report)}. What it says of these answers is not to be learned from.")
+    if fell:
+        job.console.warn(
+            f"The rounds end before the update of round {number}; of the adapters so far the one that dev chooses is "
+            "kept. More SFT, or another scorer (rank.scorer), may last longer."
+        )
+    return not fell
+
+
+def _reports(job: Job, scorers: Sequence[Scorer], groups: list[CandidateGroup], number: int) -> list[GateReport]:
+    """The gates on the first of a round's groups; of a refreshed judge also whether it agrees with the first one."""
+    rank, seed, policy = job.recipe.rank, job.recipe.seed, policy_of(number)
+    known = {s.name: [scores[:-1] for scores in score_groups(job, s, groups, number)] for s in scorers}
+    shown = groups[: rank.gate_prompts]
+    known = {name: scores[: len(shown)] for name, scores in known.items()}
+    items = _items(job, shown)
+    judge = job.judge(policy)
+    student = replace(judge, adapter=job.adapter(policy))
+    with job.console.bar(f"round {number}: gates", len(scorers)) as bar:
+        found = examine(judge, scorers, items, seed, rank.min_anchor, rank.min_kendall, student, known)
+        if rank.judge == "refreshed":
+            asked = [s for s in scorers if s.model]
+            found += [drift_gate(job.judge(), s, items, known[s.name], rank.min_kendall, seed) for s in asked]
+        bar.advance(len(scorers))
+    return found
+
+
+def _items(job: Job, groups: Sequence[CandidateGroup]) -> list[Item]:
+    return [
+        item_of(g.anchored, [(c.tokens, job.decode(g.anchored.prompt_tokens, c.tokens)) for c in g.candidates])
+        for g in groups
+    ]
+
+
+def _scorer(job: Job, names: Sequence[str]) -> Scorer:
+    rank = job.recipe.rank
+    return scorer_from(names, rank.weighting, length_free=rank.length_free)
+
+
+def _found(report: GateReport) -> str:
+    what = {
+        "corruption": "puts the anchor above a corrupted copy or another's in {:.0%} of the pairs (needs {:.0%})",
+        "agreement": "agrees with likelihood inside groups, Kendall {:.2f} (needs {:.2f})",
+        "drift": "agrees with the first round's judge inside groups, Kendall {:.2f} (needs {:.2f})",
+    }[report.gate].format(report.measure.mean, report.threshold)
+    length = report.details.get("length", math.nan)
+    return f"{report.scorer.name} {what}" + ("" if math.isnan(length) else f"; correlation with length {length:+.2f}")
+
+
+def _record(report: GateReport) -> dict[str, object]:
+    return {
+        "scorer": report.scorer.name,
+        "gate": report.gate,
+        "passed": report.passed,
+        "measure": report.measure.mean,
+        "interval": [report.measure.low, report.measure.high],
+        "threshold": report.threshold,
+        "details": dict(report.details),
+    }

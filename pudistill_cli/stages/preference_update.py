@@ -1,0 +1,124 @@
+"""The update of a round: reference log-probs by the learner itself, then one optimizer step a batch of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from pudistill_cli.backend_api.contract import Adapter, Continuations, Floats, GroupBatch, Row, Tokens, TrainGroup
+from pudistill_cli.errors import TrainingError
+from pudistill_cli.method.off_policy import sampler_gap
+from pudistill_cli.method.scorers.reading import placed
+from pudistill_cli.run.context import Job
+from pudistill_cli.stages.anchors import Anchored
+from pudistill_cli.stages.candidates import policy_of
+from pudistill_cli.stages.ranking import Ranked, RankedGroup
+from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
+from pudistill_cli.stages.train_step import stopped, train_step
+
+
+def improve(job: Job, ranked: Ranked, number: int) -> None:
+    """Train the policy on the round's groups and freeze the result as adapter `round-N`."""
+    name = f"round-{number}"
+    if job.ledger.stage_done(name):
+        job.restore_learner(name)
+        return
+    if number == 1:
+        job.restart_optimizer("sft")
+    train = job.recipe.train
+    objective = train.objective
+    groups = _train_groups(job, ranked.groups, number)
+    per_round = math.ceil(len(groups) / train.groups_per_step)
+    total = per_round * job.recipe.prefer.rounds
+    first = per_round * (number - 1)
+    slower = f"train.lr={job.preference_lr / 3:.1g}"
+    job.ledger.begin_stage(name)
+    with _judge(job, number) as judge, job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
+        batches = shuffled_batches(groups, train.groups_per_step, job.recipe.seed, 1, number)
+        for step, batch in enumerate(batches, start=first):
+            lr = learning_rate(job.preference_lr, step, total, train.warmup_steps, train.schedule)
+            try:
+                metrics = train_step(job, GroupBatch(objective, batch, judge), lr)
+            except TrainingError as error:
+                raise stopped(job, error, name, f"{name} stopped", slower) from error
+            job.metrics("prefer", number, step, metrics)
+            bar.note(**{k: v for k, v in metrics.items() if k in ("loss", "kl")})
+            bar.advance()
+    job.save_learner(name)
+    job.ledger.finish_stage(name, {"groups": len(groups), "steps": per_round, "objective": objective.name})
+    job.drop_older_states(name)
+
+
+def _train_groups(job: Job, groups: list[RankedGroup], number: int) -> list[TrainGroup]:
+    """The groups with log-probs under the reference and the sampling policy; groups with no member are left out."""
+    useful = [g for g in groups if g.targets.member.any()]
+    objective = job.recipe.train.objective
+    behaviour = _logprobs(job, useful, policy_of(number), f"round {number}: policy")
+    _record_gap(job, useful, behaviour, number)
+    reference_name = policy_of(number) if objective.reference == "round" else "sft"
+    reference = (
+        behaviour
+        if reference_name == policy_of(number)
+        else _logprobs(job, useful, reference_name, f"round {number}: reference")
+    )
+    return [
+        TrainGroup(
+            rows=tuple(Row(g.anchored.prompt_tokens, tokens) for tokens in g.rows),
+            reference=reference[i],
+            behaviour=behaviour[i],
+            targets=g.targets,
+            view=_view(job, g.anchored) if objective.distils else (),
+        )
+        for i, g in enumerate(useful)
+    ]
+
+
+def _view(job: Job, anchored: Anchored) -> Tokens:
+    """The prompt with the anchor in view, worded as for the scorer `likelihood`."""
+    wording = job.recipe.rank.templates(job.recipe.prompts.format).view
+    return job.encode_prompt(placed(anchored.prompt.messages, wording, anchor=anchored.answer))
+
+
+@contextmanager
+def _judge(job: Job, number: int) -> Generator[Adapter | None]:
+    """The learner's own copy of the round's judge while an objective distils it; None is the bare base."""
+    name = job.judge_name(policy_of(number))
+    if not job.recipe.train.objective.distils or name is None:
+        yield None
+        return
+    adapter = job.learner.load_adapter(job.folder.adapter(name))
+    try:
+        yield adapter
+    finally:
+        job.learner.drop_adapter(adapter)
+
+
+def _logprobs(job: Job, groups: list[RankedGroup], name: str, title: str) -> list[tuple[Floats, ...]]:
+    requests = [Continuations(g.anchored.prompt_tokens, g.rows) for g in groups]
+    adapter = job.learner.load_adapter(job.folder.adapter(name))
+    found: dict[int, tuple[Floats, ...]] = {}
+    with job.console.bar(title, len(requests)) as bar:
+        for index, logprobs in job.learner.logprobs(requests, adapter):
+            found[index] = logprobs
+            bar.advance()
+    job.learner.drop_adapter(adapter)
+    return [found[i] for i in range(len(requests))]
+
+
+def _record_gap(job: Job, groups: list[RankedGroup], behaviour: list[tuple[Floats, ...]], number: int) -> None:
+    """How far the sampler was from the learner's own policy; only where nothing reshaped the distribution."""
+    prefer = job.recipe.prefer
+    if not groups or (prefer.temperature, prefer.top_p, prefer.top_k) != (1.0, 1.0, 0):
+        return
+    drawn = [logprobs for g in groups for logprobs in g.drawn]
+    scored = [logprobs for g, found in zip(groups, behaviour, strict=True) for logprobs in found[: len(g.drawn)]]
+    gap = sampler_gap(drawn, scored)
+    job.metrics("prefer", number, 0, {f"sampler_gap_{name}": value for name, value in asdict(gap).items()})
+    if gap.large:
+        job.console.warn(
+            f"Round {number}: the sampler is off-policy, {gap.mean:.3f} nats a token from the learner, and its "
+            f"candidates are worth {gap.ess:.0%} of the learner's own. Sample in more bits: "
+            "--set backend.options.quant=f16"
+        )

@@ -1,0 +1,128 @@
+"""Rewrites for SFT: the base writes each anchor again in its own words, with the anchor in view (docs/method.md).
+
+An anchor says one right answer in the teacher's words. The student's own words for it are right nearly as often, differ
+from each other, and are where its distribution already is (Yang et al. 2024, arXiv 2402.13669). What else the base
+might have said at each token, with the anchor in view, is learned as well (Snell et al. 2022, arXiv 2209.15189).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from pudistill_cli.backend_api.contract import Candidate, Continuations, PromptTokens, Row, Sampling, Tokens
+from pudistill_cli.method.scorers.reading import placed
+from pudistill_cli.run.context import Job
+from pudistill_cli.stages.anchors import Anchored, judge_reads
+
+REWRITES = -1
+"""The number under which the ledger keeps them among the candidates: rounds count from 1."""
+STAGE = "rewrites"
+MIN_TOLD = 0.3
+"""What the anchor in view must tell the base about the anchor, as `told` has it, for rewrites to be worth learning."""
+
+
+def rows_of_epochs(job: Job, anchored: Sequence[Anchored]) -> list[list[Row]]:
+    """What each epoch of each student of SFT trains on: every anchor, with another rewrite where the base writes them.
+
+    A prompt whose rewrites were all cut off has its anchor alone; one whose anchor the context does not hold beside it
+    has no view either.
+    """
+    epochs = range(job.recipe.sft.epochs * job.recipe.sft.students)
+    readable = [a for a in anchored if judge_reads(job, a)] if job.recipe.sft.rewrites is not False else []
+    views = {a.prompt.key: _view(job, a, a.answer) for a in readable}
+    if not readable or not _worth_it(job, readable, views):
+        return [[Row(a.prompt_tokens, a.answer_tokens) for a in anchored] for _ in epochs]
+    written = _written(job, readable, views)
+    anchors = [Row(a.prompt_tokens, a.answer_tokens, views.get(a.prompt.key, ())) for a in anchored]
+    return [
+        [
+            *anchors,
+            *(
+                Row(a.prompt_tokens, own[epoch % len(own)], views[a.prompt.key])
+                for a in readable
+                if (own := written.get(a.prompt.key))
+            ),
+        ]
+        for epoch in epochs
+    ]
+
+
+def whole(drawn: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Tokens]]:
+    """Per prompt, the rewrites that came to an end; a prompt without any is left out."""
+    ended = {key: [c.tokens for c in candidates if c.finish == "stop"] for key, candidates in drawn.items()}
+    return {key: tokens for key, tokens in ended.items() if tokens}
+
+
+def told(own: Sequence[float], other: Sequence[float]) -> float:
+    """The share of the anchors' nats that the own anchor in view saves, against another prompt's in view (ours).
+
+    1 - sum own / sum other, both of -log p(anchor | prompt, an anchor in view): 1 where the base copies what it is
+    shown, 0 where it does not look. 0 too where there is nothing to compare.
+    """
+    return 1 - sum(own) / sum(other) if sum(other) > 0 else 0.0
+
+
+def _worth_it(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]) -> bool:
+    """`sft.rewrites`, or for `auto` whether the base looks at the anchor; decided once a run."""
+    if job.recipe.sft.rewrites is True:
+        return True
+    if not job.ledger.stage_done(STAGE):
+        job.ledger.begin_stage(STAGE)
+        shown = list(readable[: job.recipe.rank.gate_prompts])
+        pairs = list(_with_anothers(job, shown))
+        own = _nats(job, [Continuations(views[a.prompt.key], (a.answer_tokens,)) for a, _ in pairs], "own anchors")
+        other = _nats(job, [Continuations(view, (a.answer_tokens,)) for a, view in pairs], "others' anchors")
+        share = told(own, other)
+        job.ledger.finish_stage(STAGE, {"told": share, "prompts": len(pairs), "used": share >= MIN_TOLD})
+        job.console.say(
+            f"gate: the anchor in view tells the base {share:.0%} of what it could tell about the anchor "
+            f"(needs {MIN_TOLD:.0%}): {'SFT learns from rewrites too' if share >= MIN_TOLD else 'no rewrites'}"
+        )
+    return bool(job.ledger.stage_detail(STAGE)["used"])
+
+
+def _with_anothers(job: Job, anchored: Sequence[Anchored]) -> Iterator[tuple[Anchored, Tokens]]:
+    """Yield (a prompt, its view with the next prompt's anchor that is another and leaves room for the own one)."""
+    for i, a in enumerate(anchored):
+        for other in (*anchored[i + 1 :], *anchored[:i]):
+            view = _view(job, a, other.answer) if other.answer != a.answer else ()
+            if view and len(view) + len(a.answer_tokens) <= job.spec.context:
+                yield a, view
+                break
+
+
+def _nats(job: Job, requests: Sequence[Continuations], title: str) -> list[float]:
+    """-log p of each request's one answer by the base, summed over its tokens."""
+    found = [math.nan] * len(requests)
+    with job.console.bar(f"rewrites: {title}", len(requests)) as bar:
+        for index, (logprobs,) in job.engine.logprobs(requests, None):
+            found[index] = -float(logprobs.sum())
+            bar.advance()
+    return found
+
+
+def _view(job: Job, anchored: Anchored, anchor: str) -> Tokens:
+    """The prompt with an anchor in view, worded as for the scorer `likelihood`."""
+    wording = job.recipe.rank.templates(job.recipe.prompts.format).view
+    return job.encode_prompt(placed(anchored.prompt.messages, wording, anchor=anchor))
+
+
+def _written(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]) -> dict[str, list[Tokens]]:
+    """Per prompt, the rewrites that came to an end; those that the ledger holds are not drawn again."""
+    held = job.ledger.candidates(REWRITES)
+    missing = [a for a in readable if a.prompt.key not in held]
+    if missing:
+        sft = job.recipe.sft
+        sampling = Sampling(job.max_new_tokens, sft.rewrite_temperature, seed=job.recipe.seed, round=REWRITES)
+        requests = [PromptTokens(a.prompt.key, views[a.prompt.key]) for a in missing]
+        with job.console.bar("rewrites", len(readable)) as bar:
+            bar.advance(len(readable) - len(missing))
+            for index, candidates in job.engine.sample(requests, sft.epochs * sft.students, sampling, None):
+                a = missing[index]
+                job.ledger.add_group(
+                    REWRITES, a.prompt.key, candidates, [job.decode(a.prompt_tokens, c.tokens) for c in candidates]
+                )
+                held[a.prompt.key] = list(candidates)
+                bar.advance()
+    return whole(held)

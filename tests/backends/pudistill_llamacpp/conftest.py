@@ -1,0 +1,33 @@
+"""What the llama.cpp backend's tests share: upstream's sources, and random models of every architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gguf", reason="needs the llama.cpp backend: pip install 'pudistill[llamacpp]'")
+pytest.importorskip("llama_cpp", reason="needs the llama.cpp backend: pip install 'pudistill[llamacpp]'")
+pytest.importorskip("torch", reason="needs torch and transformers, the other implementation")
+pytest.importorskip("transformers", reason="needs torch and transformers, the other implementation")
+
+from tests.backends.pudistill_llamacpp.random_models import MODELS, save_model
+from tests.tiny import ROOT
+
+SOURCES = ROOT / ".upstream"
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Path:
+    """llama.cpp's own sources, from the unpacked source distribution of llama-cpp-python."""
+    found = sorted(SOURCES.glob("llama_cpp_python-*/vendor/llama.cpp"))
+    if not found:
+        pytest.skip(f"needs llama-cpp-python's source distribution unpacked in {SOURCES.name}/")
+    return found[-1]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of random weights for every name in MODELS. Only to be read."""
+    folder = tmp_path_factory.mktemp("models")
+    return {name: save_model(name, folder / name) for name in MODELS}

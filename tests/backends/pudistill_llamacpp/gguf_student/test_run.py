@@ -1,0 +1,75 @@
+"""A whole run whose student is a quantised GGUF file: llama.cpp samples from it, torch trains its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from pudistill_llamacpp.gguf_student.read import read_model
+from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf
+from tests.tiny import STUDENT, Ended, Tiny
+
+
+@pytest.mark.parametrize(("backend", "engine"), [(None, "llamacpp"), ("torch", "torch")])
+def test_a_gguf_file_is_all_a_recipe_needs(tmp_path: Path, backend: str | None, engine: str) -> None:
+    student = as_gguf(STUDENT, tmp_path / "student.gguf", "q8_0")
+    tiny = Tiny.make(
+        tmp_path / "run",
+        student={"model": str(student)},
+        prefer={"rounds": 1},
+        export=None,
+        **({} if backend is None else {"backend": backend}),
+    )
+    assert tiny.main() == 0
+    identity = json.loads((tiny.run / "state" / "run.json").read_text())["identity"]
+    assert identity["backend.resolved"] == f"{engine}+torch"
+    assert identity["student.fingerprint"] == read_model(student).fingerprint
+    assert yaml.safe_load((tiny.run / "recipe.yaml").read_text())["student"]["model"] == str(student)
+    assert sorted(p.name for p in (tiny.run / "export").iterdir()) == ["gguf", "gguf-adapter"]
+    for export in ("gguf", "gguf-adapter"):
+        card = json.loads((tiny.run / "export" / export / "pudistill.json").read_text())
+        assert 0 <= card["verification"]["kl"] < 1e-3
+    [folder] = (tmp_path / "cache" / "gguf-student").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
+
+
+def test_merged_into_the_original(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    """What was quantised away is not in the export: it is the original's weights, with the adapter added."""
+    student = as_gguf(STUDENT, tmp_path / "student.gguf", "q8_0")
+    tiny = Tiny.make(
+        tmp_path / "run",
+        student={"model": str(student), "original": str(STUDENT)},
+        prefer={"rounds": 0},
+        export={"formats": ["hf", "gguf"], "quants": ["f32"]},
+    )
+    ended = call(*tiny.arguments())
+    assert ended.code == 0, ended.err
+    merged = load_file(tiny.run / "export" / "hf" / "model.safetensors")
+    original = load_file(STUDENT / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    np.testing.assert_array_equal(merged[name], original[name].astype(np.float32))
+    assert (tiny.run / "export" / "gguf-f32" / "Modelfile").is_file()
+
+
+def test_an_original_of_another_student_is_refused(shared: Path, tmp_path: Path, call: Callable[..., Ended]) -> None:
+    student = as_gguf(STUDENT, tmp_path / "student.gguf", "q8_0")
+    other = shared / "models" / "stories260K"
+    tiny = Tiny.make(tmp_path / "run", student={"model": str(student), "original": str(other)})
+    ended = call(*tiny.arguments())
+    assert ended.code == 3
+    assert "was made from" in ended.flat
+
+
+def test_merged_weights_in_hugging_face_form_need_the_original(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    student = as_gguf(STUDENT, tmp_path / "student.gguf", "q8_0")
+    tiny = Tiny.make(tmp_path / "run", student={"model": str(student)}, export={"formats": ["hf"]})
+    ended = call(*tiny.arguments())
+    assert ended.code == 8
+    assert "student.original" in ended.flat
+    assert not tiny.runs.exists()

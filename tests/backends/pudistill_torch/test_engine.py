@@ -1,0 +1,48 @@
+"""The engine on real files: the quickstart's tokenizer, and a pretrained model that is known to be fluent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from pudistill_cli.backend_api.contract import Continuations, ModelSpec, PromptTokens, Sampling
+from pudistill_torch import backend
+from tests.backends.pudistill_torch.small import open_engine
+from tests.tiny import STUDENT
+
+
+def test_encode_adds_nothing_and_decode_leaves_special_tokens_out() -> None:
+    engine = open_engine(STUDENT)
+    special = {
+        t.content: i for i, t in Tokenizer.from_file(str(STUDENT / "tokenizer.json")).get_added_tokens_decoder().items()
+    }
+    name, token = next(iter(special.items()))
+    tokens = engine.encode(f"call Anna{name}")
+    assert tokens[-1] == token
+    assert not set(tokens[:-1]) & set(special.values())
+    assert engine.decode(tokens) == "call Anna"
+
+
+def test_a_tokenizer_without_the_fast_file(student: Path, shared: Path, tmp_path: Path) -> None:
+    """GPT-2's vocabulary and merges alone, as old checkpoints have them."""
+    for folder in (student, shared / "tokenizers" / "gpt2"):
+        for file in folder.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    engine = open_engine(tmp_path)
+    assert engine.encode("Hello world") == (15496, 995)
+    assert engine.decode((15496, 995)) == "Hello world"
+
+
+def test_a_pretrained_model_tells_its_story(shared: Path) -> None:
+    """Greedy from "Once upon a time" is fluent, and far likelier than noise."""
+    folder = shared / "models" / "stories260K"
+    engine = backend.open(ModelSpec(folder, (2,), 512, device="cpu", dtype="float32", threads=1))
+    prompt = (1, *engine.encode("Once upon a time"))
+    ((_, (candidate,)),) = engine.sample([PromptTokens("story", prompt)], 1, Sampling(40, temperature=0), None)
+    text = engine.decode(candidate.tokens)
+    assert text.startswith(", there was a little girl named Lily. She loved to play")
+    noise = tuple(int(t) for t in np.random.default_rng(0).integers(3, 512, 20))
+    ((_, (story, random)),) = engine.logprobs([Continuations(prompt, (candidate.tokens, noise))], None)
+    assert story.mean() > -1.5 > -4 > random.mean()

@@ -1,0 +1,322 @@
+"""The ledger: exact round trips, redoing replaces, and the queries of docs/ledger.md as they stand there."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pudistill_cli.backend_api.contract import Candidate
+from pudistill_cli.errors import RunError
+from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, group_scale, identities, targets
+from pudistill_cli.method.statistics import Interval
+from pudistill_cli.prompts import Message, Prompt
+from pudistill_cli.run.ledger import VERSION, HeldAnswer, Ledger, StoredAnswer
+from pudistill_cli.teacher import Answer
+from tests.tiny import ROOT
+
+DOCS = ROOT / "docs" / "ledger.md"
+
+
+def prompt(key: str, split: str = "train") -> Prompt:
+    return Prompt(key, (Message("system", "Sé breve."), Message("user", f"Q {key}?")), split, None, "p.jsonl", 1)
+
+
+def candidate(*tokens: int, finish: str = "stop") -> Candidate:
+    logprobs = np.log(np.linspace(0.1, 0.9, len(tokens), dtype=np.float32))
+    return Candidate(tokens, logprobs, finish)  # type: ignore[arg-type]
+
+
+def answer(text: str, status: str = "ok") -> Answer:
+    return Answer(text, status, "stop", status == "ok", 7, 9, "why")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path):
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as opened:
+        opened.add_prompts([prompt("a"), prompt("b"), prompt("t", "test")])
+        yield opened
+
+
+def read(ledger: Ledger, query: str) -> list[tuple[object, ...]]:
+    """As a user would: another connection."""
+    with closing(sqlite3.connect(f"file:{ledger.path}?mode=ro", uri=True)) as db:
+        return db.execute(query).fetchall()
+
+
+def test_the_file_is_in_wal_mode_and_says_its_version(ledger: Ledger):
+    assert read(ledger, "PRAGMA journal_mode") == [("wal",)]
+    assert read(ledger, "PRAGMA user_version") == [(VERSION,)]
+    assert read(ledger, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path):
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=f"newer pudistill: its schema has version {VERSION + 1}") as error:
+        Ledger(path)
+    assert "pip install -U pudistill" in error.value.hint
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, None])
+def test_a_file_that_is_no_ledger_is_one_message(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "ledger.sqlite"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(RunError, match="cannot be used"):
+        Ledger(path)
+
+
+def test_prompts_are_updated_in_place_and_the_first_of_two_counts(ledger: Ledger):
+    ledger.add_anchor("a", answer("A"), "teacher")
+    ledger.add_prompts([prompt("a", "dev"), prompt("a", "other")])
+    assert read(ledger, "SELECT split FROM prompts WHERE key = 'a'") == [("dev",)]
+    assert ledger.anchors()["a"].text == "A"
+    roles = "SELECT m.value ->> 'role' FROM prompts, json_each(messages) AS m WHERE prompts.key = 'a'"
+    assert read(ledger, roles) == [("system",), ("user",)]
+
+
+def test_anchors_come_back_and_errors_are_asked_again_until_a_stage_has_finished(ledger: Ledger):
+    ledger.add_anchor("a", answer("A"), "teacher")
+    ledger.add_anchor("b", answer("", "error"), "teacher")
+    ledger.begin_stage("sft")
+    assert ledger.anchors() == {"a": answer("A")}
+    ledger.finish_stage("sft", {})
+    assert ledger.anchors() == {"a": answer("A"), "b": answer("", "error")}
+    ledger.add_anchor_tokens({"a": (5, 6, 2)})
+    assert read(ledger, "SELECT value FROM anchors, json_each(tokens) WHERE prompt_key = 'a'") == [(5,), (6,), (2,)]
+
+
+def test_candidates_come_back_to_the_last_bit(ledger: Ledger):
+    rng = np.random.default_rng(0)
+    # Every float32 pattern that a log-prob can have, among them subnormals and the largest.
+    bits = rng.integers(0, 0x7F7FFFFF, 500, dtype=np.uint32) | np.uint32(0x80000000)
+    logprobs = np.concatenate([bits.view(np.float32), np.array([-0.0, 0.0, -1e-45, -3.4028235e38], np.float32)])
+    drawn = [Candidate(tuple(range(len(logprobs))), logprobs, "length"), candidate(3)]
+    ledger.add_group(1, "a", drawn, ["one", "two\n\U0001f600"])
+    first, second = ledger.candidates(1)["a"]
+    assert first.logprobs.dtype == np.float32
+    assert first.logprobs.tobytes() == logprobs.tobytes()
+    assert (first.tokens, first.finish) == (drawn[0].tokens, "length")
+    assert second.tokens == (3,)
+    assert ledger.candidates(2) == {}
+    assert read(ledger, "SELECT text FROM candidates ORDER BY k") == [("one",), ("two\n\U0001f600",)]
+
+
+def test_a_group_done_again_replaces_all_of_it(ledger: Ledger):
+    ledger.add_group(1, "a", [candidate(1), candidate(2), candidate(3)], ["x", "y", "z"])
+    ledger.add_group(1, "b", [candidate(4)], ["w"])
+    ledger.add_scores(1, "a", "likelihood", [0.1, 0.2, 0.3], anchor=1.0)
+    ledger.add_scores(1, "b", "likelihood", [0.4])
+    ledger.add_group(1, "a", [candidate(9)], ["new"])
+    assert read(ledger, "SELECT prompt_key, k, text FROM candidates ORDER BY 1") == [("a", 0, "new"), ("b", 0, "w")]
+    assert list(ledger.scores(1, "likelihood")) == ["b"]
+    assert read(ledger, "SELECT count(*) FROM anchor_scores") == [(0,)]
+
+
+def test_a_group_is_whole_or_not_there(ledger: Ledger):
+    ledger.add_group(1, "a", [candidate(1)], ["x"])
+    with pytest.raises(RunError, match="CHECK constraint failed"):
+        ledger.add_group(1, "a", [candidate(1), candidate(2, finish="stopped")], ["new", "new"])
+    with pytest.raises(RunError, match="FOREIGN KEY"):
+        ledger.add_group(1, "unknown", [candidate(1)], ["x"])
+    assert read(ledger, "SELECT prompt_key, text FROM candidates") == [("a", "x")]
+
+
+def test_scores_keep_their_order_and_every_bit(ledger: Ledger):
+    scores = np.random.default_rng(1).normal(size=12)
+    ledger.add_group(1, "a", [candidate(i) for i in range(12)], [str(i) for i in range(12)])
+    ledger.add_scores(1, "a", "pmi", scores)
+    ledger.add_scores(1, "a", "likelihood", -scores, anchor=0.1)
+    ledger.add_scores(1, "a", "likelihood", scores[::-1], anchor=0.2)
+    found = ledger.scores(1, "likelihood")["a"]
+    assert found.candidates.tolist() == scores[::-1].tolist()
+    assert found.anchor == 0.2
+    assert ledger.scores(1, "pmi")["a"].anchor is None
+    with pytest.raises(ValueError, match="shorter"):
+        ledger.add_scores(1, "a", "likelihood", scores[:-1])
+
+
+def test_anchors_scored_alone_are_kept_and_go_with_the_group(ledger: Ledger):
+    ledger.add_group(1, "a", [candidate(1)], ["x"])
+    ledger.add_anchor_scores(1, "likelihood/rewrite", {"a": -0.1, "b": -1 / 3})
+    ledger.add_anchor_scores(1, "likelihood/rewrite", {"a": -0.2})
+    assert ledger.anchor_scores(1, "likelihood/rewrite") == {"a": -0.2, "b": -1 / 3}
+    assert ledger.anchor_scores(2, "likelihood/rewrite") == ledger.anchor_scores(1, "likelihood") == {}
+    ledger.add_group(1, "a", [candidate(2)], ["y"])
+    assert ledger.anchor_scores(1, "likelihood/rewrite") == {"b": -1 / 3}
+    with pytest.raises(RunError, match="FOREIGN KEY"):
+        ledger.add_anchor_scores(1, "pmi/rewrite", {"a": 0.0, "unknown": 0.0})
+    assert ledger.anchor_scores(1, "pmi/rewrite") == {}
+
+
+def test_targets_say_what_the_update_was_told(ledger: Ledger):
+    scores = np.array([1.0, 3.0, 2.0, 3.0])  # two candidates that count, one cut off, and the anchor
+    group = ScoredGroup(scores, identities([(1,), (2,), (3,), (4,)]), np.array([False, False, True, False]))
+    told = targets(group, PreferenceSettings(), run_deviation=0.0)
+    ledger.add_group(1, "a", [candidate(1), candidate(2), candidate(3, finish="length")], ["x", "y", "z"])
+    ledger.add_scores(1, "a", "likelihood", scores[:-1], anchor=3.0)
+    ledger.add_targets(1, "a", "likelihood", told, group_scale(scores[told.member == 1], 0.0))
+    ((member, label, advantage, pairs),) = read(ledger, "SELECT member, label, advantage, pairs FROM groups")
+    assert json.loads(str(member)) == [1, 1, 0, 1]
+    assert json.loads(str(label)) == told.label.tolist()
+    assert json.loads(str(advantage)) == told.advantage.tolist()
+    assert (ledger.scales(1), ledger.scales(2)) == ({"a": group_scale(scores[told.member == 1], 0.0)}, {})
+    assert [(p["chosen"], p["rejected"]) for p in json.loads(str(pairs))] == [(3, 0), (1, 0)]
+    ledger.add_scores(1, "a", "pmi", -scores[:-1])  # it did not decide, so its view of a candidate has the same label
+    by_pmi = read(ledger, "SELECT k, place, label FROM ranked_candidates WHERE scorer = 'pmi' ORDER BY place")
+    assert by_pmi == [(0, 1, told.label[0]), (2, 2, 0), (1, 3, told.label[1])]
+    ranked = read(ledger, "SELECT k, place, label FROM ranked_candidates WHERE scorer = 'likelihood' ORDER BY place")
+    assert ranked == [(1, 1, told.label[1]), (2, 2, 0), (0, 3, told.label[0])]
+
+
+def test_a_step_done_again_replaces_its_metrics(ledger: Ledger):
+    ledger.add_metrics("sft", 0, 0, {"loss": 2.0, "lr": 1e-3})
+    ledger.add_metrics("sft", 0, 1, {"loss": 1.5})
+    ledger.add_metrics("sft", 0, 1, {"loss": 1.25, "kendall": math.nan, "exact": Interval(0.5, 0.25, 0.75)})
+    found = [(m.step, m.name, m.value, m.low, m.high) for m in ledger.metrics("sft") if m.name != "kendall"]
+    assert found == [
+        (0, "loss", 2.0, None, None),
+        (0, "lr", 1e-3, None, None),
+        (1, "loss", 1.25, None, None),
+        (1, "exact", 0.5, 0.25, 0.75),
+    ]
+    assert [math.isnan(m.value) for m in ledger.metrics("sft") if m.name == "kendall"] == [True]
+    assert read(ledger, "SELECT value FROM metrics WHERE name = 'kendall'") == [(None,)]
+
+
+def test_stages_are_done_when_finished_and_stay_so_until_they_are_again(ledger: Ledger):
+    ledger.begin_stage("sft")
+    assert not ledger.stage_done("sft")
+    ledger.finish_stage("sft", {"loss": 0.1, "steps": 3, "nan": math.nan})
+    ledger.begin_stage("dev/sft")
+    ledger.finish_stage("dev/sft", {})
+    assert ledger.stage_done("sft")
+    assert ledger.stage_detail("sft") == {"loss": 0.1, "steps": 3, "nan": None}
+    assert ledger.finished_stages() == {"sft", "dev/sft"}
+    ledger.begin_stage("sft")
+    assert ledger.stage_detail("sft")["loss"] == 0.1
+    ledger.finish_stage("sft", {"loss": 0.2})
+    assert ledger.stage_detail("sft") == {"loss": 0.2}
+
+
+def test_eval_answers_come_back_by_system_set_and_temperature(ledger: Ledger):
+    ledger.add_prompts([prompt("u", "test")])
+    three = [StoredAnswer(text, (i, 2), "stop") for i, text in enumerate("xyz")]
+    ledger.add_eval_answers("round-1", "test", 0.7, "t", three)
+    ledger.add_eval_answers("base", "test", 0.7, "t", three[:1])
+    ledger.add_eval_answers("round-1", "test", 0, "t", [StoredAnswer("greedy", (), "length")])
+    ledger.add_eval_answers("round-1", "test", 0.7, "u", three[:2])
+    ledger.add_eval_answers("round-1", "test", 0.7, "u", three[1:2])
+    assert ledger.eval_answers("round-1", "test", 0.7) == {"t": three, "u": three[1:2]}
+    assert ledger.eval_answers("round-1", "test", 0.0)["t"][0].finish == "length"
+    assert ledger.eval_answers("round-1", "dev", 0.7) == {}
+    ledger.add_eval_scores("round-1", "test", 0.7, {"t": [0.0, 0.5, 1.0]})
+    ledger.add_eval_scores("round-1", "test", 0, {"t": [0.25]})
+    assert ledger.answers_to("t") == [HeldAnswer("round-1", "greedy", 0.25), HeldAnswer("base", "x", None)]
+    means = "SELECT system, avg(score) FROM eval_answers WHERE prompt_key = 't' AND temperature > 0 GROUP BY system"
+    assert read(ledger, means) == [("base", None), ("round-1", 0.5)]
+
+
+def _finished_run(ledger: Ledger) -> None:
+    ledger.add_anchor("a", answer("A"), "teacher")
+    ledger.add_group(1, "a", [candidate(1)], ["x"])
+    ledger.add_scores(1, "a", "likelihood", [0.5], anchor=1.0)
+    for system in ("round-1", "PU-RL"):
+        ledger.add_eval_answers(system, "test", 0.0, "t", [StoredAnswer("x", (1,), "stop")])
+    for stage in ("sft", "round-1", "dev/round-1", "eval", "export/hf"):
+        ledger.begin_stage(stage)
+        ledger.finish_stage(stage, {})
+    for stage in ("sft", "prefer", "dev"):
+        ledger.add_metrics(stage, 1, 0, {"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("stage", "stages", "metrics", "left"),
+    [
+        ("export", {"sft", "round-1", "dev/round-1", "eval"}, {"sft", "prefer", "dev"}, (3, 1, 1, 2)),
+        ("eval", {"sft", "round-1"}, {"sft", "prefer"}, (3, 1, 1, 1)),
+        ("prefer", {"sft"}, {"sft"}, (3, 1, 0, 0)),
+        ("sft", set(), set(), (3, 1, 0, 0)),
+        ("anchors", set(), set(), (3, 0, 0, 0)),
+        ("prompts", set(), set(), (0, 0, 0, 0)),
+    ],
+)
+def test_forgetting_takes_a_stage_and_what_came_after_it(
+    ledger: Ledger, stage: str, stages: set[str], metrics: set[str], left: tuple[int, ...]
+):
+    _finished_run(ledger)
+    ledger.forget_from(stage, keep_answers_of=["base", "round-1"])
+    assert ledger.finished_stages() == stages
+    assert {name for (name,) in read(ledger, "SELECT stage FROM metrics")} == metrics
+    tables = ("prompts", "anchors", "candidates", "eval_answers")
+    assert tuple(read(ledger, f"SELECT count(*) FROM {t}")[0][0] for t in tables) == left
+    assert read(ledger, "SELECT count(*) FROM scores") == read(ledger, "SELECT count(*) FROM anchor_scores")
+    assert read(ledger, "SELECT count(*) FROM scores") == [(left[2],)]
+
+
+@pytest.mark.parametrize(("finished", "stage", "left"), [(True, "prefer", 1), (False, "prefer", 0), (True, "sft", 0)])
+def test_rewrites_stay_with_the_sft_that_learned_from_them(ledger: Ledger, finished: bool, stage: str, left: int):
+    ledger.add_group(-1, "a", [candidate(1)], ["x"])
+    ledger.begin_stage("sft")
+    if finished:
+        ledger.finish_stage("sft", {})
+    ledger.forget_from(stage)
+    assert len(ledger.candidates(-1)) == left
+
+
+def test_what_was_committed_survives_a_kill(tmp_path: Path):
+    path = tmp_path / "ledger.sqlite"
+    script = f"""
+import os, signal
+from pathlib import Path
+import tests.pudistill_cli.run.test_ledger as t
+ledger = t.Ledger(Path({str(path)!r}))
+ledger.add_prompts([t.prompt("a"), t.prompt("b")])
+ledger.add_group(1, "a", [t.candidate(1)], ["x"])
+with ledger._file.transaction() as db:
+    db.execute("DELETE FROM candidates")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    with closing(Ledger(path)) as ledger:
+        assert list(ledger.candidates(1)) == ["a"]
+
+
+def test_the_queries_of_the_documentation(ledger: Ledger):
+    queries = re.findall(r"```sql\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(queries) == 3
+    for key in "ab":
+        ledger.add_anchor(key, answer(f"the answer to {key}"), "teacher")
+        drawn = [candidate(1, 2), candidate(1, 2, 3), candidate(1, finish="length"), candidate(2, 2)]
+        ledger.add_group(1, key, drawn, ["w", "x", "y", "z"])
+        ledger.add_scores(1, key, "likelihood", [0.5, 0.75, 0.25, 0.5], anchor=1.0)
+    ledger.add_anchor("t", answer("", "refused"), "teacher")
+    said, extremes, lengths = (read(ledger, query) for query in queries)
+    assert said == [("ok", 2, 9.0, 2), ("refused", 1, 9.0, 0)]
+    assert extremes == [
+        (f"Q {key}?", f"the answer to {key}", place, score, text)
+        for key in "ab"
+        for place, score, text in [(1, 0.75, "x"), (4, 0.25, "y")]
+    ]
+    ((round, count, tokens, logprob, truncated),) = lengths
+    assert (round, count, tokens, truncated) == (1, 8, 2.0, 0.25)
+    means = [candidate(*range(n)).logprobs.astype(np.float64).mean() for n in (2, 3, 1, 2)]
+    assert logprob == pytest.approx(np.mean(means), rel=1e-12)
+
+
+def test_the_documentation_names_every_table(ledger: Ledger):
+    tables = {name for (name,) in read(ledger, "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")}
+    documented = set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
+    assert tables == documented | {"ranked_candidates"}

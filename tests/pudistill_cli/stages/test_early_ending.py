@@ -1,0 +1,274 @@
+"""The rounds under watch: what ends them early, what does not, and that a decision is made once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pudistill_cli.method.gates import GateReport
+from pudistill_cli.method.statistics import Interval
+from pudistill_cli.stages import gating
+from pudistill_cli.stages.evaluator import Evaluator, System
+from tests.tiny import SIZES, Ended, Tiny
+
+Call = Callable[..., Ended]
+ROUNDS = {"prefer": {"rounds": 4}}
+BROKEN = {"sft": 0.9, "round-1": 0.5, "round-2": 0.6, "round-3": 0.7, "round-4": 0.8}
+
+
+def on_dev(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, float]) -> None:
+    """Every dev prompt has the adapter's value: the interval of a difference is the difference."""
+
+    def given(self: Evaluator, system: System, name: str, temperature: float) -> np.ndarray:
+        return np.full(SIZES["dev"], values[system.name])
+
+    monkeypatch.setattr(Evaluator, "selection_values", given)
+
+
+def adapters(tiny: Tiny) -> list[str]:
+    return sorted(path.name for path in (tiny.run / "adapters").iterdir())
+
+
+def results(tiny: Tiny) -> dict[str, Any]:
+    return json.loads((tiny.run / "results.json").read_text())
+
+
+def chosen(tiny: Tiny) -> str:
+    return results(tiny)["chosen"]
+
+
+def test_two_rounds_in_a_row_behind_sft_are_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    on_dev(monkeypatch, BROKEN)
+    tiny = Tiny.make(tmp_path, **ROUNDS)
+    ended = call(*tiny.arguments("--until", "eval"))
+    assert ended.code == 0, ended.err
+    assert "2 rounds in a row are worse than SFT on dev, round-2 by 0.300 [0.300, 0.300]" in ended.flat
+    assert "--set train.lr=0.0001" in ended.flat
+    assert (adapters(tiny), chosen(tiny)) == (["round-1", "round-2", "sft"], "sft")
+    assert "The rounds ended after 2 of 4: 2 in a row were worse than SFT on dev." in results(tiny)["verdict"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(
+            {"round-1": 0.5, "round-2": 0.9, "round-3": 0.5, "round-4": 0.95}, id="one is repaired by the next"
+        ),
+        pytest.param({"round-1": 0.9, "round-2": 0.8, "round-3": 0.9, "round-4": 0.95}, id="level is not behind"),
+    ],
+)
+def test_a_round_behind_sft_may_be_repaired(
+    values: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    on_dev(monkeypatch, {"sft": 0.9, **values})
+    tiny = Tiny.make(tmp_path, **ROUNDS)
+    ended = call(*tiny.arguments("--until", "eval"))
+    assert ended.code == 0, ended.err
+    assert "in a row" not in ended.flat
+    assert (len(adapters(tiny)), chosen(tiny)) == (5, "round-4")
+    assert "The rounds ended" not in results(tiny)["verdict"]
+
+
+def test_an_early_end_lasts_and_so_does_a_run_that_went_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """The command again, and `eval` with another measure, train nothing and ask for no candidates."""
+    on_dev(monkeypatch, BROKEN)
+    short = Tiny.make(tmp_path / "short", **ROUNDS)
+    assert call(*short.arguments("--until", "eval")).code == 0
+    whole = Tiny.make(tmp_path / "whole", prefer={"rounds": 3})
+    on_dev(monkeypatch, {**BROKEN, "round-2": 1.0})
+    assert call(*whole.arguments("--until", "eval")).code == 0
+    before = {tiny: (adapters(tiny), tiny.value("SELECT count(*) FROM candidates")) for tiny in (short, whole)}
+    for tiny, dev in ((short, dict.fromkeys(BROKEN, 0.9)), (whole, BROKEN)):
+        on_dev(monkeypatch, dev)
+        again = call(*tiny.arguments("--until", "eval"))
+        assert again.code == 0, again.err
+        other = call("eval", str(tiny.run), "--set", "eval.metric=chrf")
+        assert other.code == 0, other.err
+        assert (adapters(tiny), tiny.value("SELECT count(*) FROM candidates")) == before[tiny]
+
+
+def test_another_measure_of_the_recipe_decides_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    on_dev(monkeypatch, BROKEN)
+    tiny = Tiny.make(tmp_path, prefer={"rounds": 3})
+    assert call(*tiny.arguments("--until", "prefer")).code == 0
+    assert len(adapters(tiny)) == 3
+    on_dev(monkeypatch, {**BROKEN, "round-2": 1.0})
+    ended = call(*tiny.arguments("--until", "prefer", "--set", "eval.metric=chrf"))
+    assert ended.code == 0, ended.err
+    assert len(adapters(tiny)) == 4
+
+
+def falling(monkeypatch: pytest.MonkeyPatch, number: int, measure: Interval) -> list[int]:
+    """The gates find `measure` of the first scorer in that round; returns a list that grows by each examination."""
+    examine, examined = gating.examine, [0]
+
+    def found(*given: Any) -> list[GateReport]:
+        first, *others = examine(*given)
+        examined.append(len(examined))
+        return [replace(first, measure=measure, threshold=0.8) if len(examined) - 1 == number else first, *others]
+
+    monkeypatch.setattr(gating, "examine", found)
+    return examined
+
+
+def test_a_scorer_that_falls_below_its_gate_ends_the_rounds_once_and_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """Killed as the decision is made, the run decides again; after that it is only read."""
+    tiny = Tiny.make(tmp_path, prefer={"rounds": 3})
+    finish = import_module("pudistill_cli.run.ledger").Ledger.finish_stage
+
+    def killed(self: Any, name: str, detail: Any) -> None:
+        if name == "gates/round-2":
+            raise KeyboardInterrupt
+        finish(self, name, detail)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pudistill_cli.run.ledger.Ledger.finish_stage", killed)
+        assert call(*tiny.arguments("--until", "eval")).code == 130
+    examined = falling(monkeypatch, 1, Interval(0.5, 0.4, 0.6))  # of this process: the gates before round 1 are done
+    ended = call(*tiny.arguments("--until", "eval"))
+    assert ended.code == 0, ended.err
+    assert (
+        "Round 2: likelihood puts the anchor above a corrupted copy or another's in 50% of the pairs (needs 80%)"
+        in ended.flat
+    )
+    assert "The rounds end before the update of round 2" in ended.flat
+    why = "likelihood fell below the gate on the candidates of round 2."
+    assert f"The rounds ended after 1 of 3: {why}" in results(tiny)["verdict"]
+    assert adapters(tiny) == ["round-1", "sft"]
+    assert len(examined) == 2
+    again = call(*tiny.arguments("--until", "eval"))
+    assert again.code == 0, again.err
+    assert len(examined) == 2
+    assert adapters(tiny) == ["round-1", "sft"]
+
+
+def test_a_measure_below_its_gate_by_chance_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    tiny = Tiny.make(tmp_path)
+    examined = falling(monkeypatch, 2, Interval(0.75, 0.6, 0.85))
+    assert call(*tiny.arguments("--until", "prefer")).code == 0
+    assert len(examined) == 3  # before round 1, and in round 2
+    assert adapters(tiny) == ["round-1", "round-2", "sft"]
+
+
+def test_the_gates_look_at_what_the_round_s_policy_drew_and_score_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    examine, calls = gating.examine, []
+    monkeypatch.setattr(gating, "examine", lambda *given: (calls.append(given), examine(*given))[1])
+    tiny = Tiny.make(tmp_path)
+    assert call(*tiny.arguments("--until", "prefer")).code == 0
+    _, (judge, scorers, items, *_, student, known) = calls
+    assert judge.adapter != student.adapter
+    assert len(items) == 4
+    assert set(known) == {scorer.name for scorer in scorers} == {"likelihood", "token-f1"}
+    drawn = tiny.rows(
+        "SELECT prompt_key, k, text, score FROM candidates JOIN scores ON candidate_id = id "
+        "WHERE round = 2 AND scorer = 'likelihood'"
+    )
+    by_place = {(key, k): (text, score) for key, k, text, score in drawn}
+    for item, scores in zip(items, known["likelihood"], strict=True):
+        for k, (candidate, score) in enumerate(zip(item.candidates, scores, strict=True)):
+            assert by_place[item.key, k] == (candidate.text, score)
+
+
+@pytest.mark.parametrize(
+    ("metric", "gates", "warned"), [("none", False, True), ("none", True, False), ("json", False, False)]
+)
+def test_a_scorer_that_alone_decides_everything_is_warned_about(
+    metric: str, gates: bool, warned: bool, tmp_path: Path, call: Call
+) -> None:
+    tiny = Tiny.make(tmp_path, rank={"gates": gates}, eval={"metric": metric}, prefer={"rounds": 1})
+    ended = call(*tiny.arguments("--until", "sft"))
+    assert ended.code == 0, ended.err
+    assert ("the scorer that ranks also chooses what is kept" in ended.flat) == warned
+
+
+# --- a judge that is refreshed each round ---
+
+
+def test_a_refreshed_judge_is_the_student_as_the_round_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """Round 1 is ranked as with the SFT snapshot, round 2 by the adapter of round 1, and dev by SFT's."""
+    job = import_module("pudistill_cli.run.context").Job
+    judge, asked = job.judge, []
+
+    def named(self: Any, policy: str = "sft") -> Any:
+        asked.append(self.judge_name(policy))
+        return judge(self, policy)
+
+    scores = (
+        "SELECT prompt_key, k, scorer, score FROM candidates JOIN scores ON candidate_id = id "
+        "WHERE round = {} ORDER BY prompt_key, k, scorer"
+    )
+    frozen = Tiny.make(tmp_path / "frozen")
+    assert call(*frozen.arguments("--until", "prefer")).code == 0
+    monkeypatch.setattr(job, "judge", named)
+    tiny = Tiny.make(tmp_path / "refreshed", rank={"judge": "refreshed"})
+    ended = call(*tiny.arguments("--until", "prefer"))
+    assert ended.code == 0, ended.err
+    assert tiny.rows(scores.format(1)) == frozen.rows(scores.format(1))
+    assert tiny.rows(scores.format(2)) != frozen.rows(scores.format(2))
+    assert tiny.bytes_of("adapters/round-1/*") == frozen.bytes_of("adapters/round-1/*")
+    assert set(asked) == {"sft", "round-1"}
+    reports = json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'gates/round-2'"))["reports"]
+    assert [(r["scorer"], r["gate"]) for r in reports] == [
+        ("likelihood", "corruption"), ("token-f1", "agreement"), ("likelihood", "drift"),
+    ]  # fmt: skip
+    assert 0 < reports[-1]["measure"] <= 1
+
+
+def test_a_refreshed_judge_that_disagrees_with_the_first_one_ends_the_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    drift = gating.drift_gate
+    monkeypatch.setattr(
+        gating, "drift_gate", lambda *given: replace(drift(*given), measure=Interval(0, -0.2, 0.1), threshold=0.2)
+    )
+    tiny = Tiny.make(tmp_path, rank={"judge": "refreshed"})
+    ended = call(*tiny.arguments("--until", "eval"))
+    assert ended.code == 0, ended.err
+    assert "likelihood agrees with the first round's judge inside groups, Kendall 0.00 (needs 0.20)" in ended.flat
+    assert adapters(tiny) == ["round-1", "sft"]
+
+
+@pytest.mark.parametrize(("judge", "expected"), [("sft", ["sft", "sft"]), ("refreshed", ["sft", "round-1"])])
+def test_what_is_distilled_is_the_judge_of_the_round(
+    judge: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    learner = import_module("pudistill_torch.learner").TorchLearner
+    load, step, loaded, held = learner.load_adapter, learner.step, {}, []
+
+    def named(self: Any, path: Path) -> Any:
+        handle = load(self, path)
+        loaded[handle] = path.name
+        return handle
+
+    def watched(self: Any, batch: Any, lr: float) -> Any:
+        if getattr(batch, "judge", None) is not None:
+            held.append(loaded[batch.judge])
+        return step(self, batch, lr)
+
+    monkeypatch.setattr(learner, "load_adapter", named)
+    monkeypatch.setattr(learner, "step", watched)
+    tiny = Tiny.make(tmp_path, rank={"judge": judge}, train={"objective": "sdft"})
+    ended = call(*tiny.arguments("--until", "prefer"))
+    assert ended.code == 0, ended.err
+    assert list(dict.fromkeys(held)) == list(dict.fromkeys(expected))

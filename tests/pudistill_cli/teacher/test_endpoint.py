@@ -1,0 +1,327 @@
+"""The endpoint against a real HTTP server: every way to fail, every limit, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from pudistill_cli.config.teacher import EndpointTeacher
+from pudistill_cli.errors import TeacherError
+from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.endpoint import PATIENCE, Endpoint
+from tests.pudistill_cli.teacher.server import DROP, Response, fails, says
+
+
+def first_then(*responses):
+    """The n-th request gets the n-th response; further ones the last."""
+    return lambda request: responses[min(request.number, len(responses)) - 1]
+
+
+def until_it_stops(arriving) -> tuple[list[Answer], BaseException]:
+    """The answers before the error that ends the asking, and the error."""
+    answers: list[Answer] = []
+    with pytest.raises((TeacherError, KeyboardInterrupt)) as error:
+        answers.extend(answer for _, answer in arriving)
+    return answers, error.value
+
+
+def texts(answers) -> list[str]:
+    return [answer.text for _, answer in answers]
+
+
+def test_the_request_is_what_the_recipe_says(serve, endpoint, ask):
+    server = serve(lambda request: says("four"))
+    teacher = endpoint(
+        server,
+        system="Be brief.",
+        temperature=0.5,
+        top_p=0.9,
+        max_tokens=33,
+        max_tokens_field="max_completion_tokens",
+        extra_body={"reasoning_effort": "low"},
+    )
+    [(question, answer)] = teacher.ask(ask("2 + 2?"))
+    assert question.messages[-1].content == "2 + 2?"
+    assert answer == Answer("four", "ok", "stop", False, 7, 5)
+    [request] = server.requests
+    assert request.path == "/v1/chat/completions"
+    assert "authorization" not in request.headers
+    assert request.body == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_completion_tokens": 33,
+        "reasoning_effort": "low",
+    }
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(fails(429, headers={"Retry-After": "0"}), id="429 with Retry-After"),
+        pytest.param(fails(429), id="429"),
+        pytest.param(fails(500), id="500"),
+        pytest.param(Response(503, b"<html>busy</html>"), id="503 with a page"),
+        pytest.param(Response(200, b'{"choices": [{"mess'), id="malformed JSON"),
+        pytest.param(Response(200, b"[" * 100_000), id="JSON that is too deep"),
+        pytest.param(Response(200, b'{"error": {"message": "upstream"}}'), id="an error called 200"),
+        pytest.param(Response(200, b'{"choices": [{"message": {"content": 3}}]}'), id="no text"),
+        pytest.param(DROP, id="dropped connection"),
+        pytest.param(Response(200, b"x", {"Content-Encoding": "gzip"}), id="broken compression"),
+    ],
+)
+def test_trouble_is_tried_again(serve, endpoint, ask, trouble):
+    server = serve(first_then(trouble, trouble, says("at last")))
+    assert texts(endpoint(server).ask(ask("q"))) == ["at last"]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("trouble", "detail"),
+    [
+        (fails(500, "on fire"), "HTTP 500: on fire (after 3 tries)"),
+        (Response(200, b"not JSON"), "HTTP 200, but no answer in it: 'not JSON' (after 3 tries)"),
+        (DROP, "the connection broke: Server disconnected without sending a response. (after 3 tries)"),
+    ],
+)
+def test_lasting_trouble_costs_one_prompt(serve, endpoint, ask, trouble, detail):
+    server = serve(lambda request: trouble if request.prompt == "bad" else says("good"))
+    answers = {q.messages[0].content: a for q, a in endpoint(server).ask(ask("a", "bad", "b"))}
+    assert {prompt: answer.status for prompt, answer in answers.items()} == {
+        "a": "ok",
+        "bad": "error",
+        "b": "ok",
+    }
+    assert answers["bad"].detail == detail
+
+
+def test_a_hanging_request_is_given_up_and_tried_again(serve, endpoint, ask):
+    def hang_once(request):
+        if request.number == 1:
+            server.released.wait()
+        return says("awake")
+
+    server = serve(hang_once)
+    assert texts(endpoint(server, timeout=0.5, retries=9).ask(ask("q"))) == ["awake"]
+    assert len(server.requests) >= 2
+
+
+def test_a_retry_after_date_in_the_past_does_not_wait(serve, endpoint, ask):
+    past = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
+    server = serve(first_then(fails(429, headers={"Retry-After": past}), says("now")))
+    teacher = Endpoint(EndpointTeacher(model="m", base_url=server.url), backoff=3600.0)
+    assert texts(teacher.ask(ask("q"))) == ["now"]
+
+
+def test_a_retry_after_of_hours_stops_instead_of_sleeping(serve, endpoint, ask):
+    later = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
+    server = serve(first_then(says("one"), fails(429, "daily limit", {"Retry-After": later})))
+    arriving = endpoint(server).ask(ask("a", "b", "c"))
+    assert next(arriving)[1].text == "one"
+    with pytest.raises(TeacherError, match=r"asks to wait 7,\d+ s .*daily limit.* 1 of 3 prompts") as error:
+        list(arriving)
+    assert "same command again" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("response", "message", "hint"),
+    [
+        (fails(401, "Incorrect API key"), "does not accept the key", "teacher.api_key_env"),
+        (fails(403, "not in your country"), "refuses access .*not in your country", "teacher.api_key_env"),
+        (fails(404, "the model `m` does not exist"), "knows no model 'm'", "teacher.model"),
+        (fails(400, "no such thing", code="model_not_found"), "knows no model 'm'", "teacher.model"),
+        (fails(429, "pay", code="insufficient_quota"), "no credit left", "Top it up"),
+        (fails(400, "no", code="unsupported_value", param="top_p"), "parameter", "change top_p"),
+        (
+            fails(400, "use 'max_completion_tokens' instead", code="unsupported_parameter", param="max_tokens"),
+            "parameter",
+            "--set teacher.max_tokens_field=max_completion_tokens",
+        ),
+        (Response(307, b"", {"Location": "http://there/"}), "redirects to http://there/", "base_url"),
+    ],
+)
+def test_what_no_retry_can_change_stops_at_once(serve, endpoint, ask, response, message, hint):
+    server = serve(lambda request: response)
+    with pytest.raises(TeacherError, match=message) as error:
+        list(endpoint(server).ask(ask("a", "b", "c")))
+    assert hint in error.value.hint
+    assert len(server.requests) == 1
+
+
+def test_a_prompt_the_endpoint_cannot_take_is_left_out(serve, endpoint, ask):
+    server = serve(lambda r: fails(400, "too long") if r.prompt == "long" else says("fine"))
+    answers = [answer for _, answer in endpoint(server).ask(ask("long", "short"))]
+    assert [a.status for a in answers] == ["error", "ok"]
+    assert answers[0].detail == "HTTP 400: too long"
+    assert server.prompts == ["long", "short"]
+
+
+def test_an_endpoint_that_fails_prompt_after_prompt_stops(serve, endpoint, ask):
+    server = serve(lambda request: fails(500, "on fire"))
+    answers, error = until_it_stops(endpoint(server, retries=0).ask(ask(*map(str, range(30)))))
+    assert re.search(rf"{PATIENCE} prompts in a row .*on fire.* 0 of 30 prompts", str(error))
+    assert len(server.requests) == PATIENCE
+    assert [answer.status for answer in answers] == ["error"] * (PATIENCE - 1)
+
+
+def test_an_endpoint_that_is_not_there(ask):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    settings = EndpointTeacher(model="m", base_url=f"http://127.0.0.1:{port}/v1", retries=2)
+    with pytest.raises(TeacherError, match=r"cannot be reached after 3 tries.* 0 of 2 prompts") as error:
+        list(Endpoint(settings, backoff=0.001).ask(ask("a", "b")))
+    assert "teacher.base_url" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (says("I'm sorry, but I can't assist with that."), ("refused", "stop", False)),
+        (says(None, refusal="I will not."), ("refused", "stop", False)),
+        (says("Half", "content_filter"), ("refused", "content_filter", False)),
+        (fails(400, "filtered", code="content_filter"), ("refused", "content_filter", False)),
+        (says("  \n"), ("empty", "stop", False)),
+        (says(None, "tool_calls"), ("empty", "tool_calls", False)),
+        (says("Once upon", "length"), ("truncated", "length", False)),
+        (says("<think>still thinking", "length"), ("truncated", "length", True)),
+        (says("42", reasoning_content="6 * 7"), ("ok", "stop", True)),
+        (says("<think>6 * 7</think>\n\n42"), ("ok", "stop", True)),
+    ],
+)
+def test_each_kind_of_answer_gets_its_status(serve, endpoint, ask, response, expected):
+    server = serve(lambda request: response)
+    [(_, answer)] = endpoint(server).ask(ask("q"))
+    assert (answer.status, answer.finish_reason, answer.reasoning_stripped) == expected
+    assert answer.text == "42" or answer.status != "ok"
+    assert len(server.requests) == 1
+
+
+def test_text_in_parts_and_half_a_character(serve, endpoint, ask):
+    parts = [{"type": "text", "text": "left "}, {"type": "text", "text": "right \ud83d"}]
+    server = serve(lambda request: says(parts))
+    [(_, answer)] = endpoint(server).ask(ask("q"))
+    assert answer.text == "left right ?"
+
+
+def test_as_many_at_once_as_allowed_and_no_more(serve, endpoint, ask):
+    together = threading.Barrier(3, timeout=30.0)
+
+    def wait_for_the_others(request):
+        together.wait()  # breaks, and fails the test, if fewer than 3 requests are ever under way
+        return says(request.prompt)
+
+    server = serve(wait_for_the_others)
+    answers = list(endpoint(server, concurrency=3).ask(ask(*"abcdefghi")))
+    assert sorted(texts(answers)) == list("abcdefghi")
+    assert all(question.messages[0].content == answer.text for question, answer in answers)
+    assert server.most_at_once == 3
+
+
+def test_answers_are_yielded_as_they_arrive(serve, endpoint, ask):
+    first_is_out = threading.Event()
+
+    def second_waits(request):
+        if request.prompt == "second":
+            assert first_is_out.wait(30.0)
+        return says(request.prompt)
+
+    server = serve(second_waits)
+    arriving = endpoint(server, concurrency=2).ask(ask("second", "first"))
+    assert next(arriving)[1].text == "first"
+    first_is_out.set()
+    assert next(arriving)[1].text == "second"
+
+
+@pytest.mark.parametrize(
+    ("limit", "answered", "named"),
+    [
+        # Each answer is 7 + 5 tokens and, at 1 and 2 a token, costs 7 * 1 + 5 * 2 = 17.
+        ({"max_calls": 3}, 3, "teacher.max_calls (3)"),
+        ({"max_tokens_total": 24}, 2, "teacher.max_tokens_total (24)"),
+        ({"max_tokens_total": 25}, 3, "teacher.max_tokens_total (25)"),
+        ({"max_cost": 34.0, "price_in": 1e6, "price_out": 2e6}, 2, "teacher.max_cost (34)"),
+        ({"max_cost": 35.0, "price_in": 1e6, "price_out": 2e6}, 3, "teacher.max_cost (35)"),
+    ],
+)
+def test_a_limit_stops_and_keeps_what_is_there(serve, endpoint, ask, limit, answered, named):
+    server = serve(lambda request: says(request.prompt))
+    answers, error = until_it_stops(endpoint(server, **limit).ask(ask(*"abcdefgh")))
+    assert [answer.text for answer in answers] == list("abcdefgh")[:answered]
+    assert len(server.requests) == answered
+    assert isinstance(error, TeacherError)
+    assert f"The limit {named} is reached. {answered} of 8 prompts" in error.message
+    assert "same command again" in error.hint
+
+
+def test_a_limit_that_is_just_enough_is_no_error(serve, endpoint, ask):
+    server = serve(lambda request: says(request.prompt))
+    assert texts(endpoint(server, max_calls=3).ask(ask(*"abc"))) == list("abc")
+
+
+def test_calls_are_counted_with_their_retries_and_exactly(serve, endpoint, ask):
+    server = serve(lambda request: fails(500) if request.number % 2 else says("ok"))
+    with pytest.raises(TeacherError, match="max_calls"):
+        list(endpoint(server, max_calls=5, concurrency=4).ask(ask(*"abcdefgh")))
+    assert len(server.requests) == 5
+
+
+def test_tokens_are_estimated_where_none_are_reported(serve, endpoint, ask):
+    # 30 bytes of prompt and 30 of answer are 10 + 10 tokens at 3 bytes a token.
+    server = serve(lambda request: says("x" * 30, usage=None))
+    with pytest.raises(TeacherError, match="max_tokens_total"):
+        list(endpoint(server, max_tokens_total=40).ask(ask("a" * 30, "b" * 30, "c" * 30)))
+    assert len(server.requests) == 2
+
+
+def test_leaving_early_closes_the_connections(serve, endpoint, ask):
+    server = serve(lambda request: says(request.prompt) if request.number == 1 else _hang(server))
+    arriving = endpoint(server, concurrency=4).ask(ask(*"abcdefgh"))
+    next(arriving)
+    arriving.close()  # would hang, or warn of pending tasks, if anything was left
+    assert len(server.requests) <= 5
+
+
+def test_ctrl_c_while_waiting_keeps_what_arrived(serve, endpoint, ask):
+    def interrupt(request):
+        if request.prompt == "c":
+            os.kill(os.getpid(), signal.SIGINT)
+            server.released.wait()
+        return says(request.prompt)
+
+    server = serve(interrupt)
+    answers, error = until_it_stops(endpoint(server).ask(ask(*"abcd")))
+    assert isinstance(error, KeyboardInterrupt)
+    assert [answer.text for answer in answers] == ["a", "b"]
+
+
+def _hang(server) -> Response:
+    server.released.wait()
+    return DROP
+
+
+def test_the_identity_is_what_an_answer_depends_on():
+    def identity(**settings):
+        return Endpoint(EndpointTeacher(**{"model": "m", **settings})).identity()
+
+    same = [{"concurrency": 2}, {"timeout": 3.0}, {"retries": 0}, {"max_calls": 7}, {"api_key_env": "OTHER"}]
+    other = [
+        {"model": "n"},
+        {"base_url": "http://localhost/v1"},
+        {"system": "s"},
+        {"temperature": 0.0},
+        {"top_p": 0.5},
+        {"max_tokens": 9},
+        {"extra_body": {"a": 1}},
+    ]
+    assert {identity(**settings) for settings in same} == {identity()}
+    assert len({identity(), *(identity(**settings) for settings in other)}) == 1 + len(other)
+    assert identity(extra_body={"a": 1, "b": 2}) == identity(extra_body={"b": 2, "a": 1})

@@ -1,0 +1,161 @@
+"""A local model as the teacher, through an engine that a test can predict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pudistill_cli.backend_api.contract import Candidate, Capabilities
+from pudistill_cli.config.teacher import LocalTeacher
+from pudistill_cli.errors import BackendError
+from pudistill_cli.hardware.probes import Card
+from pudistill_cli.hardware.selection import Hardware
+from pudistill_cli.prompts import Message
+from pudistill_cli.teacher import Question, local
+from pudistill_cli.teacher.local import LocalModel, open_local
+from tests.tiny import STUDENT
+
+
+class EchoEngine:
+    """Answers with the prompt's own tokens, cut at the limit; finishes the last prompt first."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def sample(self, prompts, k, sampling, adapter):
+        self.calls.append(([p.key for p in prompts], k, sampling, adapter))
+        for i, prompt in reversed(list(enumerate(prompts))):
+            tokens = prompt.tokens[: sampling.max_new_tokens]
+            finish = "stop" if len(tokens) == len(prompt.tokens) else "length"
+            yield i, (Candidate(tokens, np.zeros(len(tokens), np.float32), finish),)
+
+    def decode(self, tokens):
+        return "".join(map(chr, tokens))
+
+
+def encode(messages) -> tuple[int, ...]:
+    return tuple(map(ord, messages[-1].content))
+
+
+def asked(*texts: str) -> list[Question]:
+    return [Question(f"key of {text}", (Message("user", text),)) for text in texts]
+
+
+def build(engine, context=100, fingerprint="f", **settings) -> LocalModel:
+    return LocalModel(LocalTeacher(model="folder", **settings), engine, encode, fingerprint, context)
+
+
+def test_one_greedy_answer_a_prompt_as_groups_finish():
+    engine = EchoEngine()
+    answers = list(build(engine, max_new_tokens=3).ask(asked("ab", "abcd")))
+    assert [(q.messages[0].content, a.text, a.status, a.finish_reason) for q, a in answers] == [
+        ("abcd", "abc", "truncated", "length"),
+        ("ab", "ab", "ok", "stop"),
+    ]
+    assert [(a.prompt_tokens, a.completion_tokens) for _, a in answers] == [(4, 3), (2, 2)]
+    [(keys, k, sampling, adapter)] = engine.calls
+    assert (keys, k, adapter) == (["key of ab", "key of abcd"], 1, None)
+    assert (sampling.max_new_tokens, sampling.temperature) == (3, 0.0)
+
+
+def test_an_answer_never_runs_past_the_context():
+    engine = EchoEngine()
+    answers = dict(build(engine, context=6, max_new_tokens=4).ask(asked("ab", "abcd", "abcdef")))
+    results = {question.messages[0].content: answer for question, answer in answers.items()}
+    assert (results["ab"].text, results["ab"].status) == ("ab", "ok")  # room for 4
+    assert (results["abcd"].text, results["abcd"].status) == ("ab", "truncated")  # room for 2
+    assert results["abcdef"].status == "error"
+    assert results["abcdef"].detail == "6 tokens fill the teacher's context of 6"
+
+
+def test_other_weights_or_settings_are_another_teacher():
+    engine = EchoEngine()
+    identities = {
+        build(engine).identity(),
+        build(engine, fingerprint="g").identity(),
+        build(engine, temperature=0.5).identity(),
+        build(engine, max_new_tokens=9).identity(),
+    }
+    assert len(identities) == 4
+    assert build(engine).identity() in identities
+
+
+# --- card or CPU ---
+
+CARD_BYTES = 2 * 205_200 + 4 * 8 * 4_096 * 2 * 80 + 4 * 512 * 768
+"""Of the quickstart's student as a teacher: weights in 16 bits, cache, and logits."""
+CPU_BYTES = CARD_BYTES + 2 * 205_200
+"""In float32."""
+
+
+class Spy:
+    """A torch that is told where to go, and goes nowhere."""
+
+    name = "torch"
+    capabilities = Capabilities(sample=True, score=True, learn=True)
+
+    def __init__(self) -> None:
+        self.devices = []
+
+    def problem(self) -> None:
+        return None
+
+    def architectures(self) -> None:
+        return None
+
+    def refusal(self, checkpoint) -> None:
+        return None
+
+    def open(self, spec) -> EchoEngine:
+        self.devices.append(spec.device)
+        return EchoEngine()
+
+
+@pytest.fixture
+def spy(monkeypatch) -> Spy:
+    spy = Spy()
+    monkeypatch.setattr(local, "backends", lambda: {"torch": spy})
+    return spy
+
+
+def machine(monkeypatch, card: int, free: int, ram: int) -> None:
+    """So many bytes on the card, of them free, and of RAM."""
+    cards = (Card("nvidia", "a card", card / 2**30, free / 2**30),)
+    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=ram / 2**30, cards=cards, torch="cuda")
+    monkeypatch.setattr(local, "detect", lambda: found)
+
+
+def opened(engine="auto", make_room=lambda: pytest.fail("nothing is gained by it")) -> LocalModel:
+    return open_local(LocalTeacher(model=str(STUDENT)), engine, 256, make_room=make_room)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_teacher_that_fits_the_card_is_run_there(monkeypatch, spy, engine):
+    machine(monkeypatch, card=CARD_BYTES, free=CARD_BYTES, ram=0)
+    assert opened(engine).about.endswith("through torch on this machine")
+    assert spy.devices == ["auto"]
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_teacher_that_is_too_large_for_the_card_is_run_on_the_cpu_if_it_fits_there(monkeypatch, spy, engine):
+    machine(monkeypatch, card=CARD_BYTES - 1, free=CARD_BYTES - 1, ram=CPU_BYTES)
+    assert opened(engine).about.endswith("through torch on this machine's CPU")
+    assert spy.devices == ["cpu"]
+    machine(monkeypatch, card=CARD_BYTES - 1, free=CARD_BYTES - 1, ram=CPU_BYTES - 1)
+    made = []
+    with pytest.raises(BackendError, match="are free"):
+        opened(engine, lambda: made.append("room"))
+    assert (made, spy.devices) == (["room"], ["cpu"])
+
+
+@pytest.mark.parametrize(("freed", "device"), [(1, "auto"), (0, "cpu")])
+def test_what_is_on_the_card_makes_room_before_the_cpu_is_taken(monkeypatch, spy, freed, device):
+    made = []
+
+    def make_room():
+        made.append("room")
+        machine(monkeypatch, card=2 * CARD_BYTES, free=CARD_BYTES - 1 + freed, ram=CPU_BYTES)
+
+    machine(monkeypatch, card=2 * CARD_BYTES, free=CARD_BYTES - 1, ram=CPU_BYTES)
+    opened(make_room=make_room)
+    assert (made, spy.devices) == (["room"], [device])

@@ -1,0 +1,54 @@
+"""The core imports no ML framework, and nothing but the registry imports a backend."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+FRAMEWORKS = ("torch", "mlx", "llama_cpp", "transformers", "peft")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The frameworks in `sys.modules` of a fresh interpreter that ran `code`."""
+    report = f"import sys; print(' '.join(m for m in {FRAMEWORKS} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_no_framework() -> None:
+    code = """
+from pudistill_cli.app import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+"""
+    assert loaded_after(code) == set()
+
+
+def test_listing_every_backend_loads_no_framework() -> None:
+    code = """
+from pudistill_cli.backend_api.registry import backends
+found = backends()
+assert "torch" in found
+for backend in found.values():
+    backend.problem(), backend.capabilities, backend.architectures()
+"""
+    assert loaded_after(code) == set()
+
+
+def test_a_dry_run_loads_no_framework(tmp_path: object) -> None:
+    code = f"""
+import os; os.chdir({str(tmp_path)!r})
+from pudistill_cli.app import main
+try:
+    main(["run", "quickstart", "--dry-run"])
+except SystemExit as end:
+    assert end.code == 0, end.code
+"""
+    # `describe` may look at the device, which takes the framework; the checks before it must not.
+    assert loaded_after(code) <= {"torch"}
+
+
+def test_the_probe_sees_a_framework() -> None:
+    assert loaded_after("import transformers") >= {"transformers"}
