@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Engine, LoraSpec, ModelSpec, OptimizerSpec, PromptTokens, Sampling
+from pudistill_cli.backend_api.contract import Engine, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.backend_api.registry import usable
 from pudistill_cli.hardware import probes
+from pudistill_cli.types import PromptTokens, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = ROOT / "recipes" / "quickstart" / "student"

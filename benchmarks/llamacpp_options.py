@@ -21,7 +21,8 @@ import numpy as np
 
 from benchmarks.llamacpp_speed import PROMPT, PROMPTS, SEED, K, random_prompts
 from benchmarks.smollm2_shape import build_student, machine
-from pudistill_cli.backend_api.contract import Continuations, ModelSpec, PromptTokens, Sampling
+from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 
 RESULTS = Path(__file__).resolve().parent / "results" / "llamacpp_options.json"
 NEW = 48

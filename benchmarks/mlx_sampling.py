@@ -30,8 +30,9 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_model
 from safetensors.numpy import save_file
 
-from pudistill_cli.backend_api.contract import ModelSpec, PromptTokens, Sampling
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.hardware import probes
+from pudistill_cli.types import PromptTokens, Sampling
 from pudistill_mlx import backend
 from pudistill_mlx.engine import MlxEngine
 

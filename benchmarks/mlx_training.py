@@ -28,17 +28,10 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_model
 
 from benchmarks.mlx_sampling import SHAPE, machine, random_llama
-from pudistill_cli.backend_api.contract import (
-    Continuations,
-    GroupBatch,
-    LoraSpec,
-    ModelSpec,
-    OptimizerSpec,
-    Row,
-    TrainGroup,
-)
+from pudistill_cli.backend_api.contract import GroupBatch, LoraSpec, ModelSpec, OptimizerSpec, Row, TrainGroup
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.preferences import Targets
+from pudistill_cli.types import Continuations
 from pudistill_mlx import backend
 
 RESULTS = Path(__file__).resolve().parent / "results" / "mlx_training.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pudistill_cli.config.export_formats import formats_of
 from pudistill_cli.errors import UsageError
 from pudistill_cli.report.page import write_report
+from pudistill_cli.report.tables import print_results
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.candidates import sample_candidates
@@ -40,7 +41,7 @@ def distil(job: Job, until: str = "export") -> None:
             if best.gives_up(number):
                 break
     if wanted >= STAGES.index("eval"):
-        final_evaluation(job, anchors, best, scorer)  # test is read once
+        print_results(job.console, final_evaluation(job, anchors, best, scorer))  # test is read once
     if wanted >= STAGES.index("export"):
         export_best(job, anchors, best.choice.name)
     if wanted >= STAGES.index("eval"):

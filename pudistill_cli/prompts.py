@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.types import Message
 
 Format: TypeAlias = Literal["chat", "text"]
 OnBadLine: TypeAlias = Literal["fail", "skip"]
@@ -17,14 +18,6 @@ OnBadLine: TypeAlias = Literal["fail", "skip"]
 ROLES = ("system", "user", "assistant")
 _SHOWN = 20
 """Bad lines named in one message; the others are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from pudistill_cli.backend_api.contract import Adapter
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import Adapter
 from pudistill_llamacpp.lora_gguf import config_of, write_lora
 from pudistill_llamacpp.native.model import Lora, Model
 

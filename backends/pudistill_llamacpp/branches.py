@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Floats, Tokens
+from pudistill_cli.types import Floats, Tokens
 from pudistill_llamacpp.native.context import Context
 from pudistill_llamacpp.prefix import prefill
 

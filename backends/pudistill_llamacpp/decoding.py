@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Candidate, Floats, PromptTokens, Sampling
 from pudistill_cli.method.sampling import uniforms
+from pudistill_cli.types import Candidate, Floats, PromptTokens, Sampling
 from pudistill_llamacpp.draw import draw
 from pudistill_llamacpp.native.context import Context
 from pudistill_llamacpp.prefix import prefill

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Floats, Sampling
 from pudistill_cli.method import sampling as reference
+from pudistill_cli.types import Floats, Sampling
 from pudistill_llamacpp.log_softmax import CHUNK_ELEMENTS, logprobs_of, logsumexp
 
 Doubles = NDArray[np.float64]

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pudistill_cli.backend_api.contract import (
-    Adapter,
-    Candidate,
-    Continuations,
-    Floats,
-    ModelSpec,
-    PromptTokens,
-    Sampling,
-    Tokens,
-)
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import BackendError
+from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, PromptTokens, Sampling, Tokens
 from pudistill_llamacpp import sampler, scoring
 from pudistill_llamacpp.adapters import Adapters
 from pudistill_llamacpp.placement import place

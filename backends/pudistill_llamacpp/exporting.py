@@ -9,12 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import cast
 
-from pudistill_cli.backend_api.contract import Adapter, ModelSpec
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
 from pudistill_cli.hardware import probes
 from pudistill_cli.models.checkpoint_files import count_parameters, read_json, weight_files
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
+from pudistill_cli.types import Adapter
 from pudistill_llamacpp.convert import preflight, upstream_converter
 from pudistill_llamacpp.convert.plan import plan_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.errors import BackendError
+from pudistill_cli.types import Tokens
 from pudistill_llamacpp.native.context import Context, ContextSettings
 from pudistill_llamacpp.native.model import Model
 

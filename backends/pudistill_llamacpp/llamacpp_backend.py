@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pudistill_cli.backend_api.contract import Adapter, Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.backend_api.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
 from pudistill_cli.errors import BackendError
+from pudistill_cli.types import Adapter
 
 if TYPE_CHECKING:
     from pudistill_cli.models.model_file import ModelFile, StudentFiles

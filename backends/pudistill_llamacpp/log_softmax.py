@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Floats
+from pudistill_cli.types import Floats
 
 CHUNK_ELEMENTS = 1 << 18
 """Probabilities at once: 1 MiB, and few steps of Python where the vocabulary is small."""

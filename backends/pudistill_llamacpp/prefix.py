@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Floats
+from pudistill_cli.types import Floats
 from pudistill_llamacpp.native.context import Context
 
 PREFILL = 512

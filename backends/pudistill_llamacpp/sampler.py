@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from pudistill_cli.backend_api.contract import Candidate, PromptTokens, Sampling
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import Candidate, PromptTokens, Sampling
 from pudistill_llamacpp.decoding import ALIGNMENT, Decoding
 from pudistill_llamacpp.native.context import MAX_SEQUENCES, Context
 from pudistill_llamacpp.native.model import Lora

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Continuations, Floats, Tokens
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import Continuations, Floats, Tokens
 from pudistill_llamacpp.branches import Branch, Branches, Indices
 from pudistill_llamacpp.log_softmax import logprobs_of, logsumexp
 from pudistill_llamacpp.native.context import MAX_SEQUENCES, Context

@@ -10,11 +10,11 @@ from typing import Any
 from unicodedata import normalize
 
 from pudistill_cli.backend_api.codec import Codec, LibraryCodec
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.backend_api.tokenizer_cases import STRESS
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.chat_template import PLAIN
 from pudistill_cli.models.tokenizer import StudentTokenizer
+from pudistill_cli.types import Tokens
 from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.native.vocabulary import Vocabulary
 from pudistill_llamacpp.runtimes.recognise import WITH_SYSTEM, WITHOUT_SYSTEM

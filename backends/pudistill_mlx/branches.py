@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.errors import DataError
+from pudistill_cli.types import Tokens
 from pudistill_mlx.lora import LowRanks
 from pudistill_mlx.model import Model
 from pudistill_mlx.padding import padded_right, prefixes

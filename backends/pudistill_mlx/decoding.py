@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Adapter, Candidate, PromptTokens, Sampling
 from pudistill_cli.method.sampling import uniforms
+from pudistill_cli.types import Adapter, Candidate, PromptTokens, Sampling
 from pudistill_mlx.cache import RowCache
 from pudistill_mlx.draw import draw
 from pudistill_mlx.lora import LowRanks

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Floats, Sampling
+from pudistill_cli.types import Floats, Sampling
 from pudistill_mlx.log_softmax import in_blocks, logprobs_of
 
 Doubles = NDArray[np.float64]

@@ -9,20 +9,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from pudistill_cli.backend_api.contract import (
-    Adapter,
-    Candidate,
-    Continuations,
-    Floats,
-    ModelSpec,
-    PromptTokens,
-    Sampling,
-    Tokens,
-)
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.micro_batching import longest_request
 from pudistill_cli.backend_api.oom_errors import told, watched
 from pudistill_cli.errors import BackendError
 from pudistill_cli.models.tokenizer_files import read_tokenizer
+from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, PromptTokens, Sampling, Tokens
 from pudistill_mlx import memory, sampler, scoring
 from pudistill_mlx.model import Model
 

@@ -9,10 +9,11 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Adapter, GroupBatch, Metrics, Row, SftBatch, Tokens, TrainGroup
+from pudistill_cli.backend_api.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
 from pudistill_cli.backend_api.micro_batching import group_batches, longest_row, row_batches, row_length, tokens_of
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.objectives import Objective
+from pudistill_cli.types import Adapter, Tokens
 from pudistill_mlx.branches import Branch, branch_states
 from pudistill_mlx.checkpointing import checkpointed_if_large
 from pudistill_mlx.lora import LowRanks

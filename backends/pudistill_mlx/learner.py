@@ -9,19 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pudistill_cli.atomic_files import replace_folder
-from pudistill_cli.backend_api.contract import (
-    Adapter,
-    Batch,
-    Continuations,
-    Floats,
-    LoraSpec,
-    Metrics,
-    OptimizerSpec,
-    SftBatch,
-)
+from pudistill_cli.backend_api.contract import Batch, LoraSpec, Metrics, OptimizerSpec, SftBatch
 from pudistill_cli.backend_api.micro_batching import longest_request, smallest_pass
 from pudistill_cli.backend_api.oom_errors import told, watched
 from pudistill_cli.errors import DataError, TrainingError
+from pudistill_cli.types import Adapter, Continuations, Floats
 from pudistill_mlx import memory, policy, scoring, training_state
 from pudistill_mlx.adapter_files import read_adapter, write_adapter
 from pudistill_mlx.gradients import Accumulated, group_gradient, sft_gradient

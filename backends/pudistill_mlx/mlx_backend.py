@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pudistill_cli.backend_api.contract import Adapter, Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.backend_api.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
+from pudistill_cli.types import Adapter
 
 if TYPE_CHECKING:
     from pudistill_mlx.engine import MlxEngine

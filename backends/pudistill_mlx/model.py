@@ -9,8 +9,9 @@ from typing import Any, ClassVar, cast
 
 import mlx.core as mx
 
-from pudistill_cli.backend_api.contract import Adapter, ModelSpec
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import Adapter
 from pudistill_mlx.adapter_files import read_adapter
 from pudistill_mlx.base_weights import load_base, windows_of
 from pudistill_mlx.cache import LayerRows, RowCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pudistill_cli.backend_api.continuous_batching import sample_in_flight
-from pudistill_cli.backend_api.contract import Adapter, Candidate, PromptTokens, Sampling
+from pudistill_cli.types import Adapter, Candidate, PromptTokens, Sampling
 from pudistill_mlx.decoding import Decoding, start
 from pudistill_mlx.model import Model
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import mlx.core as mx
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Adapter, Continuations, Floats, Tokens
 from pudistill_cli.backend_api.micro_batching import request_batches, request_length
+from pudistill_cli.types import Adapter, Continuations, Floats, Tokens
 from pudistill_mlx.branches import Branch, branch_states
 from pudistill_mlx.log_softmax import log_softmax
 from pudistill_mlx.model import Model

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pudistill_cli.backend_api.contract import Adapter, Tokens
 from pudistill_cli.errors import DataError
+from pudistill_cli.types import Adapter, Tokens
 from pudistill_torch.cache import RowCache
 from pudistill_torch.model import Model
 from pudistill_torch.padding import attended, padded_right, prefixes

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pudistill_cli.backend_api.contract import Adapter, Candidate, PromptTokens, Sampling
 from pudistill_cli.method.sampling import uniforms
+from pudistill_cli.types import Adapter, Candidate, PromptTokens, Sampling
 from pudistill_torch.cache import RowCache
 from pudistill_torch.draw import draw
 from pudistill_torch.model import Model

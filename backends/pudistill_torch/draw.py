@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pudistill_cli.backend_api.contract import Sampling
+from pudistill_cli.types import Sampling
 
 BLOCK = 256
 """Tokens summed before the cumulative sum: it then runs over V / 256 numbers and once over 256."""

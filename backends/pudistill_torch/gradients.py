@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pudistill_cli.backend_api.contract import Adapter, GroupBatch, Metrics, Row, SftBatch, Tokens, TrainGroup
+from pudistill_cli.backend_api.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
 from pudistill_cli.backend_api.micro_batching import group_batches, longest_row, row_batches, tokens_of
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.objectives import Objective
+from pudistill_cli.types import Adapter, Tokens
 from pudistill_torch.branches import Branch, branch_states
 from pudistill_torch.model import POLICY, Model
 from pudistill_torch.padding import padded_right

@@ -9,19 +9,11 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from pudistill_cli.backend_api.contract import (
-    Adapter,
-    Batch,
-    Continuations,
-    Floats,
-    LoraSpec,
-    Metrics,
-    OptimizerSpec,
-    SftBatch,
-)
+from pudistill_cli.backend_api.contract import Batch, LoraSpec, Metrics, OptimizerSpec, SftBatch
 from pudistill_cli.backend_api.micro_batching import longest_request, smallest_pass
 from pudistill_cli.backend_api.oom_errors import told, watched
 from pudistill_cli.errors import DataError, TrainingError
+from pudistill_cli.types import Adapter, Continuations, Floats
 from pudistill_torch import memory, scoring, training_state
 from pudistill_torch.adapter_files import read_adapter, whole_folder, write_adapter
 from pudistill_torch.gradients import group_gradient, sft_gradient

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers.pytorch_utils import Conv1D
 
-from pudistill_cli.backend_api.contract import Adapter, LoraSpec, ModelSpec
+from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import Adapter
 from pudistill_torch.adapter_files import read_adapter
 from pudistill_torch.base_weights import load_base
 from pudistill_torch.cache import RowCache

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pudistill_cli.backend_api.contract import Adapter, Continuations, Floats, Tokens
 from pudistill_cli.backend_api.micro_batching import request_batches, request_length
+from pudistill_cli.types import Adapter, Continuations, Floats, Tokens
 from pudistill_torch.branches import Branch, branch_states
 from pudistill_torch.model import Model
 

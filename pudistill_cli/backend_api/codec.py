@@ -7,7 +7,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from pudistill_cli.backend_api.contract import Tokens
+from pudistill_cli.types import Tokens
 
 
 class Codec(Protocol):

@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
-from pudistill_cli.backend_api.contract import Candidate, ModelSpec, PromptTokens
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import DataError
+from pudistill_cli.types import Candidate, PromptTokens
 
 ADMIT_SHARE = 4
 """New prompts are admitted when 1 / ADMIT_SHARE of the rows is free: often enough, and not at every step."""

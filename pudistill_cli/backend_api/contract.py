@@ -10,19 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.preferences import Targets
+from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, PromptTokens, Sampling, Tokens
 
-Tokens: TypeAlias = tuple[int, ...]
-Floats: TypeAlias = NDArray[np.float32]
-Finish: TypeAlias = Literal["stop", "length"]
 Base: TypeAlias = Literal["bf16", "nf4", "8bit", "4bit"]
 """How base weights are held: as `ModelSpec.dtype` says, or quantised (bitsandbytes' nf4; MLX's affine 8 and 4 bits)."""
-Adapter: TypeAlias = str
-"""The handle that `load_adapter` returned. There is no current adapter: each call names one, None is the bare base."""
 
 
 # --- settings -----------------------------------------------------------------------------------
@@ -75,47 +68,7 @@ class OptimizerSpec:
     clip_norm: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How candidates are drawn (method/sampling.py)."""
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    top_k: int = 0
-    """0 is off."""
-    seed: int = 0
-    round: int = 0
-
-
 # --- what crosses -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """A prompt ready for an engine; `key` is its content hash and seeds its candidates."""
-
-    key: str
-    tokens: Tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One drawn answer. `tokens` ends with a stop token when `finish` is "stop"."""
-
-    tokens: Tokens
-    logprobs: Floats
-    """(T,) log-probability with which each token was drawn; the model's own when greedy."""
-    finish: Finish
-
-
-@dataclass(frozen=True, slots=True)
-class Continuations:
-    """Answers behind one shared prefix; the prefix is computed once."""
-
-    prefix: Tokens
-    continuations: tuple[Tokens, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pudistill_cli.backend_api.contract import Adapter, Engine, ModelSpec, Sampling, Tokens
-from pudistill_cli.run.date import date_of
+from pudistill_cli.backend_api.contract import Engine, ModelSpec
+from pudistill_cli.types import Adapter, Sampling, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,10 @@ class ExportRequest:
     calibration: tuple[Tokens, ...]
     """Training prompts with their anchors: what an importance matrix is measured on."""
     speech: Speech = field(default_factory=Speech)
+    now: datetime = field(default_factory=datetime.now)
+    """What the chat template's clock showed in the run that trained the adapter, by local time."""
     converter: Path | None = None
     """A checkout of llama.cpp, whose converter is used for what our own writer does not know."""
-
-    @property
-    def now(self) -> datetime:
-        """What the chat template's clock showed in the run whose adapters this one lies among, or else the present."""
-        return date_of(self.adapter.parent.parent) or datetime.now()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pudistill_cli.backend_api.contract import Batch, Continuations, Row, SftBatch, TrainGroup
+from pudistill_cli.backend_api.contract import Batch, Row, SftBatch, TrainGroup
+from pudistill_cli.types import Continuations
 
 
 def row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from pudistill_cli.backend_api.contract import (
-    Adapter,
-    Batch,
-    Candidate,
-    Continuations,
-    Engine,
-    Floats,
-    Learner,
-    Metrics,
-    PromptTokens,
-    Sampling,
-)
+from pudistill_cli.backend_api.contract import Batch, Engine, Learner, Metrics
 from pudistill_cli.errors import OutOfMemory
+from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, PromptTokens, Sampling
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pudistill_cli.backend_api.contract import Backend, ModelSpec, Tokens
+from pudistill_cli.backend_api.contract import Backend, ModelSpec
 from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.config.schema import Recipe, StudentSettings
@@ -20,8 +20,8 @@ from pudistill_cli.method.scorers.templates import Templates
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.model_file import ReadsModelFiles
 from pudistill_cli.models.student import Student, resolve_student
-from pudistill_cli.prompts import Message
 from pudistill_cli.run.plan import DEFAULT_CONTEXT
+from pudistill_cli.types import Message, Tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Adapter, Continuations, Floats
 from pudistill_cli.method.scorers import Item, Judge, Scorer
+from pudistill_cli.types import Adapter, Continuations, Floats
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from pudistill_cli.prompts import ROLES, Message, prompt_key
+from pudistill_cli.prompts import ROLES, prompt_key
+from pudistill_cli.types import Message
 
 Record: TypeAlias = Mapping[str, Any]
 

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Floats
 from pudistill_cli.method.sampling import uniforms
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Text
 from pudistill_cli.method.scorers.ensemble import Ensemble
@@ -18,6 +17,7 @@ from pudistill_cli.method.scorers.likelihood import Likelihood
 from pudistill_cli.method.scorers.pairwise import Pairwise, decided_alike
 from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, kendalls, mean_kendall
+from pudistill_cli.types import Floats
 
 MIN_ANCHOR = 0.8
 MIN_KENDALL = 0.2

@@ -17,7 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message
 
 PLAIN = (
     "{% for message in messages %}"

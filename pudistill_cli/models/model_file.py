@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pudistill_cli.backend_api.codec import Codec
-from pudistill_cli.backend_api.contract import Tokens
+from pudistill_cli.types import Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

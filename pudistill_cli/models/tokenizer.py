@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 from tokenizers import Tokenizer
 
 from pudistill_cli.backend_api.codec import Codec, LibraryCodec
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.models.model_file import ModelFile
@@ -23,7 +22,7 @@ from pudistill_cli.models.tokenizer_files import (
     stop_ids,
     template_or_plain,
 )
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message, Tokens
 
 Format: TypeAlias = Literal["chat", "text"]
 

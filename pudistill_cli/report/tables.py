@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from pudistill_cli.console import Console
 from pudistill_cli.method.statistics import Interval
+from pudistill_cli.stages.claims import Claim
+from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.evaluator import Figures, temperature_name
-
-if TYPE_CHECKING:
-    from pudistill_cli.stages.claims import Claim
-    from pudistill_cli.stages.evaluation import Results
 
 BESIDE = ("chrF to anchor", "wins over SFT (judge)", "distinct-2", "tokens", "truncated", "anchor NLL")
 SHORT = {"wins over SFT (judge)": "wins (judge)"}

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pudistill_cli.backend_api.contract import Adapter, Backend, Engine, Learner, Metrics, ModelSpec, Tokens
+from pudistill_cli.backend_api.contract import Backend, Engine, Learner, Metrics, ModelSpec
 from pudistill_cli.config.schema import Recipe, default_preference_lr
 from pudistill_cli.console import Console
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.metrics import Metric
 from pudistill_cli.models.student import Student
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message, PromptSets
+from pudistill_cli.prompts import PromptSets
 from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.model_pair import Models
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.types import Adapter, Message, Tokens
 
 
 @dataclass

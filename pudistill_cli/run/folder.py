@@ -26,7 +26,6 @@ from pudistill_cli.atomic_files import cannot_write, recover_folders, replace_fo
 from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import RunError
-from pudistill_cli.run.date import STARTED
 from pudistill_cli.run.identity import STAGES, Difference, differences, stage_of_mark
 from pudistill_cli.run.ledger import Ledger
 
@@ -36,6 +35,8 @@ T = TypeVar("T", str, int)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDERS = ("adapters", "state", "export")
+STARTED = "started"
+"""When the run was started, among what it resolved once."""
 _REDONE_FREELY = frozenset({"eval", "export"})
 _SAME_ANSWERS = frozenset(
     {"eval.metric", "eval.temperatures", "eval.dev_temperatures", "eval.max_prompts", "eval.dev_prompts", "eval.claims"}

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pudistill_cli.backend_api.contract import Candidate, Finish, Tokens
 from pudistill_cli.method.preferences import Targets
 from pudistill_cli.method.statistics import Interval
-from pudistill_cli.prompts import Message, Prompt
+from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.identity import STAGES, stage_of_mark
 from pudistill_cli.run.sqlite_file import SqliteFile, to_json
 from pudistill_cli.teacher import Answer
+from pudistill_cli.types import Candidate, Finish, Message, Tokens
 
 VERSION = 1
 

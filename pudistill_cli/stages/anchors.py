@@ -9,13 +9,13 @@ from hashlib import blake2b
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.errors import DataError, TeacherError
 from pudistill_cli.method.scorers.reading import WORD, placed
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import teacher_of
 from pudistill_cli.teacher import Answer, Question, Teacher, ask_all
+from pudistill_cli.types import Tokens
 
 ASKED = ("train", "dev", "test")
 """The sets whose every prompt is asked; a further test set is, where it has no reference of its own."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Candidate, PromptTokens, Sampling
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored
+from pudistill_cli.types import Candidate, PromptTokens, Sampling
 
 TRUNCATED_WARNING = 0.1
 """Above this share of truncated candidates the run warns: they are masked, so their work is lost."""

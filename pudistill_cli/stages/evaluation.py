@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 
 from pudistill_cli.method.scorers import Scorer
-from pudistill_cli.report.tables import print_results
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.claims import Claim, measure_claims
@@ -34,7 +33,7 @@ class Results:
 
 
 def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer | None) -> Results:
-    """Evaluate the systems on test and the extra sets, write `results.json`, and print the table."""
+    """Evaluate the systems on test and the extra sets, and write `results.json`."""
     sets = {name: rows for name, rows in anchors.held_out.items() if name != "dev" and rows}
     evaluator = Evaluator(job, sets, scorer)
     systems = [BASE, SFT]
@@ -62,7 +61,6 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict)
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
     job.ledger.finish_stage("eval", {"chosen": results.chosen, "verdict": results.verdict})
-    print_results(job.console, results)
     return results
 
 

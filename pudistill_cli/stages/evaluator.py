@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Continuations, PromptTokens, Sampling, Tokens
 from pudistill_cli.method.scorers import Item, Scorer, Text
 from pudistill_cli.method.scorers.ensemble import Ensemble
 from pudistill_cli.method.scorers.reading import ask
@@ -18,6 +17,7 @@ from pudistill_cli.metrics import chrf, distinct_n
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.ledger import StoredAnswer
 from pudistill_cli.stages.anchors import Anchored, judge_reads
+from pudistill_cli.types import Continuations, PromptTokens, Sampling, Tokens
 
 Values = NDArray[np.float64]
 GREEDY = 0.0

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pudistill_cli.backend_api.contract import Engine, Sampling
+from pudistill_cli.backend_api.contract import Engine
 from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
 from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
 from pudistill_cli.backend_api.registry import exporter_of
@@ -20,6 +20,7 @@ from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored, Anchors
 from pudistill_cli.stages.verification import Distributions, answers_that_end, distributions, float32_engine
+from pudistill_cli.types import Sampling
 
 ROUNDING = 1e-6
 """Mean next-token KL in nats that float32 arithmetic may show: rounding alone is below 1e-8."""
@@ -141,6 +142,7 @@ class OfBackend:
             context=job.spec.context,
             stop_tokens=job.spec.stop_tokens,
             speech=_speech(job, name),
+            now=job.folder.date(),
             calibration=tuple(a.prompt_tokens + a.answer_tokens for a in anchors.for_sft[:CALIBRATION_ROWS]),
             converter=Path(path) if (path := job.recipe.export.llama_cpp) else None,
         )

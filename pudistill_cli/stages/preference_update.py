@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from pudistill_cli.backend_api.contract import Adapter, Continuations, Floats, GroupBatch, Row, Tokens, TrainGroup
+from pudistill_cli.backend_api.contract import GroupBatch, Row, TrainGroup
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.method.off_policy import sampler_gap
 from pudistill_cli.method.scorers.reading import placed
@@ -17,6 +17,7 @@ from pudistill_cli.stages.candidates import policy_of
 from pudistill_cli.stages.ranking import Ranked, RankedGroup
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
 from pudistill_cli.stages.train_step import stopped, train_step
+from pudistill_cli.types import Adapter, Continuations, Floats, Tokens
 
 
 def improve(job: Job, ranked: Ranked, number: int) -> None:

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Floats, Tokens
 from pudistill_cli.method.preferences import (
     PreferenceSettings,
     ScoredGroup,
@@ -27,6 +26,7 @@ from pudistill_cli.stages.candidates import CandidateGroup, policy_of, title_of
 from pudistill_cli.stages.class_prior import Decision, as_unlabeled
 from pudistill_cli.stages.evaluator import components, item_of
 from pudistill_cli.stages.reuse import with_earlier
+from pudistill_cli.types import Floats, Tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pudistill_cli.backend_api.contract import Continuations, Floats
 from pudistill_cli.method.off_policy import truncated_weights
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.candidates import CandidateGroup, Earlier, policy_of
+from pudistill_cli.types import Continuations, Floats
 
 
 def with_earlier(job: Job, groups: Sequence[CandidateGroup], number: int) -> list[CandidateGroup]:

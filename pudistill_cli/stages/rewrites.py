@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from pudistill_cli.backend_api.contract import Candidate, Continuations, PromptTokens, Row, Sampling, Tokens
+from pudistill_cli.backend_api.contract import Row
 from pudistill_cli.method.scorers.reading import placed
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored, judge_reads
+from pudistill_cli.types import Candidate, Continuations, PromptTokens, Sampling, Tokens
 
 REWRITES = -1
 """The number under which the ledger keeps them among the candidates: rounds count from 1."""

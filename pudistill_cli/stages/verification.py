@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Engine, Floats, PromptTokens, Sampling
+from pudistill_cli.backend_api.contract import Engine
 from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored, Anchors
+from pudistill_cli.types import Floats, PromptTokens, Sampling
 
 VERIFIED_ROWS = 16
 VERIFIED_POSITIONS = 32

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from pudistill_cli.config.teacher import LocalTeacher, TeacherSettings
-    from pudistill_cli.prompts import Message
     from pudistill_cli.teacher.cache import AnswerCache
+    from pudistill_cli.types import Message
 
 Status: TypeAlias = Literal["ok", "refused", "empty", "truncated", "error"]
 

@@ -16,7 +16,7 @@ from pudistill_cli.errors import RunError
 from pudistill_cli.teacher import Answer
 
 if TYPE_CHECKING:
-    from pudistill_cli.prompts import Message
+    from pudistill_cli.types import Message
 
 VERSION = 1
 COLUMNS = "text, status, finish_reason, reasoning_stripped, prompt_tokens, completion_tokens, detail"

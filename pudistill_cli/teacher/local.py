@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pudistill_cli.backend_api.contract import Backend, Candidate, Engine, ModelSpec, PromptTokens, Sampling, Tokens
+from pudistill_cli.backend_api.contract import Backend, Engine, ModelSpec
 from pudistill_cli.backend_api.registry import backends, usable
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware.memory_estimate import Demand, demand_of
@@ -20,10 +20,11 @@ from pudistill_cli.models.student import reader_of, resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
+from pudistill_cli.types import Candidate, PromptTokens, Sampling, Tokens
 
 if TYPE_CHECKING:
     from pudistill_cli.config.teacher import LocalTeacher
-    from pudistill_cli.prompts import Message
+    from pudistill_cli.types import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence.rounds import ranked, rounds
-from pudistill_cli.backend_api.contract import Candidate
 from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, identities, targets
-from pudistill_cli.prompts import Message, Prompt
+from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.teacher import Answer
+from pudistill_cli.types import Candidate, Message
 
 # Answers are digits, a digit is its own grade in tenths; the last candidate was cut off.
 DRAWN = {"a": "2484", "b": "3333", "c": "1592"}

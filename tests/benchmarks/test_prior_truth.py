@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.prior_truth import priors_and_truth
-from pudistill_cli.backend_api.contract import Candidate
-from pudistill_cli.prompts import Message, Prompt
+from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.teacher import Answer
+from pudistill_cli.types import Candidate, Message
 
 RIGHT = {"2 + 2": "4", "3 + 3": "6"}
 ANCHORS = {"2 + 2": "4", "3 + 3": "7"}

@@ -11,7 +11,6 @@ import pytest
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.prompts import (
-    Message,
     Prompt,
     PromptFile,
     given_prompts,
@@ -20,6 +19,7 @@ from pudistill_cli.prompts import (
     refuse_leaks,
     split_prompts,
 )
+from pudistill_cli.types import Message
 
 
 @pytest.fixture

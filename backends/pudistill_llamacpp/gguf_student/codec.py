@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from pudistill_cli.backend_api.contract import Tokens
+from pudistill_cli.types import Tokens
 from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.native.vocabulary import CONTROL, UNKNOWN, USER_DEFINED
 

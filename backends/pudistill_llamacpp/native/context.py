@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pudistill_cli.backend_api.contract import Floats
 from pudistill_cli.errors import BackendError
+from pudistill_cli.types import Floats
 from pudistill_llamacpp.native.library import captured, library
 from pudistill_llamacpp.native.model import Lora, Model
 

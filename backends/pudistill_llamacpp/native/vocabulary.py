@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.errors import DataError
+from pudistill_cli.types import Tokens
 from pudistill_llamacpp.native.library import library
 
 Kind: TypeAlias = Literal["none", "spm", "bpe", "wpm", "ugm", "rwkv", "plamo2", "test"]

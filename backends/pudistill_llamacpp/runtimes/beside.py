@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pudistill_cli.atomic_files import write_atomic
-from pudistill_cli.backend_api.contract import Sampling
 from pudistill_cli.models.chat_template import ChatTemplate
+from pudistill_cli.types import Sampling
 from pudistill_llamacpp.runtimes.go_template import TEXT, go_template
 from pudistill_llamacpp.runtimes.lmstudio import PUBLISHER, lay_out
 from pudistill_llamacpp.runtimes.modelfile import modelfile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pudistill_cli.backend_api.contract import Sampling
+from pudistill_cli.types import Sampling
 
 
 def modelfile(

@@ -9,7 +9,7 @@ from typing import Any
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.chat_template import ChatTemplate
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message
 from pudistill_llamacpp.runtimes.families import FAMILIES, Family
 
 _USER, _SYSTEM = "How many moons has Mars?\nSay it in a word.", "You answer in one word."

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pudistill_cli.backend_api.contract import Sampling
 from pudistill_cli.models.chat_template import ChatTemplate
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message, Sampling
 
 WITHOUT_BOS = ("--override-kv", "tokenizer.ggml.add_bos_token=bool:false")
 """What llama.cpp's programs are told where the file has them put a BOS that training did not see."""

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pudistill_cli.backend_api.contract import Adapter, ModelSpec, Tokens
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
 from pudistill_cli.backend_api.tokenizer_cases import STRESS
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Adapter, Message, Tokens
 from pudistill_mlx.export.reading import read_text
 from pudistill_mlx.export.storing import tensor_names
 from pudistill_mlx.quirks import longest_context, settings_for_mlx_lm

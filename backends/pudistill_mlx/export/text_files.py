@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.backend_api.tokenizer_cases import STRESS
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.tokenizer import Format, StudentTokenizer
 from pudistill_cli.models.tokenizer_files import stop_ids
+from pudistill_cli.types import Tokens
 from pudistill_mlx.export.reading import read_text
 
 TEMPLATE = "chat_template.jinja"

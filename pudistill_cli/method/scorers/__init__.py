@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.backend_api.contract import Adapter, Continuations, Floats, Scoring, Tokens
 from pudistill_cli.method.scorers.templates import Templates
-
-if TYPE_CHECKING:  # the recipe, which prompts.py reads, holds templates
-    from pudistill_cli.prompts import Message
+from pudistill_cli.types import Adapter, Continuations, Floats, Message, Tokens
 
 Array = NDArray[np.float64]
 Scores = Iterator[tuple[int, Array]]
 """(index of the item, (K,) scores of its candidates), as the items finish, in any order."""
 
 
-class Reader(Scoring, Protocol):
-    """What of a `contract.Engine` a judge is asked through."""
+class Reader(Protocol):
+    """What of an engine (backend_api/contract.py) a judge is asked through."""
+
+    def logprobs(
+        self, requests: Sequence[Continuations], adapter: Adapter | None
+    ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
+        """As `contract.Engine.logprobs`."""
+        ...
 
     def choice_logits(
         self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.method.scorers import Item, Judge, Scores
+from pudistill_cli.types import Tokens
 
 
 @dataclass(frozen=True, slots=True)

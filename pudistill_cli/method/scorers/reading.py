@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Continuations, Floats, Tokens
 from pudistill_cli.errors import DataError
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.templates import fill
-
-if TYPE_CHECKING:  # the recipe, which prompts.py reads, names scorers
-    from pudistill_cli.prompts import Message
+from pudistill_cli.types import Continuations, Floats, Message, Tokens
 
 WORD = 8
 """Tokens kept free behind a question, for the word that is read and for texts that join otherwise at their seams."""

@@ -9,20 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import (
-    Backend,
-    Candidate,
-    Continuations,
-    Engine,
-    ModelSpec,
-    PromptTokens,
-    Sampling,
-    Tokens,
-)
+from pudistill_cli.backend_api.contract import Backend, Engine, ModelSpec
 from pudistill_cli.errors import DataError, PudistillError
 from pudistill_cli.method import sampling as method
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Candidate, Continuations, Message, PromptTokens, Sampling, Tokens
 from tests.backends.contract.fed import fed_tokens
 from tests.backends.contract.reference import Reference
 from tests.tiny import QUICKSTART, STUDENT, lines_of

@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 
 from pudistill_cli.backend_api.contract import (
     Backend,
-    Continuations,
     GroupBatch,
     Learner,
     LoraSpec,
@@ -29,6 +28,7 @@ from pudistill_cli.method.objectives import GroupArrays, Objective
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.preferences import Targets
+from pudistill_cli.types import Continuations
 from tests.backends.contract.reference import Reference
 from tests.backends.contract.running import Placed, placed, running
 from tests.tiny import STUDENT

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Candidate, ModelSpec, PromptTokens, Sampling
+from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.types import Candidate, PromptTokens, Sampling
 from pudistill_llamacpp import backend
 from pudistill_llamacpp.engine import LlamaCppEngine
 

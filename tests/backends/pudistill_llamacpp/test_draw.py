@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Sampling
 from pudistill_cli.method import sampling as reference
+from pudistill_cli.types import Sampling
 from pudistill_llamacpp import draw as module
 from pudistill_llamacpp.draw import draw
 

@@ -21,10 +21,10 @@ from pudistill_cli.hardware.probes import Card
 from pudistill_cli.hardware.selection import Hardware
 from pudistill_cli.models import student as student_module
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
 from pudistill_cli.teacher import Question, Teacher, local
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.local import LocalModel, check_local, open_local
+from pudistill_cli.types import Message
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.gguf_student.read import read_model

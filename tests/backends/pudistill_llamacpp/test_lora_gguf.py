@@ -16,8 +16,8 @@ import torch
 from gguf import GGUFReader
 from safetensors.numpy import load_file, save_file
 
-from pudistill_cli.backend_api.contract import Continuations, Sampling
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import Continuations, Sampling
 from pudistill_llamacpp.lora_gguf import write_lora_gguf
 from tests.backends.pudistill_llamacpp.engines import (
     assert_identical,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import PromptTokens, Sampling
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import PromptTokens, Sampling
 from pudistill_llamacpp import decoding
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.native.context import Context

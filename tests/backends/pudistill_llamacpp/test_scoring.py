@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Continuations, Tokens
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import Continuations, Tokens
 from pudistill_llamacpp import log_softmax, scoring
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.native.context import Context

@@ -18,17 +18,9 @@ pytest.importorskip("mlx_lm", reason="needs the MLX backend: pip install 'pudist
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from pudistill_cli.backend_api.contract import (
-    Continuations,
-    Learner,
-    LoraSpec,
-    ModelSpec,
-    OptimizerSpec,
-    Row,
-    SftBatch,
-    TrainGroup,
-)
+from pudistill_cli.backend_api.contract import Learner, LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch, TrainGroup
 from pudistill_cli.method.preferences import Targets
+from pudistill_cli.types import Continuations
 from pudistill_mlx import backend
 from pudistill_mlx.learner import MlxLearner
 

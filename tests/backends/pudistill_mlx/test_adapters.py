@@ -17,8 +17,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from pudistill_cli.backend_api.contract import Continuations, ModelSpec
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import DataError
+from pudistill_cli.types import Continuations
 from tests.backends.pudistill_mlx.models import Textbook, open_engine, random_tokens
 
 NAMES = ("llama", "qwen3", "gemma3", "phi3", "smollm3")

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch and transformers, the other implementation")
 
-from pudistill_cli.backend_api.contract import Continuations, PromptTokens, Sampling
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from pudistill_mlx import quirks
 from tests.backends.pudistill_mlx.models import (
     LENGTH,

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Sampling
 from pudistill_cli.method import sampling as reference
+from pudistill_cli.types import Sampling
 from pudistill_mlx import draw as module
 from pudistill_mlx.draw import BLOCK, LIKELY, draw
 

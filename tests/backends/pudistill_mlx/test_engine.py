@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from pudistill_cli.backend_api.contract import Continuations, ModelSpec, PromptTokens, Sampling
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import DataError
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from pudistill_mlx import backend, memory
 from tests.backends.pudistill_mlx.small import spec_of
 from tests.tiny import STUDENT

@@ -10,9 +10,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Continuations, GroupBatch, LoraSpec, OptimizerSpec, Row, SftBatch
+from pudistill_cli.backend_api.contract import GroupBatch, LoraSpec, OptimizerSpec, Row, SftBatch
 from pudistill_cli.errors import DataError, OutOfMemory, TrainingError
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
+from pudistill_cli.types import Continuations
 from pudistill_mlx import backend
 from pudistill_mlx.learner import MlxLearner
 from pudistill_mlx.optimizer import Optimizer

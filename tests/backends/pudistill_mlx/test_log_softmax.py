@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Continuations, PromptTokens, Sampling
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from pudistill_mlx import backend
 from pudistill_mlx.log_softmax import log_softmax, logprobs_of, logsumexp
 from tests.backends.pudistill_mlx.small import spec_of

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Candidate, Continuations, PromptTokens, Sampling
+from pudistill_cli.types import Candidate, Continuations, PromptTokens, Sampling
 from pudistill_mlx import backend, decoding
 from pudistill_mlx.cache import RowCache
 from pudistill_mlx.engine import MlxEngine

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Continuations
+from pudistill_cli.types import Continuations
 from pudistill_mlx import backend, head
 from pudistill_mlx.branches import Branch, branch_states
 from pudistill_mlx.cache import RowCache

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from pudistill_cli.backend_api.contract import Continuations, LoraSpec, ModelSpec, OptimizerSpec, Row, TrainGroup
+from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, TrainGroup
 from pudistill_cli.method.preferences import Targets
+from pudistill_cli.types import Continuations
 from pudistill_torch import backend
 from pudistill_torch.engine import TorchEngine
 from pudistill_torch.learner import TorchLearner

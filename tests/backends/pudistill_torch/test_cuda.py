@@ -14,20 +14,13 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
 
-from pudistill_cli.backend_api.contract import (
-    Continuations,
-    GroupBatch,
-    PromptTokens,
-    Row,
-    Sampling,
-    SftBatch,
-    TrainGroup,
-)
+from pudistill_cli.backend_api.contract import GroupBatch, Row, SftBatch, TrainGroup
 from pudistill_cli.backend_api.oom_retry import patient_engine, patient_learner
 from pudistill_cli.hardware.memory_estimate import demand_of
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from pudistill_torch import head, training_state
 from pudistill_torch.gradients import group_gradient
 from pudistill_torch.learner import TorchLearner

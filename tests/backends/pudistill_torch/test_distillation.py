@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from pudistill_cli.backend_api.contract import GroupBatch, Row, SftBatch, Tokens, TrainGroup
+from pudistill_cli.backend_api.contract import GroupBatch, Row, SftBatch, TrainGroup
 from pudistill_cli.method.batch import stack, step_constants
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.sdft import Sdft
+from pudistill_cli.types import Tokens
 from pudistill_torch import gradients as gradients_module
 from pudistill_torch import head
 from pudistill_torch.gradients import group_gradient, sft_gradient

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pudistill_cli.backend_api.contract import Sampling
 from pudistill_cli.method import sampling as reference
+from pudistill_cli.types import Sampling
 from pudistill_torch.draw import draw
 
 RNG = np.random.default_rng(0)

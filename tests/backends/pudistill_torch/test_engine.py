@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from pudistill_cli.backend_api.contract import Continuations, ModelSpec, PromptTokens, Sampling
+from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from pudistill_torch import backend
 from tests.backends.pudistill_torch.small import open_engine
 from tests.tiny import STUDENT

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pudistill_cli.backend_api.contract import Continuations, GroupBatch, Row, SftBatch
+from pudistill_cli.backend_api.contract import GroupBatch, Row, SftBatch
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
+from pudistill_cli.types import Continuations
 from pudistill_torch.model import POLICY
 from tests.backends.pudistill_torch.small import open_engine, open_learner, random_groups, save_student
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
-from pudistill_cli.backend_api.contract import Candidate, Continuations, PromptTokens, Sampling
 from pudistill_cli.errors import DataError
 from pudistill_cli.method import sampling as reference
+from pudistill_cli.types import Candidate, Continuations, PromptTokens, Sampling
 from pudistill_torch.engine import TorchEngine
 from tests.backends.pudistill_torch.small import STOP, VOCABULARY, open_engine, random_tokens, save_student
 

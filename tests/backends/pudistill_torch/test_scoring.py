@@ -17,8 +17,8 @@ from transformers import (
     LlamaConfig,
 )
 
-from pudistill_cli.backend_api.contract import Continuations
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.types import Continuations
 from pudistill_torch import head
 from pudistill_torch.engine import TorchEngine
 from tests.backends.pudistill_torch.small import SIZES, open_engine, random_tokens, row_logprobs, save_student

@@ -11,22 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import (
-    Continuations,
-    LoraSpec,
-    ModelSpec,
-    OptimizerSpec,
-    PromptTokens,
-    Row,
-    Sampling,
-    SftBatch,
-)
+from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
 from pudistill_cli.backend_api.oom_retry import patient_engine, patient_learner, shrinks
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.console import Console
 from pudistill_cli.errors import OutOfMemory, TrainingError
 from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.opening import reopen
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from tests.tiny import STUDENT, Ended, Tiny
 
 Call = Callable[..., Ended]

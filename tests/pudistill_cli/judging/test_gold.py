@@ -11,7 +11,7 @@ import pytest
 from pudistill_cli.errors import DataError
 from pudistill_cli.judging.gold import read_gold
 from pudistill_cli.judging.records import gold_of
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message
 
 PREFERENCE = {"prompt": "add 2 and 2", "anchor": "4", "chosen": "four", "rejected": "five"}
 GRADED = {"prompt": "hi", "candidates": [{"text": "hello", "grade": 4}, {"text": "bye", "grade": 1.5}]}

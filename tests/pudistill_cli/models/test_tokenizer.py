@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message
 
 FOLDERS = {
     "smollm2": "tokenizers/smollm2-135m-instruct",

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from pudistill_cli.backend_api.exporter import ExportRequest
+from pudistill_cli.config.export_formats import Target
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
 from pudistill_cli.models import tokenizer
-from pudistill_cli.prompts import Message
 from pudistill_cli.run import folder
 from pudistill_cli.run.context import Job
-from pudistill_cli.run.date import date_of
 from pudistill_cli.run.opening import open_run, reopen
 from pudistill_cli.run.plan import plan
+from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.export_writers import OfBackend
+from pudistill_cli.types import Message
 from tests.tiny import STUDENT, Tiny
 
 DATED = """{%- if not date_string is defined %}
@@ -133,13 +134,9 @@ def test_an_export_is_told_the_runs_day(tiny: Tiny, at: Callable[[str], None], t
         finish(job)
     at(SECOND)
     with reopened(tiny) as job:
-        model = job.student.export_source
-        of_run, alone = (
-            ExportRequest(model, model, adapter, "gguf", "f16", tmp_path, "tiny", 256, (1,), ())
-            for adapter in (job.folder.adapter("sft"), tmp_path / "adapter")
-        )
-    assert of_run.now == datetime.fromisoformat(FIRST)
-    assert (datetime.now() - alone.now).total_seconds() < 60
+        job.fix_lengths(24)
+        written = OfBackend(job, Anchors([], [], {}), "sft", Target("gguf", "f16"), tmp_path)
+    assert written._request.now == datetime.fromisoformat(FIRST)
 
 
 @pytest.mark.parametrize(("table", "column"), [("stages", "started"), ("metrics", "at")])
@@ -158,7 +155,6 @@ def test_a_run_that_kept_no_day_has_the_first_of_its_ledger(
     begun = datetime.fromisoformat("2025-02-20T12:00:00+00:00").astimezone().replace(tzinfo=None)
     with reopened(tiny) as job:
         assert job.render(ASKED).startswith(f"Today Date: {begun:%d %b %Y}<")
-    assert date_of(tiny.run) == begun
 
 
 def test_a_run_that_has_done_nothing_yet_starts_today(tiny: Tiny, at: Callable[[str], None]) -> None:
@@ -166,7 +162,6 @@ def test_a_run_that_has_done_nothing_yet_starts_today(tiny: Tiny, at: Callable[[
     with started(tiny):
         pass
     forget_the_date(tiny)
-    assert date_of(tiny.run) is None
     at(SECOND)
     with started(tiny) as job:
         assert job.render(ASKED).startswith("Today Date: 02 Mar 2025<")

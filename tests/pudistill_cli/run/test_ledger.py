@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Candidate
 from pudistill_cli.errors import RunError
 from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, group_scale, identities, targets
 from pudistill_cli.method.statistics import Interval
-from pudistill_cli.prompts import Message, Prompt
+from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.ledger import VERSION, HeldAnswer, Ledger, StoredAnswer
 from pudistill_cli.teacher import Answer
+from pudistill_cli.types import Candidate, Message
 from tests.tiny import ROOT
 
 DOCS = ROOT / "docs" / "ledger.md"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Continuations
 from pudistill_cli.console import Console
 from pudistill_cli.run.opening import reopen
+from pudistill_cli.types import Continuations
 from tests.pudistill_cli.test_resume import DRAWN, POINTS, RESULT, Killed
 from tests.tiny import SIZES, Ended, Tiny
 

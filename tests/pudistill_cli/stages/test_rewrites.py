@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from pudistill_cli.backend_api.contract import PromptTokens, Row, Sampling, Tokens
+from pudistill_cli.backend_api.contract import Row
 from pudistill_cli.console import Console
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.stages import rewrites, sft
 from pudistill_cli.stages.anchors import Anchored, ask_teacher
 from pudistill_cli.stages.rewrites import REWRITES, rows_of_epochs, told
+from pudistill_cli.types import PromptTokens, Sampling, Tokens
 from tests.tiny import SIZES, Ended, Tiny
 
 Call = Callable[..., Ended]

@@ -7,9 +7,9 @@ import sqlite3
 import pytest
 
 from pudistill_cli.errors import RunError
-from pudistill_cli.prompts import Message
 from pudistill_cli.teacher import Answer
 from pudistill_cli.teacher.cache import VERSION, AnswerCache
+from pudistill_cli.types import Message
 
 ANSWER = Answer("tëxt\n\0", "truncated", "length", True, 3, 4, "why")
 MESSAGES = (Message("system", "s"), Message("user", "u"))

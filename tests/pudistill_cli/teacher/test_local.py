@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pudistill_cli.backend_api.contract import Candidate, Capabilities
+from pudistill_cli.backend_api.contract import Capabilities
 from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware.probes import Card
 from pudistill_cli.hardware.selection import Hardware
-from pudistill_cli.prompts import Message
 from pudistill_cli.teacher import Question, local
 from pudistill_cli.teacher.local import LocalModel, open_local
+from pudistill_cli.types import Candidate, Message
 from tests.tiny import STUDENT
 
 

@@ -17,11 +17,11 @@ from gguf import GGUFReader
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from pudistill_cli.backend_api.contract import Engine, ModelSpec, Sampling, Tokens
+from pudistill_cli.backend_api.contract import Engine, ModelSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, Speech
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message, Sampling, Tokens
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.exporting import (
     KL_LIMIT,

@@ -10,7 +10,7 @@ import pytest
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.runtimes.server_line import template_variables
 from tests.backends.pudistill_llamacpp.export.chat_templates import REAL, WRITTEN, real

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pudistill_cli.backend_api.contract import Sampling
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.chat_template import ChatTemplate
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message, Sampling
 from pudistill_llamacpp.runtimes.beside import Prompting, write_runtime_files
 from pudistill_llamacpp.runtimes.families import FAMILIES, Family
 from pudistill_llamacpp.runtimes.go_template import go_template

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from pudistill_cli.backend_api.tokenizer_cases import STRESS
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.verify import check_text, expected_of

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message
 from pudistill_llamacpp.gguf_student.codec import GgufCodec
 from pudistill_llamacpp.gguf_student.read import read_student
 from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf

@@ -12,9 +12,9 @@ from mlx_lm.utils import load_model
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from pudistill_cli.backend_api.contract import Sampling
 from pudistill_cli.backend_api.exporter import ExportRequest, Speech
 from pudistill_cli.models.tokenizer import StudentTokenizer
+from pudistill_cli.types import Sampling
 
 R, ALPHA = 4, 8.0
 SPEECH = Speech(sampling=Sampling(max_new_tokens=24, temperature=0.5))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pudistill_cli.backend_api.contract import Tokens
 from pudistill_cli.backend_api.exporter import Speech
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.tokenizer import Format, StudentTokenizer
+from pudistill_cli.types import Tokens
 from pudistill_mlx.export import check_export, write_export
 from pudistill_mlx.export.checking import check_text
 from pudistill_mlx.export.reading import read_text

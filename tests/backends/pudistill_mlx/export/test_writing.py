@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pudistill_cli.backend_api.contract import ModelSpec, PromptTokens, Sampling, Tokens
+from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.safetensors_io import TensorSpec, from_float32, write_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message, PromptTokens, Sampling, Tokens
 from pudistill_mlx.export import check_export, export_bytes, open_export, write_export
 from pudistill_mlx.export.packing import requantised
 from pudistill_mlx.export.writing import KL_LIMIT

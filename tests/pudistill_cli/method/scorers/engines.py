@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pudistill_cli.backend_api.contract import Continuations
 from pudistill_cli.method.scorers import Item, Judge, Text
 from pudistill_cli.method.scorers.templates import Templates
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Continuations, Message
 
 END = 0
 VOCABULARY = 128
