@@ -223,7 +223,7 @@ def test_each_number_of_bits_is_a_folder_of_its_own() -> None:
         ({"bits": 2}, "3, 4, 5, 6, 8, 16 or 32 bits, not 2"),
         ({"bits": [4, 7]}, "not 7"),
         ({"bits": []}, "at least 1"),
-        ({"group_size": 16}, "32, 64 or 128 merged_checkpoint, not 16"),
+        ({"group_size": 16}, "32, 64 or 128 weights, not 16"),
     ],
 )
 def test_other_bits_and_groups_are_refused(settings: dict[str, Any], words: str) -> None:
