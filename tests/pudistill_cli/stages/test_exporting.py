@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pudistill_cli.config.export_formats import Target, formats_of, keeps_more
-from pudistill_cli.config.schema import ExportSettings
+from pudistill_cli.backend_api.export_formats import Target, keeps_more
+from pudistill_cli.config.export import ExportSettings, formats_of
 from pudistill_cli.models import merged_checkpoint
 from pudistill_cli.stages import exporting
 from pudistill_cli.stages.verification import Comparison
