@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.tiny import Ended, Tiny, caller
 
@@ -22,6 +22,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first: one that began last would keep its process busy while the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 _connect = socket.socket.connect
 
 
@@ -83,17 +90,35 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     return caller(capsys)
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)`: a folder that `make` fills, once however many processes run the tests. Only to be read."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # the workers' folders lie in that of the run
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = base / "once" / name, base / "once" / f"{name}.made"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(folder.with_name(f"{name}.lock")):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def finished(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A tiny run that was never interrupted. Only to be read: `copied` gives a test its own."""
-    folder = tmp_path_factory.mktemp("finished")
-    tiny = Tiny.make(folder)
-    out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        code = tiny.main()
-    assert code == 0, err.getvalue()
-    return tiny
+    folder = once("finished", lambda folder: Tiny.make(folder).finish())
+    # A copy for each process: SQLite writes beside a ledger that is only read.
+    return Tiny.at(folder).copy(tmp_path_factory.mktemp("finished") / "runs")
 
 
 @pytest.fixture

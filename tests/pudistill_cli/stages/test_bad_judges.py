@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +48,8 @@ class Turning:
 def after_sft(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The quickstart with a third of its prompts, up to SFT."""
     names = {"train": "prompts.jsonl", "dev": "prompts-dev.jsonl", "test": "prompts-test.jsonl"}
-    folder = tmp_path_factory.mktemp("after-sft")
     tiny = Tiny.make(
-        folder,
+        tmp_path_factory.mktemp("after-sft"),
         teacher={"kind": "file", "path": str(QUICKSTART / "anchors.jsonl")},
         prompts={**{name: str(QUICKSTART / file) for name, file in names.items()}, "limit": 66},
         lora={"r": 32, "alpha": 64.0},
@@ -61,10 +59,7 @@ def after_sft(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         train={"groups_per_step": 16, "lr": 1.0e-3},  # a rate at which a bad judge bites
         eval={"max_prompts": 2, "dev_prompts": 60, "dev_temperatures": [1.0, 0.0]},
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        patch.setattr("sys.stderr", StringIO())
-        assert tiny.main("--until", "sft") == 0
+    tiny.finish("--until", "sft")
     return tiny
 
 
