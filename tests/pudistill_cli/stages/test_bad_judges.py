@@ -22,11 +22,11 @@ from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.evaluator import Evaluator, System
 from tests.tiny import QUICKSTART, Ended, Tiny
 
-pytestmark = pytest.mark.slow  # a minute and a half in all
+pytestmark = pytest.mark.slow  # half a minute in all
 
 Call = Callable[..., Ended]
 LIKELIHOOD = SCORERS["likelihood"]
-BAD = {scorer.name: scorer for scorer in (Planted(), Planted(LIKELIHOOD), Length(1), Length(-1))}
+BAD = {scorer.name: scorer for scorer in (Planted(), Planted(LIKELIHOOD), Length(1))}
 FRESH = 120
 """Test prompts, none of which chose anything."""
 
@@ -89,6 +89,8 @@ def assert_not_worse_than_sft(tiny: Tiny, scorer: Scorer, kept: str) -> None:
     """On dev in the mean, and on fresh prompts by more than chance."""
     dev = {name: np.mean(detail(tiny, f"dev/{name}")["values"]) for name in {"sft", kept}}
     assert dev[kept] >= dev["sft"]
+    if kept == "sft":
+        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCORERS, scorer.name, scorer)
         job = reopen("tiny", tiny.runs, Console(), ["eval.max_prompts=null"])
@@ -110,13 +112,13 @@ def test_the_gates_catch_a_bad_judge(name: str, after_sft: Tiny, tmp_path: Path,
     assert (adapters(tiny), chosen(tiny)) == (["sft"], "sft")
 
 
-@pytest.mark.parametrize("name", [*BAD, "pmi"])
+@pytest.mark.parametrize("name", ["reversed-likelihood", "long", "pmi"])
 def test_a_bad_judge_without_gates_leaves_nothing_worse_than_sft(
     name: str, after_sft: Tiny, tmp_path: Path, call: Call
 ) -> None:
     scorer = BAD.get(name) or SCORERS[name]
     tiny = after_sft.copy(tmp_path / "runs")
-    planted(tiny, call, scorer, 3, "rank.gates=false")
+    planted(tiny, call, scorer, 2, "rank.gates=false")
     assert_not_worse_than_sft(tiny, scorer, chosen(tiny))
     if name == "reversed-likelihood":  # what was let through did harm
         last, sft = (detail(tiny, f"dev/{n}")["values"] for n in (adapters(tiny)[-2], "sft"))
