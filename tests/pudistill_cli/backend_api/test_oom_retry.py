@@ -283,8 +283,10 @@ def test_a_run_that_samples_in_smaller_passes_learns_the_same(
     module = pytest.importorskip(f"pudistill_{backend_name}.model", reason=f"needs the {backend_name} backend")
     threads = {"threads": None} if backend_name == "mlx" else {}
     student = {"sample_rows": 32, "token_budget": 16384, **threads}
-    told, short = (Tiny.make(tmp_path / n, backend=backend_name, student=student) for n in ("told", "short"))
-    assert call(*told.arguments("--until", "prefer")).code == 0
+    whole, short = (
+        Tiny.make(tmp_path / n, backend=backend_name, student=student, prefer={"rounds": 1}) for n in ("whole", "short")
+    )
+    assert call(*whole.arguments("--until", "prefer")).code == 0
     real, sizes = module.Model.hidden, []
 
     def hidden(self: Any, ids: Any, *given: Any, **named: Any) -> Any:
@@ -300,9 +302,9 @@ def test_a_run_that_samples_in_smaller_passes_learns_the_same(
         notice = "There was not enough memory to sample: going on with half as much in a pass (8,192 tokens)."
         assert ended.flat.count(notice) == 1
         files = "adapters/*/*.safetensors"
-        assert short.bytes_of(files) == told.bytes_of(files)
+        assert short.bytes_of(files) == whole.bytes_of(files)
         sizes.clear()
-        ended = call(*short.arguments())
+        ended = call(*short.arguments("--until", "eval"))
         assert ended.code == 0, ended.err
         assert "not enough memory" not in ended.flat
         assert set(sizes) == {8192}
