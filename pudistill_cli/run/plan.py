@@ -138,10 +138,10 @@ def _with_able_learner(choice: Choice, recipe: Recipe, student: Student, console
 
 
 def _resolved(choice: Choice, spec: ModelSpec, learner_spec: ModelSpec) -> dict[str, str]:
-    found = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
+    resolved = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
     if choice.engine.name != choice.learner.name or spec.options:
-        found |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
-    return found
+        resolved |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
+    return resolved
 
 
 def read_prompt_sets(settings: PromptSettings) -> PromptSets:

@@ -1,4 +1,4 @@
-"""The class prior of a round: what it is estimated from, what is told and recorded, and whether the round trains."""
+"""The class prior of a round: what it is estimated from, what is said of it, and whether the round trains."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def as_unlabeled(
     k = min(len(g.candidates) for g in groups)
     prior = class_prior(np.stack([r[:k] for r in rows]), p, seed=job.recipe.seed)
     every = posterior(np.concatenate([r[:-1] for r in rows]), p, prior.estimate)
-    found = np.split(every, np.cumsum([len(r) - 1 for r in rows])[:-1])
-    for group, row in zip(groups, found, strict=True):
+    by_group = np.split(every, np.cumsum([len(r) - 1 for r in rows])[:-1])
+    for group, row in zip(groups, by_group, strict=True):
         job.ledger.add_scores(of_round(number), group.anchored.prompt.key, POSTERIOR, row[: len(group.candidates)])
     job.metrics("prefer", number, 0, {f"class_prior_{name}": value for name, value in asdict(prior).items()})
     prefer = job.recipe.prefer
     decision = decide(prior, prefer.prior_start, prefer.prior_stop, first=number == 1)
     _tell(job, prior, decision, number)
-    return Unlabeled(prior, found, decision)
+    return Unlabeled(prior, by_group, decision)
 
 
 def decide(prior: Prior, start: float, stop: float, *, first: bool) -> Decision:

@@ -171,8 +171,8 @@ class Evaluator:
         prompts = [p for p in self.sets[name] if p.answer_tokens]
         adapter = self.job.adapter(system.adapter) if system.adapter else None
         requests = [Continuations(p.prompt_tokens, (p.answer_tokens,)) for p in prompts]
-        found = {i: -float(np.mean(lp[0])) for i, lp in self.job.engine.logprobs(requests, adapter)}
-        return np.array([found[i] for i in range(len(requests))])
+        nll = {i: -float(np.mean(lp[0])) for i, lp in self.job.engine.logprobs(requests, adapter)}
+        return np.array([nll[i] for i in range(len(requests))])
 
     # --- what dev chooses by ---
 
