@@ -86,7 +86,7 @@ def measured(run: Trained, adapter: str | None) -> Iterator[dict[str, Any]]:
         found[CORRUPTION] = (found["a quarter"] + found[EXCHANGED]) / 2
         found[AGREEMENT] = mean_kendall(scores, by_name["likelihood"])[0]
         accuracy = asdict(bootstrap_mean([x for x in right if np.isfinite(x)], seed=0))
-        yield {"scorer": scorer.name, "model": scorer.model, "accuracy": accuracy, "gates": found}
+        yield {"scorer": scorer.name, "model": scorer.asks_model, "accuracy": accuracy, "gates": found}
 
 
 def pairs_of(student: Judge, items: Sequence[Item]) -> dict[str, list[Item]]:

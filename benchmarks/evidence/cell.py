@@ -20,7 +20,7 @@ from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
 from pudistill_cli.loop import distil
 from pudistill_cli.method.sampling import uniforms
-from pudistill_cli.method.scorers import Item, Judge, Scores
+from pudistill_cli.method.scorers import Item, Judge, Scores, no_questions
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.metrics import Metric, distinct_n, load_metric
 from pudistill_cli.run.context import Job
@@ -63,7 +63,10 @@ class Oracle:
 
     truth: Truth
     name = "oracle"
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """The grade of each answer."""
@@ -78,7 +81,10 @@ class Random:
 
     seed: int
     name = "random"
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """Independent of the answers."""

@@ -30,7 +30,7 @@ from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import BackendError
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.scorers.agreement import Weighting
-from pudistill_cli.method.scorers.registry import RELATIVE, SCORERS, sees_anchor
+from pudistill_cli.method.scorers.registry import SCORERS, named_scorers
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates
 
 Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
@@ -388,19 +388,20 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _posteriors_can_be_told(self) -> Recipe:
-        asking = [s for name in self.rank.scorer if name != "auto" and (s := SCORERS[name]).model]
-        told = self.rank.scorer == ("auto",) or (bool(asking) and all(map(sees_anchor, asking)))
-        if self.train.objective.name == "pu-dpo" and not told:
+        asking = [scorer for scorer in named_scorers(self.rank.scorer) if scorer.asks_model]
+        told = self.rank.scorer == ("auto",) or (bool(asking) and all(s.sees_anchor for s in asking))
+        if self.train.objective.needs_posterior and not told:
             raise ValueError(
-                "train.objective pu-dpo weighs candidates by scorers that ask the model with the anchor in view, and "
-                f"rank.scorer is {', '.join(self.rank.scorer)}. Use rank.scorer: likelihood, or auto"
+                f"train.objective {self.train.objective.name} weighs candidates by scorers that ask the model with the "
+                f"anchor in view, and rank.scorer is {', '.join(self.rank.scorer)}. "
+                "Use rank.scorer: likelihood, or auto"
             )
         return self
 
     @model_validator(mode="after")
     def _scores_that_last(self) -> Recipe:
         rank = self.rank
-        relative = [n for n in rank.scorer if n in RELATIVE] + ["length_free"] * rank.length_free
+        relative = [s.name for s in named_scorers(rank.scorer) if s.relative] + ["length_free"] * rank.length_free
         relative += ["a judge that is refreshed"] * (rank.judge == "refreshed")
         if self.prefer.reuse and relative:
             raise ValueError(

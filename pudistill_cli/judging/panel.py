@@ -15,7 +15,7 @@ from pudistill_cli.judging.probe import Reading, reading_of
 from pudistill_cli.judging.records import Gold
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Text
 from pudistill_cli.method.scorers.pairwise import Pairwise, strengths
-from pudistill_cli.method.scorers.registry import SCORERS, WITHOUT_ANCHOR, scorer_from
+from pudistill_cli.method.scorers.registry import SCORERS, scorer_from
 from pudistill_cli.method.statistics import Interval
 
 Tick = Callable[[], None]
@@ -70,14 +70,19 @@ def scorers_for(names: Sequence[str], gold: Sequence[Gold], *, length_free: bool
             )
     without = sum(group.anchor is None for group in gold)
     if not names:
-        names = WITHOUT_ANCHOR if without else tuple(SCORERS)
-    need = [name for name in names if not set(name.split("+")) <= set(WITHOUT_ANCHOR)]
+        names = blind_scorers() if without else tuple(SCORERS)
+    need = [name for name in names if any(SCORERS[part].sees_anchor for part in name.split("+"))]
     if need and without:
         raise DataError(
             f"{', '.join(need)} compare with the anchor, and {without:,} of {len(gold):,} groups have none.",
-            f'Give each an "anchor", or use what works without: --scorer {" --scorer ".join(WITHOUT_ANCHOR)}',
+            f'Give each an "anchor", or use what works without: --scorer {" --scorer ".join(blind_scorers())}',
         )
     return [scorer_from(name.split("+"), length_free=length_free) for name in names]
+
+
+def blind_scorers() -> tuple[str, ...]:
+    """Names of the scorers that do not see the anchor."""
+    return tuple(name for name, scorer in SCORERS.items() if not scorer.sees_anchor)
 
 
 def without_anchor(gold: Sequence[Gold]) -> str | None:
@@ -86,7 +91,7 @@ def without_anchor(gold: Sequence[Gold]) -> str | None:
     if not without:
         return None
     return (
-        f"{without:,} of {len(gold):,} groups have no anchor: only {', '.join(WITHOUT_ANCHOR)} are measured. With an "
+        f"{without:,} of {len(gold):,} groups have no anchor: only {', '.join(blind_scorers())} are measured. With an "
         '"anchor" in each the others are too.'
     )
 

@@ -70,12 +70,12 @@ def examine(
         return known[scorer.name] if scorer.name in known else collect(scorer, judge, items)
 
     trusted = scored(Likelihood())
-    asked = any(s.model for s in scorers)
+    asked = any(s.asks_model for s in scorers)
     wrong = [*corrupted_items(student or judge, items, seed), *exchanged_items(judge, items)] if asked else []
     reports: list[GateReport] = []
     for scorer in scorers:
         scores = trusted if scorer == Likelihood() else scored(scorer)
-        if scorer.model:
+        if scorer.asks_model:
             report = corruption_gate(judge, scorer, wrong, min_anchor, seed)
         else:
             report = agreement_gate(scorer, scores, trusted, min_kendall, seed)
@@ -95,7 +95,7 @@ def choose(reports: Sequence[GateReport]) -> Scorer | None:
     A string scorer was measured against the model's own judgement, so a model scorer must have passed too.
     """
     passed = tuple(report.scorer for report in reports if report.passed)
-    if not any(scorer.model for scorer in passed):
+    if not any(scorer.asks_model for scorer in passed):
         return None
     return passed[0] if len(passed) == 1 else Ensemble(passed)
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from pudistill_cli.method.pu import Prior, class_prior, posterior
 from pudistill_cli.method.scorers import Array, Scorer
-from pudistill_cli.method.scorers.registry import sees_anchor
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.candidates import CandidateGroup
 from pudistill_cli.stages.positives import positives
@@ -41,7 +40,7 @@ def as_unlabeled(
     as many candidates of every group as the smallest has: who gets more hangs on the scores. Posteriors are those of
     all rows; the ledger keeps those of the round's own.
     """
-    asked = [i for i, scorer in enumerate(scorers) if scorer.model and sees_anchor(scorer)]
+    asked = [i for i, scorer in enumerate(scorers) if scorer.asks_model and scorer.sees_anchor]
     if not asked:
         return Unlabeled(Prior(math.nan, math.nan, math.nan), None, "train")
     features = [raw[i] for i in asked]

@@ -9,7 +9,7 @@ from pudistill_cli.errors import DataError, UsageError
 from pudistill_cli.judging.panel import appraise, scorers_for, seat
 from pudistill_cli.judging.records import Gold, gold_of
 from pudistill_cli.judging.report import as_json, tables, verdict
-from pudistill_cli.method.scorers.registry import SCORERS, WITHOUT_ANCHOR
+from pudistill_cli.method.scorers.registry import SCORERS
 from tests.pudistill_cli.method.scorers.engines import CharacterEngine, anchor_in, judge
 
 
@@ -31,7 +31,8 @@ def copies(text: str, word: str) -> float:
 
 def test_without_names_every_scorer_is_asked_that_the_file_allows() -> None:
     assert [s.name for s in scorers_for([], GOLD)] == list(SCORERS)
-    assert [s.name for s in scorers_for([], [gold("p", None, ("a", 1), ("b", 2))])] == list(WITHOUT_ANCHOR)
+    without = [gold("p", None, ("a", 1), ("b", 2))]
+    assert [s.name for s in scorers_for([], without)] == ["likelihood-blind", "verdict-blind", "pairwise-blind"]
 
 
 def test_a_scorer_that_needs_the_anchor_is_refused_with_those_that_do_not() -> None:
