@@ -97,7 +97,7 @@ def open_judge(
             decode=student.tokenizer.decode,
             templates=manner.templates,
             context=reads,
-            tell=warn,
+            warn=warn,
         )
         yield Opened(judge, reads, f"{student.parameters:,} parameters, through {backend.name}")
     finally:

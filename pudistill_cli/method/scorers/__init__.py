@@ -52,7 +52,7 @@ class Judge:
     templates: Templates = field(default_factory=Templates)
     context: int | None = None
     """The longest sequence that the engine reads; None if it does not matter."""
-    tell: Callable[[str], None] = lambda notice: None
+    warn: Callable[[str], None] = lambda notice: None
     """Where notices to the user go."""
 
 

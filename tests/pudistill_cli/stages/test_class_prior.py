@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.method.pu import Prior
+from pudistill_cli.method.class_prior import Prior
 from pudistill_cli.stages import class_prior as stage
 from pudistill_cli.stages import preference_update
 from pudistill_cli.stages.class_prior import decide

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pudistill_cli.console import Console
-from pudistill_cli.method.pu import class_prior
+from pudistill_cli.method.class_prior import class_prior
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.registry import SCORERS

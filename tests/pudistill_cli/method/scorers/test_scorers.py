@@ -206,7 +206,7 @@ def test_vetted_templates_name_only_what_is_filled():
 def test_answers_that_pass_the_context_are_shown_without_their_ends():
     """One token a character: 22 of turns and "p|ref a|rate |", 14, leave 3 of 47 behind the 8 that are kept free."""
     told: list[str] = []
-    by = replace(judge(CharacterEngine()), context=22 + 14 + 8 + 3, tell=told.append)
+    by = replace(judge(CharacterEngine()), context=22 + 14 + 8 + 3, warn=told.append)
     asked = item("p", "a", "abcdef")
     assert decode(ask(by, asked, TEMPLATES.verdict, candidate="abc")).endswith("|rate abc|")
     assert told == []
