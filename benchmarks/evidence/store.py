@@ -22,7 +22,7 @@ READS = RESULTS / "test-reads.jsonl"
 FROZEN = RESULTS / "frozen.json"
 """The commit whose code the kept cells ran with, and its hashes: while it is there, no other code adds a cell."""
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py",
-              "pudistill_cli/config/schema.py", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
+              "pudistill_cli/config", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
               "benchmarks/evidence/rounds.py")  # fmt: skip
 FIXTURES = {
     "action": (
