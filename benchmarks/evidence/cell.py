@@ -104,7 +104,7 @@ def run_cell(settings: dict[str, Any]) -> dict[str, Any]:
             learned(folder, settings, number, overrides)
             for number, overrides in enumerate([[f"sft.epochs={n}"] for n in settings["epochs"]] or [[]])
         ]
-        job, anchors, chosen = max(tried, key=lambda found: found[2].score)
+        job, anchors, chosen = max(tried, key=lambda run: run[2].score)
         seconds = time.process_time() - started
         sets = {name: rows for name, rows in anchors.held_out.items() if (name == "dev") == settings["dev only"]}
         result = {
@@ -146,8 +146,8 @@ def measured(job: Job, sets: Mapping[str, Sequence[Anchored]], system: System) -
     for name, prompts in sets.items():
         sampled = Evaluator(job, {name: prompts[: SAMPLED[name]]}, samples=SAMPLES[name])
         for t in TEMPERATURES:
-            found = (sampled if t else greedy).quality(system, name, t).mean(axis=1)
-            grades.setdefault(name, {})[str(t)] = (1000 * found).round().astype(int).tolist()
+            quality = (sampled if t else greedy).quality(system, name, t).mean(axis=1)
+            grades.setdefault(name, {})[str(t)] = (1000 * quality).round().astype(int).tolist()
     last = "test" if "test" in sets else "dev"
     first = Evaluator(job, {last: sets[last][: SAMPLED[last]]}, samples=SAMPLES[last])
     answers = first.answers(system, last, 1.0)
