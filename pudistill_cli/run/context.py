@@ -128,7 +128,7 @@ class Job:
             decode=self.tokenizer.decode,
             templates=rank.templates(self.recipe.prompts.format),
             context=self.spec.context,
-            tell=self._tell_once,
+            warn=self._tell_once,
         )
 
     def _tell_once(self, notice: str) -> None:

@@ -9,9 +9,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pudistill_cli.method.pu import Prior, class_prior, posterior
+from pudistill_cli.method.class_prior import Prior, class_prior, posterior
 from pudistill_cli.method.scorers import Array, Scorer
-from pudistill_cli.method.scorers.registry import sees_anchor
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.stages.candidates import CandidateGroup
@@ -38,11 +37,11 @@ def as_unlabeled(
     """Estimate prior and posteriors from each scorer's raw scores, per group (M,), and decide about the round.
 
     Only scorers that ask the model with the anchor in view count: string scorers and the student's own likelihood
-    give the anchor away (method/pu.py). P are the anchors as stages/positives.py has them scored. The prior is that of
-    as many candidates of every group as the smallest has: who gets more hangs on the scores. Posteriors are those of
-    all rows; the ledger keeps those of the round's own.
+    give the anchor away (method/class_prior.py). P are the anchors as stages/positives.py has them scored. The prior is
+    that of as many candidates of every group as the smallest has: who gets more hangs on the scores. Posteriors are
+    those of all rows; the ledger keeps those of the round's own.
     """
-    asked = [i for i, scorer in enumerate(scorers) if scorer.model and sees_anchor(scorer)]
+    asked = [i for i, scorer in enumerate(scorers) if scorer.asks_model and scorer.sees_anchor]
     if not asked:
         return Unlabeled(Prior(math.nan, math.nan, math.nan), None, "train")
     features = [raw[i] for i in asked]

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 
 from pudistill_cli.method.scorers import Array, Scorer, Text
-from pudistill_cli.method.scorers.registry import is_relative
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.rollouts import REWRITES, of_round
 from pudistill_cli.stages.anchors import Anchored, judge_reads
@@ -34,7 +33,7 @@ def positives(
     views = _views(job, [g.anchored for g in groups])
     features: list[Array] = []
     for scorer, scores in zip(scorers, raw, strict=True):
-        beside_rewrites = {} if is_relative(scorer) else _beside_rewrites(job, scorer, groups, views, number)
+        beside_rewrites = {} if scorer.relative else _beside_rewrites(job, scorer, groups, views, number)
         own = {g.anchored.prompt.key: s[-1] for g, s in zip(groups, scores, strict=True)}
         features.append(np.array([beside_rewrites.get(key, score) for key, score in own.items()]))
     return np.stack(features, axis=-1)
