@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,18 +53,17 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path, call: Call, monk
     whole = Tiny.make(tmp_path / "whole", backend="mlx")
     assert call(*whole.arguments()).code == 0
     tiny = Tiny.make(tmp_path / "stopped", backend="mlx")
-    real, left = MlxLearner.step, 0
+    real = MlxLearner.step
+    for step in (1, 2 + 1):
+        steps = iter(range(step))
 
-    def stopped(learner: MlxLearner, *given: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return real(learner, *given)
+        def stopped(learner: MlxLearner, *given: Any, left: Iterator[int] = steps) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(learner, *given)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(MlxLearner, "step", stopped)
-        for left in (1, 2 + 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlxLearner, "step", stopped)
             assert call(*tiny.arguments()).code == 130
     assert call(*tiny.arguments()).code == 0
     assert tiny.bytes_of(*RESULT) == whole.bytes_of(*RESULT)
