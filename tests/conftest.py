@@ -5,15 +5,14 @@ from __future__ import annotations
 import gc
 import ipaddress
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
+from tests.once import Once
 from tests.tiny import Ended, Tiny, caller
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -97,27 +96,12 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     return caller(capsys)
 
 
-Once = Callable[[str, Callable[[Path], object]], Path]
-
-
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """`once(name, make)`: a folder that `make` fills, once however many processes run the tests. Only to be read."""
+    """`once(name, make)`: a folder that `make` fills."""
     base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # the workers' folders lie in that of the run
-
-    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
-        folder, made = base / "once" / name, base / "once" / f"{name}.made"
-        folder.parent.mkdir(exist_ok=True)
-        with FileLock(folder.with_name(f"{name}.lock")):
-            if not made.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
-                folder.mkdir()
-                make(folder)
-                made.touch()
-        return folder
-
-    return folder_of
+    workers = "PYTEST_XDIST_WORKER" in os.environ  # whose folders lie in that of the whole run
+    return Once((base.parent if workers else base) / "once")
 
 
 @pytest.fixture(scope="session")
