@@ -1,9 +1,10 @@
 """Speed of the llama.cpp engine on a model of SmolLM2-135M's exact shape, against its peers in the same run.
 
-    python -m benchmarks.llamacpp_speed --tokenizer FOLDER --batched-bench .upstream/build/bin/llama-batched-bench
+    python -m benchmarks.llamacpp_speed --tokenizer FOLDER --batched-bench PROGRAM
 
-FOLDER holds config.json, tokenizer.json and tokenizer_config.json of SmolLM2-135M-Instruct; weights and adapter are
-random and seeded. Every figure is the best of REPEATS, taken in turns after a warm-up: the machine may be shared.
+FOLDER holds config.json, tokenizer.json and tokenizer_config.json of SmolLM2-135M-Instruct; PROGRAM is llama.cpp's
+llama-batched-bench, which `make check` builds in .upstream/; weights and adapter are random and seeded. Every figure is
+the best of REPEATS, taken in turns after a warm-up: the machine may be shared.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ import sys
 from importlib.metadata import distribution, entry_points
 from pathlib import Path
 
-import pytest
-
 import pudistill_cli
 
 HERE = Path(__file__).resolve().parent
+# The quickstart on half of its prompts, with one SFT student and one round.
+FEWER = ("prompts.limit=100", "sft.students=1", "prefer.rounds=1", "eval.samples=1", "eval.max_prompts=50")
 
 
 def pudistill(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -44,9 +44,8 @@ def test_shipped_recipes_are_found_and_checked(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
 def test_the_quickstart_runs_from_the_wheel(tmp_path: Path) -> None:
-    done = pudistill("run", "quickstart", "--json", "--set", "prefer.rounds=1", "--set", "eval.samples=1", cwd=tmp_path)
+    done = pudistill("run", "quickstart", "--json", *(f"--set={setting}" for setting in FEWER), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "done"
     assert (tmp_path / "runs" / "quickstart" / "export" / "hf" / "model.safetensors").is_file()

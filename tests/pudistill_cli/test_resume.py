@@ -195,6 +195,7 @@ def at(place, nth, number):
 """`at(place, nth, number)` sends this process a signal before the nth call."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     finished: Tiny, tmp_path: Path, call: Callable[..., Ended]

@@ -48,6 +48,7 @@ def test_a_run_needs_no_torch_down_to_verified_mlx_and_gguf(tmp_path: Path) -> N
     assert kl["gguf-f32"] < kl["gguf-q8_0"] < kl["mlx-4bit"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped behind the first of SFT's two steps, and then behind the first of round 1."""
     whole = Tiny.make(tmp_path / "whole", backend="mlx")

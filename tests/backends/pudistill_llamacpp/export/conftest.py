@@ -61,9 +61,9 @@ def story_tokens(stories: Path) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="session")
-def llama_server() -> Path:
+def llama_server(upstream: Path) -> Path:
     """Upstream's own server, built from its sources."""
-    program = ROOT / ".upstream" / "build" / "bin" / "llama-server"
+    program = upstream.parents[1] / "programs" / "bin" / "llama-server"
     if not program.is_file():
         pytest.skip("needs llama-server, built from llama-cpp-python's source distribution")
     return program
