@@ -35,7 +35,8 @@ def command(
     from pudistill_cli.run.folder import write_atomic
     from pudistill_cli.run.opening import teacher_of
     from pudistill_cli.run.plan import read_prompt_sets
-    from pudistill_cli.teacher import Answer, Question, ask_all
+    from pudistill_cli.teacher.answers import Answer, Question
+    from pudistill_cli.teacher.asking import ask_all
     from pudistill_cli.teacher.cache import AnswerCache
 
     console = Console(as_json=as_json)

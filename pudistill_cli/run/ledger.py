@@ -21,7 +21,7 @@ from pudistill_cli.method.statistics import Interval
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.identity import STAGES, stage_of_mark
 from pudistill_cli.run.sqlite_file import SqliteFile, to_json
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.types import Candidate, Finish, Message, Tokens
 
 VERSION = 1

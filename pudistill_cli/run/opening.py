@@ -24,8 +24,9 @@ from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.model_pair import Models
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, identity, plan
-from pudistill_cli.teacher import Teacher, open_teacher
+from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.teacher.opening import open_teacher
 
 
 def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline: bool = False) -> Job:

@@ -16,8 +16,9 @@ from pudistill_cli.errors import ExportError
 from pudistill_cli.models.student import Student
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.teacher import Teacher, open_teacher
+from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.teacher.opening import open_teacher
 
 
 def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> None:

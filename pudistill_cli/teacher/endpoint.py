@@ -8,17 +8,15 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
+from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.budget import Budget
 from pudistill_cli.teacher.reply import Again, Failed, Outcome, Stop, read_reply
-
-if TYPE_CHECKING:
-    from pudistill_cli.config.teacher import EndpointTeacher
 
 BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
@@ -140,7 +138,7 @@ class _Asking:
                 case Stop() as stop:
                     return self._stop_for(stop)
                 case Failed(detail):
-                    return _no_answer(detail)
+                    return Answer.error(detail)
                 case Again() as last if last.wait is not None and last.wait > LONGEST_RETRY_AFTER:
                     wait = f"{last.wait:,.0f} s"
                     return self._stop_for(Stop(f"{self._url} asks to wait {wait} ({last.detail}).", GO_ON))
@@ -191,7 +189,7 @@ class _Asking:
         if self._failures >= PATIENCE:
             failures = f"{self._failures} prompts in a row got no answer from {self._url}, each {tries}"
             return self._stop_for(Stop(f"{failures}; the last: {last.detail}.", GO_ON))
-        return _no_answer(f"{last.detail} ({tries})")
+        return Answer.error(f"{last.detail} ({tries})")
 
     def _stop_for(self, stop: Stop) -> None:
         self.stop = self.stop or stop
@@ -216,10 +214,6 @@ class _Asking:
             return text
         escaped = self._key.replace("/", "\\/")  # as some JSON writers put it
         return text.replace(self._key, "[key]").replace(escaped, "[key]")
-
-
-def _no_answer(detail: str) -> Answer:
-    return Answer("", "error", "", False, 0, 0, detail)
 
 
 def read_key(variable: str | None) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.teacher import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
 
 Turns: TypeAlias = tuple[tuple[str, str], ...]
@@ -71,7 +71,7 @@ class AnswerFile:
                 answer = self._answers.get(turns[1:])
             if answer is None:
                 missing.append(f"{question.key} ({_start(turns)})")
-                answer = Answer("", "error", "", False, 0, 0, f"no answer in {self.name}")
+                answer = Answer.error(f"no answer in {self.name}")
             yield question, answer
         if missing:
             self.notices.append(

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pudistill_cli.backend_api.contract import Backend, Engine, ModelSpec
 from pudistill_cli.backend_api.registry import backends, usable
+from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware.memory_estimate import Demand, demand_of
 from pudistill_cli.hardware.probes import Card
@@ -18,13 +18,9 @@ from pudistill_cli.hardware.selection import Hardware, Placement, detect, place,
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.student import reader_of, resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.teacher import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
-from pudistill_cli.types import Candidate, PromptTokens, Sampling, Tokens
-
-if TYPE_CHECKING:
-    from pudistill_cli.config.teacher import LocalTeacher
-    from pudistill_cli.types import Message
+from pudistill_cli.types import Candidate, Message, PromptTokens, Sampling, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +208,7 @@ class LocalModel:
                 rooms.setdefault(room, []).append((question, PromptTokens(question.key, tokens)))
             else:
                 detail = f"{len(tokens):,} tokens fill the teacher's context of {self._context:,}"
-                yield question, Answer("", "error", "", False, len(tokens), 0, detail)
+                yield question, Answer.error(detail, len(tokens))
         for room, asked in rooms.items():
             sampling = Sampling(room, self._settings.temperature)
             for i, (candidate,) in self._engine.sample([tokens for _, tokens in asked], 1, sampling, None):

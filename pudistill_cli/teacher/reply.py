@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias, cast
 
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.cleaning import clean
 
 _SHOWN = 300

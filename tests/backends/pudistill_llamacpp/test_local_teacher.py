@@ -21,7 +21,8 @@ from pudistill_cli.hardware.probes import Card
 from pudistill_cli.hardware.selection import Hardware
 from pudistill_cli.models import student as student_module
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.teacher import Question, Teacher, local
+from pudistill_cli.teacher import local
+from pudistill_cli.teacher.answers import Question, Teacher
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.local import LocalModel, check_local, open_local
 from pudistill_cli.types import Message

@@ -19,7 +19,7 @@ from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, gr
 from pudistill_cli.method.statistics import Interval
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.ledger import VERSION, HeldAnswer, Ledger, StoredAnswer
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.types import Candidate, Message
 from tests.tiny import ROOT
 

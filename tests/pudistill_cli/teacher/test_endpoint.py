@@ -14,7 +14,7 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.endpoint import PATIENCE, Endpoint
 from tests.pudistill_cli.teacher.server import DROP, Response, fails, says
 

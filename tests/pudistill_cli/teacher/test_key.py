@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher import ask_all
+from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache
 from tests.pudistill_cli.teacher.server import Response, fails, says
 

@@ -10,7 +10,8 @@ from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware.probes import Card
 from pudistill_cli.hardware.selection import Hardware
-from pudistill_cli.teacher import Question, local
+from pudistill_cli.teacher import local
+from pudistill_cli.teacher.answers import Question
 from pudistill_cli.teacher.local import LocalModel, open_local
 from pudistill_cli.types import Candidate, Message
 from tests.tiny import STUDENT

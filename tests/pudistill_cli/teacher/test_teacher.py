@@ -10,10 +10,11 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher, FileTeacher, LocalTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher import ask_all, open_teacher
+from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.file import AnswerFile
+from pudistill_cli.teacher.opening import open_teacher
 from tests.pudistill_cli.teacher.server import fails, says
 
 
@@ -109,7 +110,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pudistill_cli.prompts import Message
-from pudistill_cli.teacher import Question, ask_all
+from pudistill_cli.teacher.answers import Question
+from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.config.teacher import EndpointTeacher
