@@ -9,6 +9,8 @@ import typer
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption, SetOption
 from pudistill_cli.commands.stopping import stoppable
+from pudistill_cli.console import Console
+from pudistill_cli.errors import UsageError
 
 
 def command(
@@ -26,10 +28,8 @@ def command(
 
       pudistill eval my-run --set eval.metric=chrf
     """
-    from pudistill_cli.console import Console
-    from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import distil
-    from pudistill_cli.report.summary import show_answers
+    from pudistill_cli.report.answers import print_answers
     from pudistill_cli.run.opening import reopen
 
     other = [change for change in changes or [] if not change.startswith("eval.")]
@@ -49,6 +49,6 @@ def command(
                     f"take {now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"
                 )
             if show:
-                show_answers(job, show)
+                print_answers(job, show)
         finally:
             job.close()

@@ -8,6 +8,7 @@ import typer
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption
 from pudistill_cli.commands.stopping import stoppable
+from pudistill_cli.console import Console
 
 
 def command(
@@ -50,7 +51,6 @@ def command(
 
       pudistill export quickstart --format adapter --adapter round-2
     """
-    from pudistill_cli.console import Console
     from pudistill_cli.loop import export_run
     from pudistill_cli.run.opening import reopen
     from pudistill_cli.run.preflight import check_exports
@@ -68,8 +68,8 @@ def command(
         try:
             check_exports(job.recipe.export, job.student, job.folder.path)
             for exported in export_run(job, adapter):
-                found = exported.comparison
-                console.event("exported", path=str(exported.folder), kl=found.kl, ratio=found.ratio)
+                kl, ratio = exported.comparison.kl, exported.comparison.ratio
+                console.event("exported", path=str(exported.folder), kl=kl, ratio=ratio)
                 console.result(str(exported.folder))
         finally:
             job.close()

@@ -42,8 +42,8 @@ class BackendState:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What would happen to one student here."""
+class StudentFit:
+    """Whether one student can be trained here, and by which backends."""
 
     student: str
     learner_gib: float
@@ -71,7 +71,7 @@ class Diagnosis:
     backends: tuple[BackendState, ...]
     reason: str
     """Why `auto` picks what it picks, or why it cannot."""
-    students: tuple[Verdict, ...]
+    students: tuple[StudentFit, ...]
     improvements: tuple[Improvement, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -92,18 +92,18 @@ def diagnose(hardware: Hardware, installed: Mapping[str, Backend]) -> Diagnosis:
         free_disk_gib={str(folder): _free(folder) for folder in (Path.cwd(), cache_path())},
         backends=tuple(_state(name, backend) for name, backend in installed.items()),
         reason=reason,
-        students=tuple(_verdict(name, demand, hardware, installed) for name, demand in STUDENTS.items()),
+        students=tuple(_fit(name, demand, hardware, installed) for name, demand in STUDENTS.items()),
         improvements=tuple(improvements(hardware, installed)),
     )
 
 
-def _verdict(name: str, demand: Demand, hardware: Hardware, installed: Mapping[str, Backend]) -> Verdict:
+def _fit(name: str, demand: Demand, hardware: Hardware, installed: Mapping[str, Backend]) -> StudentFit:
     need = demand.learner_gib(2 if hardware.card else hardware.weight_bytes, demand.token_budget)
     try:
         choice = choose("auto", "auto", installed, hardware, demand)
     except BackendError as error:
-        return Verdict(name, need, error.message)
-    return Verdict(
+        return StudentFit(name, need, error.message)
+    return StudentFit(
         name,
         need,
         engine=choice.engine.name,
@@ -131,8 +131,8 @@ def _packages(backend: str) -> tuple[str, ...]:
         required = metadata.requires("pudistill") or []
     except metadata.PackageNotFoundError:
         return ()
-    found = [re.match(r"[\w.-]+", r) for r in required if re.search(rf"extra *== *['\"]{re.escape(backend)}['\"]", r)]
-    return tuple(dict.fromkeys(match[0] for match in found if match))
+    of_extra = (r for r in required if re.search(rf"extra *== *['\"]{re.escape(backend)}['\"]", r))
+    return tuple(dict.fromkeys(name[0] for r in of_extra if (name := re.match(r"[\w.-]+", r))))
 
 
 def _version(package: str) -> str:

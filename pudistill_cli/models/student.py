@@ -52,6 +52,11 @@ class Student:
     """Of a GGUF student: the checkpoint that it was made from, into which exports are merged."""
 
     @property
+    def description(self) -> str:
+        """Its name, architecture and size, for people."""
+        return f"{self.folder.name}, {self.model_type}, {self.parameters:,} parameters"
+
+    @property
     def merged_into(self) -> Path:
         """The checkpoint, in Hugging Face form, that merged weights are made from."""
         return self.original or self.folder

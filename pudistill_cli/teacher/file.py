@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, cast
 from pudistill_cli.errors import DataError
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
+from pudistill_cli.types import Message
 
 Turns: TypeAlias = tuple[tuple[str, str], ...]
 """(role, content) of each message."""
@@ -77,6 +78,13 @@ class AnswerFile:
             self.notices.append(
                 f"{self.name} has no answer to {len(missing)} of {len(questions)} prompts: {_listed(missing)}"
             )
+
+
+def answer_line(messages: Sequence[Message], answer: Answer) -> str:
+    """A line of such a file, without its end."""
+    conversation = [{"role": m.role, "content": m.content} for m in messages]
+    record = {"messages": conversation, "answer": answer.text, "finish_reason": answer.finish_reason}
+    return json.dumps(record, ensure_ascii=False)
 
 
 def _read(content: bytes) -> tuple[dict[Turns, Answer], list[str], list[int]]:

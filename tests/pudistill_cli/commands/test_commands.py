@@ -97,6 +97,14 @@ def test_a_dry_run_says_that_groups_have_two_sizes(tmp_path: Path, call: Call) -
     assert "2 rounds x 16 prompts x 2 or 4 candidates" in " ".join(ended.out.split())
 
 
+def test_a_dry_run_counts_the_prompts_of_sft_whatever_a_round_takes(tmp_path: Path, call: Call) -> None:
+    """Half of 16 prompts is one batch of 8 for SFT; a round takes 2 of the other half."""
+    changes = ("--set", "sft.share=0.5", "--set", "prefer.prompts_per_round=2")
+    plan = " ".join(call(*Tiny.make(tmp_path).arguments("--dry-run", *changes)).out.split())
+    assert "1 epochs of 1 steps" in plan
+    assert "2 rounds x 2 prompts" in plan
+
+
 def test_a_dry_run_in_json_is_the_plan(tmp_path: Path, call: Call) -> None:
     ended = call(*Tiny.make(tmp_path).arguments("--dry-run", "--json"))
     assert ended.events[-1]["event"] == "plan"
