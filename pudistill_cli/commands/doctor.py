@@ -19,7 +19,7 @@ def command(
     """
     from pudistill_cli.backend_api.registry import backends
     from pudistill_cli.hardware.doctor import diagnose
-    from pudistill_cli.hardware.selection import detect
+    from pudistill_cli.hardware.machine import detect
     from pudistill_cli.report.diagnosis import print_diagnosis
 
     diagnosis = diagnose(detect(), backends())

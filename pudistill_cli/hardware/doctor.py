@@ -15,16 +15,17 @@ from pudistill_cli import __version__
 from pudistill_cli.backend_api.contract import Backend, Capabilities
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware.memory_estimate import Demand
-from pudistill_cli.hardware.selection import Hardware, Improvement, choose, improvements
+from pudistill_cli.hardware.machine import Hardware
+from pudistill_cli.hardware.memory_estimate import MemoryDemand
+from pudistill_cli.hardware.selection import Improvement, choose, improvements
 
 STUDENTS = {
-    "quickstart, 0.2M": Demand("llama", 205_200, 2, 80, 192, 80, 768, context=256),
-    "SmolLM2-135M": Demand("llama", 134_515_008, 30, 576, 1_536, 192, 49_152),
-    "Qwen2.5-0.5B": Demand("qwen2", 494_032_768, 24, 896, 4_864, 128, 151_936),
-    "Llama-3.2-1B": Demand("llama", 1_235_814_400, 16, 2_048, 8_192, 512, 128_256),
-    "Qwen3-4B": Demand("qwen3", 4_022_468_096, 36, 2_560, 9_728, 1_024, 151_936),
-    "Llama-3.1-8B": Demand("llama", 8_030_261_248, 32, 4_096, 14_336, 1_024, 128_256),
+    "quickstart, 0.2M": MemoryDemand("llama", 205_200, 2, 80, 192, 80, 768, context=256),
+    "SmolLM2-135M": MemoryDemand("llama", 134_515_008, 30, 576, 1_536, 192, 49_152),
+    "Qwen2.5-0.5B": MemoryDemand("qwen2", 494_032_768, 24, 896, 4_864, 128, 151_936),
+    "Llama-3.2-1B": MemoryDemand("llama", 1_235_814_400, 16, 2_048, 8_192, 512, 128_256),
+    "Qwen3-4B": MemoryDemand("qwen3", 4_022_468_096, 36, 2_560, 9_728, 1_024, 151_936),
+    "Llama-3.1-8B": MemoryDemand("llama", 8_030_261_248, 32, 4_096, 14_336, 1_024, 128_256),
 }
 """Students of the usual sizes, in the default recipe: what would run here is said for each."""
 
@@ -97,7 +98,7 @@ def diagnose(hardware: Hardware, installed: Mapping[str, Backend]) -> Diagnosis:
     )
 
 
-def _fit(name: str, demand: Demand, hardware: Hardware, installed: Mapping[str, Backend]) -> StudentFit:
+def _fit(name: str, demand: MemoryDemand, hardware: Hardware, installed: Mapping[str, Backend]) -> StudentFit:
     need = demand.learner_gib(2 if hardware.card else hardware.weight_bytes, demand.token_budget)
     try:
         choice = choose("auto", "auto", installed, hardware, demand)
@@ -144,5 +145,5 @@ def _version(package: str) -> str:
 
 def _free(folder: Path) -> float:
     """GiB free where a folder is, or will be."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(there).free / 2**30
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free / 2**30

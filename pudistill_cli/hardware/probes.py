@@ -59,17 +59,17 @@ def memory_gib() -> tuple[float, float]:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
     except (ValueError, OSError):
         return 0.0, 0.0
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
-    available = int(found[1]) * 1024 / _GIB if found else total
+    line = re.search(r"^MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
+    available = int(line[1]) * 1024 / _GIB if line else total
     for folder, limit, usage, prefix in (
         ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
-        if (most := _text(f"{folder}/{limit}").strip()).isdigit() and int(most) / _GIB < total:
-            total = int(most) / _GIB
+        if (maximum := _text(f"{folder}/{limit}").strip()).isdigit() and int(maximum) / _GIB < total:
+            total = int(maximum) / _GIB
             used = _text(f"{folder}/{usage}").strip()
-            held = int(used) - _cached(f"{folder}/memory.stat", prefix) if used.isdigit() else 0
-            available = min(available, total - max(held, 0) / _GIB)
+            kept = int(used) - _cached(f"{folder}/memory.stat", prefix) if used.isdigit() else 0
+            available = min(available, total - max(kept, 0) / _GIB)
     return total, max(available, 0.0)
 
 
@@ -97,18 +97,18 @@ def cards() -> tuple[Card, ...]:
 
 def torch_build() -> str | None:
     """What the installed torch was built for: "cuda", "rocm" or "cpu"; None without torch."""
-    found = find_spec("torch")
-    if found is None or found.origin is None:
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
         return None
-    source = _text(Path(found.origin).with_name("version.py"))
+    source = _text(Path(spec.origin).with_name("version.py"))
     built = set(re.findall(r"^(cuda|hip|rocm)\b[^=\n]*= *['\"]", source, re.MULTILINE))
     return "rocm" if built & {"hip", "rocm"} else "cuda" if built else "cpu"
 
 
 def _cached(stat: str, prefix: str) -> int:
     """Bytes of files that a container's kernel keeps in memory and drops when it is wanted; 0 where nothing tells."""
-    found = re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", _text(stat), re.MULTILINE)
-    return sum(map(int, found))
+    sizes = re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", _text(stat), re.MULTILINE)
+    return sum(map(int, sizes))
 
 
 def _nvidia() -> tuple[Card, ...]:
@@ -116,29 +116,29 @@ def _nvidia() -> tuple[Card, ...]:
     if visible is not None and visible.strip() in ("", "-1"):
         return ()
     rows = [[part.strip() for part in line.split(",")] for line in _output(*_NVIDIA_SMI).splitlines()]
-    found: list[Card] = []
+    gpus: list[Card] = []
     for name, total, free in (row for row in rows if len(row) == 3):
         if total.isdigit():
-            found.append(Card("nvidia", name, int(total) / 1024, int(free if free.isdigit() else total) / 1024))
+            gpus.append(Card("nvidia", name, int(total) / 1024, int(free if free.isdigit() else total) / 1024))
         else:  # a card without memory of its own shares the machine's
-            found.append(Card("nvidia", name, *memory_gib()))
+            gpus.append(Card("nvidia", name, *memory_gib()))
     first = (visible or "").split(",")[0]
-    if first.isdigit() and int(first) < len(found):
-        found.insert(0, found.pop(int(first)))
-    return tuple(found)
+    if first.isdigit() and int(first) < len(gpus):
+        gpus.insert(0, gpus.pop(int(first)))
+    return tuple(gpus)
 
 
 def _amd() -> tuple[Card, ...]:
     if not Path("/dev/kfd").exists():
         return ()
-    found: list[Card] = []
+    gpus: list[Card] = []
     for file in sorted(Path("/sys/class/drm").glob("card*/device/mem_info_vram_total")):
         total, used = _text(file).strip(), _text(file.with_name("mem_info_vram_used")).strip()
         if total.isdigit():
             gib = int(total) / _GIB
             name = _text(file.with_name("product_name")).strip() or "AMD card"
-            found.append(Card("amd", name, gib, gib - (int(used) / _GIB if used.isdigit() else 0.0)))
-    return tuple(found)
+            gpus.append(Card("amd", name, gib, gib - (int(used) / _GIB if used.isdigit() else 0.0)))
+    return tuple(gpus)
 
 
 def _windows_memory() -> tuple[float, float]:

@@ -12,9 +12,11 @@ from pudistill_cli.backend_api.contract import Backend, Engine, ModelSpec
 from pudistill_cli.backend_api.registry import backends, usable
 from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware.memory_estimate import Demand, demand_of
+from pudistill_cli.hardware.machine import Hardware, detect
+from pudistill_cli.hardware.memory_estimate import MemoryDemand, demand_of
+from pudistill_cli.hardware.placement import Placement, choose_device, usable_gib
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Hardware, Placement, detect, place, room, runner
+from pudistill_cli.hardware.selection import choose_inference_backend
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.student import reader_of, resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -121,14 +123,16 @@ def _checkpoint(settings: LocalTeacher, engine: str, offline: bool) -> _Found:
 
 def _placed_file(file: Path) -> _Placed:
     hardware, backend, need = detect(), usable("llamacpp"), file.stat().st_size / 2**30
-    placement = place(hardware, "the teacher", need)
+    placement = choose_device(hardware, "the teacher", need)
     crowded = _is_crowded(hardware, placement, need) and _uses_cards(backend, file)
     return _Placed(backend, placement.device, need, _room(hardware, backend, placement.card), crowded)
 
 
-def _placed_checkpoint(folder: Path, demand: Demand, engine: str) -> _Placed:
+def _placed_checkpoint(folder: Path, demand: MemoryDemand, engine: str) -> _Placed:
     hardware = detect()
-    backend, placement = runner(engine, backends(), hardware, demand, lambda asked: asked.refusal(folder))
+    backend, placement = choose_inference_backend(
+        engine, backends(), hardware, demand, lambda asked: asked.refusal(folder)
+    )
     # llama.cpp holds a checkpoint in 16 bits or fewer.
     weight_bytes = 2 if backend.name == "llamacpp" or placement.card is not None else hardware.weight_bytes
     need, there = demand.engine_gib(weight_bytes), _room(hardware, backend, placement.card)
@@ -155,7 +159,7 @@ def _room(hardware: Hardware, backend: Backend, card: Card | None) -> float | No
         return None
     if card is None or (card.maker == "apple" and backend.name == "llamacpp"):  # it may be built for the CPU alone
         return hardware.free_gib
-    return room(hardware, card)
+    return usable_gib(hardware, card)
 
 
 def _refuse_too_large(settings: LocalTeacher, placed: _Placed) -> None:

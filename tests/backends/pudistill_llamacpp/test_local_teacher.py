@@ -17,8 +17,8 @@ from pudistill_cli.backend_api import registry
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.config.teacher import EndpointTeacher, LocalTeacher
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Hardware
 from pudistill_cli.models import student as student_module
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher import local

@@ -11,9 +11,10 @@ import pytest
 
 from pudistill_cli.backend_api import registry
 from pudistill_cli.commands import doctor
-from pudistill_cli.hardware import selection
+from pudistill_cli.hardware import machine as machine_module
 from pudistill_cli.hardware.doctor import STUDENTS, diagnose
-from pudistill_cli.hardware.selection import Hardware, choose
+from pudistill_cli.hardware.machine import Hardware
+from pudistill_cli.hardware.selection import choose
 from tests.pudistill_cli.hardware.test_selection import (
     CPU,
     EVERYTHING,
@@ -34,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`machine(hardware, backends)` makes this machine look like that one."""
 
     def become(found: Hardware, backends: dict[str, Any]) -> None:
-        monkeypatch.setattr(selection, "detect", lambda: found)
+        monkeypatch.setattr(machine_module, "detect", lambda: found)
         monkeypatch.setattr(registry, "backends", lambda: backends)
 
     return become

@@ -11,9 +11,11 @@ import pytest
 from pudistill_cli.backend_api.contract import Backend, Capabilities
 from pudistill_cli.backend_api.registry import backends, usable
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware.memory_estimate import Demand
+from pudistill_cli.hardware import probes
+from pudistill_cli.hardware.machine import Hardware, detect
+from pudistill_cli.hardware.memory_estimate import MemoryDemand
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Choice, Hardware, choose, detect, improvements, probes, runner
+from pudistill_cli.hardware.selection import Choice, choose, choose_inference_backend, improvements
 
 MAC = Hardware("Darwin", "arm64", "Apple M3", ("NEON", "bf16"), 8, 16.0, 16.0, (Card("apple", "Apple M3", 16, 16),))
 CPU = Hardware("Linux", "x86_64", "a CPU", ("AVX2",), 8, 24.0, 20.0, torch="cpu")
@@ -21,10 +23,10 @@ H100 = Hardware("Linux", "x86_64", "", (), 16, 128.0, 120.0, (Card("nvidia", "NV
 GTX = replace(H100, memory_gib=24.0, free_gib=20.0, cards=(Card("nvidia", "GTX 1650", 4, 3.5),))
 AMD = replace(H100, cards=(Card("amd", "Radeon RX 7900", 24, 23),), torch="rocm")
 
-TINY = Demand("llama", 205_200, 2, 80, 192, 80, 768)
-SMOL = Demand("llama", 135_000_000, 30, 576, 1536, 192, 49152, context=2048)
+TINY = MemoryDemand("llama", 205_200, 2, 80, 192, 80, 768)
+SMOL = MemoryDemand("llama", 135_000_000, 30, 576, 1536, 192, 49152, context=2048)
 """SmolLM2-135M."""
-LLAMA_3B = Demand("llama", 3_200_000_000, 28, 3072, 8192, 1024, 128256)
+LLAMA_3B = MemoryDemand("llama", 3_200_000_000, 28, 3072, 8192, 1024, 128256)
 
 
 class Fake:
@@ -71,7 +73,7 @@ def names(choice: Choice) -> tuple[str, str]:
     return choice.engine.name, choice.learner.name
 
 
-def auto(hardware: Hardware, demand: Demand | None = None, found: Any = None) -> Choice:
+def auto(hardware: Hardware, demand: MemoryDemand | None = None, found: Any = None) -> Choice:
     return choose("auto", "auto", EVERYTHING if found is None else found, hardware, demand)
 
 
@@ -94,7 +96,9 @@ def auto(hardware: Hardware, demand: Demand | None = None, found: Any = None) ->
         (H100, replace(SMOL, device="cpu"), ("llamacpp", "torch")),
     ],
 )
-def test_auto_picks_by_platform_and_student(hardware: Hardware, demand: Demand, expected: tuple[str, str]) -> None:
+def test_auto_picks_by_platform_and_student(
+    hardware: Hardware, demand: MemoryDemand, expected: tuple[str, str]
+) -> None:
     assert names(auto(hardware, demand)) == expected
 
 
@@ -187,9 +191,9 @@ def test_auto_takes_another_backend_for_a_checkpoint_that_the_first_refuses() ->
     assert runs("llamacpp", low, SMOL, refusing="llamacpp") == ("llamacpp", "auto")
 
 
-def runs(engine: str, hardware: Hardware, demand: Demand, refusing: str = "") -> tuple[str, str]:
+def runs(engine: str, hardware: Hardware, demand: MemoryDemand, refusing: str = "") -> tuple[str, str]:
     """The backend that runs a model, and the device that it is told."""
-    backend, placement = runner(
+    backend, placement = choose_inference_backend(
         engine, EVERYTHING, hardware, demand, lambda asked: "not this one" if asked.name == refusing else None
     )
     return backend.name, placement.device
@@ -201,7 +205,7 @@ def test_a_model_that_does_not_fit_the_card_is_run_on_the_cpu_as_it_is_trained_t
     need = (6_400_000_000 + 3_758_096_384 + 262_668_288) / 2**30
     for free, device, card in ((need, "auto", "a card"), (need - 2**-20, "cpu", None)):
         found = replace(H100, cards=(Card("nvidia", "a card", 16.0, free),))
-        _, placement = runner(engine, EVERYTHING, found, LLAMA_3B, lambda _: None)
+        _, placement = choose_inference_backend(engine, EVERYTHING, found, LLAMA_3B, lambda _: None)
         assert (placement.device, placement.card and placement.card.name) == (device, card)
     [notice] = placement.notices
     assert notice == "The a card is not used: the model takes about 9.7 GiB, and 9.7 GiB of its memory are free."
@@ -247,7 +251,7 @@ def test_a_pass_that_is_too_large_is_answered_by_one_that_fits() -> None:
 
 
 @pytest.mark.parametrize(("demand", "free"), [(SMOL, 1.5), (LLAMA_3B, 8.0)])
-def test_a_student_that_does_not_fit_at_all_is_refused(demand: Demand, free: float) -> None:
+def test_a_student_that_does_not_fit_at_all_is_refused(demand: MemoryDemand, free: float) -> None:
     with pytest.raises(BackendError, match="are free") as error:
         auto(replace(CPU, memory_gib=8.0, free_gib=free), demand)
     assert "smaller student" in error.value.hint
@@ -292,9 +296,3 @@ def test_the_first_improvement_has_its_command(hardware: Hardware, found: Any, c
 @pytest.mark.parametrize("hardware", [CPU, MAC, H100, AMD])
 def test_a_complete_installation_needs_nothing(hardware: Hardware) -> None:
     assert list(improvements(hardware, EVERYTHING)) == []
-
-
-def test_this_machine_has_cores_and_memory() -> None:
-    found = detect()
-    assert found.cores >= 1
-    assert 0.5 < found.free_gib <= found.memory_gib

@@ -8,8 +8,8 @@ import pytest
 from pudistill_cli.backend_api.contract import Capabilities
 from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.errors import BackendError
+from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Hardware
 from pudistill_cli.teacher import local
 from pudistill_cli.teacher.answers import Question
 from pudistill_cli.teacher.local import LocalModel, open_local
