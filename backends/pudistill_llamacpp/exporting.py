@@ -187,7 +187,7 @@ def _tokenizer(request: ExportRequest) -> StudentTokenizer:
     """As the run had it, with the run's date."""
     student, format = request.student, request.speech.format
     if student.is_file():
-        return StudentTokenizer.of_files(read_model(student), format).at(request.now)
+        return StudentTokenizer.of_model_file(read_model(student), format).at(request.now)
     return StudentTokenizer.load(student, format=format).at(request.now)
 
 

@@ -18,7 +18,8 @@ from pudistill_cli.hardware.placement import Placement, choose_device, usable_gi
 from pudistill_cli.hardware.probes import Card
 from pudistill_cli.hardware.selection import choose_inference_backend
 from pudistill_cli.models.checkpoint_files import read_json
-from pudistill_cli.models.student import reader_of, resolve_student
+from pudistill_cli.models.model_file import model_file_reader
+from pudistill_cli.models.student import resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
@@ -64,7 +65,7 @@ def check_local(settings: LocalTeacher) -> None:
     """
     if _is_gguf(settings):
         path = Path(settings.model).expanduser()
-        reader_of(path, settings.revision)
+        model_file_reader(path, settings.revision)
         _refuse_too_large(settings, _placed_file(path))
 
 
@@ -105,8 +106,8 @@ def _is_gguf(settings: LocalTeacher) -> bool:
 
 def _gguf(settings: LocalTeacher) -> _Found:
     path = Path(settings.model).expanduser()
-    file = reader_of(path, settings.revision).read_model(path.resolve())
-    tokenizer = StudentTokenizer.of_files(file)
+    file = model_file_reader(path, settings.revision).read_model(path.resolve())
+    tokenizer = StudentTokenizer.of_model_file(file)
     find_place = partial(_placed_file, file.source)
     return _Found(file.source, tokenizer, file.context, file.parameters, file.fingerprint, find_place)
 

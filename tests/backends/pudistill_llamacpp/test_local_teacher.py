@@ -19,7 +19,7 @@ from pudistill_cli.config.teacher import EndpointTeacher, LocalTeacher
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.models import student as student_module
+from pudistill_cli.models import model_file
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher import local
 from pudistill_cli.teacher.answers import Question, Teacher
@@ -119,7 +119,7 @@ def test_what_is_missing_is_found_before_anything_is_loaded(gguf: Path, monkeypa
     check_local(LocalTeacher(model="somebody/a-model"))  # the hub is not asked
     with pytest.raises(DataError, match="There is no file"):
         check_local(LocalTeacher(model="missing.gguf"))
-    monkeypatch.setattr(student_module, "backends", dict)
+    monkeypatch.setattr(model_file, "backends", dict)
     for load in (check_local, lambda settings: open_local(settings, "auto", CONTEXT)):
         with pytest.raises(BackendError, match="needs the llamacpp backend"):
             load(LocalTeacher(model=str(gguf)))
