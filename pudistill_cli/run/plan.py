@@ -22,11 +22,11 @@ from pudistill_cli.hardware.selection import Choice, choose
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.student import Student, resolve_student, with_original
+from pudistill_cli.prompt_files import read_prompts
 from pudistill_cli.prompts import (
     PromptFile,
     PromptSets,
     given_prompts,
-    read_prompts,
     refuse_leaks,
     split_prompts,
 )

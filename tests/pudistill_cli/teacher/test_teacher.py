@@ -109,7 +109,7 @@ def test_an_error_of_the_caller_closes_the_teacher(serve, endpoint, ask, cache):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pudistill_cli.prompts import Message
+from pudistill_cli.types import Message
 from pudistill_cli.teacher.answers import Question
 from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache
