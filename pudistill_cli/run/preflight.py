@@ -17,6 +17,7 @@ from pudistill_cli.models.student import Student
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.teacher.answers import Teacher
+from pudistill_cli.teacher.api_key import read_key
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.opening import open_teacher
 
@@ -40,8 +41,6 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
         return
     teacher = open_teacher(settings, folder=Path.cwd(), open_local=_not_local)
     if isinstance(settings, EndpointTeacher) and not _cached(teacher.identity(), missing):
-        from pudistill_cli.teacher.endpoint import read_key
-
         read_key(settings.api_key_env)
 
 

@@ -21,7 +21,7 @@ from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
 from pudistill_cli.models import model_file
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.teacher import local
+from pudistill_cli.teacher import local, local_placement
 from pudistill_cli.teacher.answers import Question, Teacher
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.local import LocalModel, check_local, open_local
@@ -132,7 +132,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, free: float, card: float | None = N
     """A CPU with so many GiB free, and a card of 8 with so many where that is given."""
     cards = () if card is None else (Card("nvidia", "a card", 8.0, card),)
     found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=free, cards=cards, torch="cuda")
-    monkeypatch.setattr(local, "detect", lambda: found)
+    monkeypatch.setattr(local_placement, "detect", lambda: found)
 
 
 @pytest.mark.parametrize("kind", ["gguf", "checkpoint"])
@@ -191,7 +191,7 @@ def test_the_student_leaves_a_card_only_for_a_llamacpp_that_uses_it(
 
 
 def test_unknown_memory_refuses_no_teacher(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "detect", lambda: Hardware("Plan 9", "mips"))
+    monkeypatch.setattr(local_placement, "detect", lambda: Hardware("Plan 9", "mips"))
     check_local(LocalTeacher(model=str(gguf)))
 
 
