@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from shlex import quote
 from typing import Annotated
 
@@ -38,17 +39,16 @@ def command(
             f"--set {other[0]}: eval changes eval settings only.", "Start a new run: pudistill run --name NEW"
         )
     console = Console(as_json=as_json)
-    with stoppable(console, "the answers so far are kept, and the run is as it was. The same command goes on."):
-        job = reopen(run, runs, console, changes or [])
-        try:
-            before = job.ledger.stage_detail("eval")["chosen"]
-            distil(job, "eval")
-            if (now := job.ledger.stage_detail("eval")["chosen"]) != before:
-                console.warn(
-                    f"Dev now finds {now} best, where it was {before}: the table, the report and `pudistill export` "
-                    f"take {now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"
-                )
-            if show:
-                print_answers(job, show)
-        finally:
-            job.close()
+    with (
+        stoppable(console, "the answers so far are kept, and the run is as it was. The same command goes on."),
+        closing(reopen(run, runs, console, changes or [])) as job,
+    ):
+        before = job.ledger.stage_detail("eval")["chosen"]
+        distil(job, "eval")
+        if (now := job.ledger.stage_detail("eval")["chosen"]) != before:
+            console.warn(
+                f"Dev now finds {now} best, where it was {before}: the table, the report and `pudistill export` "
+                f"take {now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"
+            )
+        if show:
+            print_answers(job, show)

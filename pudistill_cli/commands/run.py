@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -63,13 +64,12 @@ def command(
         return
     console.say(f"{name}: {checked.choice.reason}; {checked.student.description}")
     again = resume_line(recipe, changes, name, runs, until=until, offline=offline)
-    with stoppable(console, f"all finished work is kept. Go on with: {again}"):
-        job = open_run(checked, console, runs, name, offline=offline)
-        try:
-            distil(job, until)
-            print_next_steps(job, until)
-        finally:
-            job.close()
+    with (
+        stoppable(console, f"all finished work is kept. Go on with: {again}"),
+        closing(open_run(checked, console, runs, name, offline=offline)) as job,
+    ):
+        distil(job, until)
+        print_next_steps(job, until)
 
 
 def resume_line(

@@ -42,16 +42,16 @@ class Hardware:
 
 def detect() -> Hardware:
     """Look at the machine: no framework is imported and no device is opened."""
-    name, features = probes.cpu()
-    total, free = probes.memory_gib()
+    cpu, features = probes.cpu()
+    memory_gib, free_gib = probes.memory_gib()
     return Hardware(
-        platform.system(),
-        platform.machine(),
-        name,
-        features,
-        probes.cores(),
-        total,
-        free,
-        probes.cards(),
-        probes.torch_build(),
+        system=platform.system(),
+        machine=platform.machine(),
+        cpu=cpu,
+        features=features,
+        cores=probes.cores(),
+        memory_gib=memory_gib,
+        free_gib=free_gib,
+        cards=probes.cards(),
+        torch=probes.torch_build(),
     )

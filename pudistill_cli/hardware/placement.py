@@ -17,14 +17,14 @@ class Placement:
     """Where a model goes on this machine."""
 
     card: Card | None
-    """The one that it is held on."""
+    """The accelerator that holds it; None for RAM."""
     device: str
     """For a backend: the user's, "cpu" where there is a card that the model does not fit, or "auto"."""
     notices: tuple[str, ...] = ()
 
 
 def choose_device(hardware: Hardware, what: str, need_gib: float, device: str = "auto") -> Placement:
-    """Where something goes that takes so much memory. A device that the user names is theirs to fit.
+    """Where `what` goes, which takes so much memory. A device that the user names is theirs to fit.
 
     Unified memory is the card's and the CPU's alike, so nothing is gained by leaving an Apple GPU.
     """

@@ -111,9 +111,9 @@ def test_bytes_that_are_no_utf8_are_a_bad_line(file: Path) -> None:
 
 def test_a_prompt_that_comes_again_is_kept_once_and_reported(file: Path) -> None:
     file.write_text('{"prompt": "a", "reference": "1"}\n{"prompt": "b"}\n{"prompt": "a", "reference": "2"}\n')
-    found = read_prompts(file)
-    assert [(p.messages[0].content, p.reference) for p in found.prompts] == [("a", "1"), ("b", None)]
-    assert found.notices == (f"{file}: 1 duplicate prompt left out (line 3)",)
+    prompt_file = read_prompts(file)
+    assert [(p.messages[0].content, p.reference) for p in prompt_file.prompts] == [("a", "1"), ("b", None)]
+    assert prompt_file.notices == (f"{file}: 1 duplicate prompt left out (line 3)",)
 
 
 def test_missing_and_empty_files(file: Path, tmp_path: Path) -> None:

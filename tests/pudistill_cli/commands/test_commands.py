@@ -225,12 +225,12 @@ def test_another_metric_chooses_anew_on_dev(copied: Tiny, call: Call) -> None:
     """What dev said by one measure says nothing about another; the answers are the same ones."""
     answers = copied.value("SELECT count(*) FROM eval_answers WHERE split = 'dev'")
     assert call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=chrf").code == 0
-    found = [json.loads(d) for (d,) in copied.rows("SELECT detail FROM stages WHERE name LIKE 'dev/%'")]
-    assert [f["measure"] for f in found] == ["chrf"] * 3
+    details = [json.loads(d) for (d,) in copied.rows("SELECT detail FROM stages WHERE name LIKE 'dev/%'")]
+    assert [d["measure"] for d in details] == ["chrf"] * 3
     means = copied.rows(
         "SELECT system, avg(score) FROM eval_answers WHERE split = 'dev' AND temperature = 0 GROUP BY system"
     )
-    assert {f["name"]: f["best"] for f in found} == pytest.approx(dict(means))
+    assert {d["name"]: d["best"] for d in details} == pytest.approx(dict(means))
     assert copied.value("SELECT count(*) FROM eval_answers WHERE split = 'dev'") == answers
 
 
@@ -365,9 +365,9 @@ def test_an_unknown_format_or_dtype_is_refused(options: list[str], words: list[s
 
 
 def test_recipes_lists_what_can_be_run_by_name(call: Call) -> None:
-    found = json.loads(call("recipes", "--json").out)
-    assert [r["name"] for r in found] == ["quickstart", "stories"]
-    assert all(Path(r["path"]).is_file() and r["about"] for r in found)
+    recipes = json.loads(call("recipes", "--json").out)
+    assert [r["name"] for r in recipes] == ["quickstart", "stories"]
+    assert all(Path(r["path"]).is_file() and r["about"] for r in recipes)
     listed = call("recipes").out
     assert "quickstart" in listed
     assert "stories" in listed

@@ -73,8 +73,8 @@ def names(choice: Choice) -> tuple[str, str]:
     return choice.engine.name, choice.learner.name
 
 
-def auto(hardware: Hardware, demand: MemoryDemand | None = None, found: Any = None) -> Choice:
-    return choose("auto", "auto", EVERYTHING if found is None else found, hardware, demand)
+def auto(hardware: Hardware, demand: MemoryDemand | None = None, available: Any = None) -> Choice:
+    return choose("auto", "auto", EVERYTHING if available is None else available, hardware, demand)
 
 
 # --- one branch a platform ---
@@ -108,15 +108,15 @@ def test_auto_means_mlx_on_a_simulated_mac(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     monkeypatch.setattr(probes, "memory_gib", lambda: (16.0, 16.0))
-    found = backends()
-    if "mlx" not in found or found["mlx"].problem() is not None:
+    every = backends()
+    if "mlx" not in every or every["mlx"].problem() is not None:
         pytest.skip("needs the MLX backend: pip install 'pudistill[mlx]'")
     hardware = detect()
     assert (hardware.system, hardware.machine) == ("Darwin", "arm64")
     assert [card.maker for card in hardware.cards] == ["apple"]
-    alone = {"mlx": found["mlx"]}
-    for torch, there in ((hardware.torch, found), (None, alone)):
-        choice = choose("auto", "auto", there, replace(hardware, torch=torch), SMOL)
+    alone = {"mlx": every["mlx"]}
+    for torch, available in ((hardware.torch, every), (None, alone)):
+        choice = choose("auto", "auto", available, replace(hardware, torch=torch), SMOL)
         assert names(choice) == ("mlx", "mlx")
         assert choice.advice == ""
 
@@ -204,8 +204,8 @@ def test_a_model_that_does_not_fit_the_card_is_run_on_the_cpu_as_it_is_trained_t
     # 6.4e9 bytes of weights, 4 * 8 * 4,096 * 28 * 1,024 of cache, 4 * 512 * 128,256 of logits: 9.71 GiB.
     need = (6_400_000_000 + 3_758_096_384 + 262_668_288) / 2**30
     for free, device, card in ((need, "auto", "a card"), (need - 2**-20, "cpu", None)):
-        found = replace(H100, cards=(Card("nvidia", "a card", 16.0, free),))
-        _, placement = choose_inference_backend(engine, EVERYTHING, found, LLAMA_3B, lambda _: None)
+        hardware = replace(H100, cards=(Card("nvidia", "a card", 16.0, free),))
+        _, placement = choose_inference_backend(engine, EVERYTHING, hardware, LLAMA_3B, lambda _: None)
         assert (placement.device, placement.card and placement.card.name) == (device, card)
     [notice] = placement.notices
     assert notice == "The a card is not used: the model takes about 9.7 GiB, and 9.7 GiB of its memory are free."
@@ -271,7 +271,7 @@ def test_unknown_memory_refuses_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hardware", "found", "command"),
+    ("hardware", "available", "command"),
     [
         (CPU, installed(TORCH), 'pip install "pudistill[llamacpp]"'),
         (CPU, installed(), 'pip install "pudistill[torch]"'),
@@ -289,8 +289,8 @@ def test_unknown_memory_refuses_nothing() -> None:
         ),
     ],
 )
-def test_the_first_improvement_has_its_command(hardware: Hardware, found: Any, command: str) -> None:
-    assert next(improvements(hardware, found)).command == command
+def test_the_first_improvement_has_its_command(hardware: Hardware, available: Any, command: str) -> None:
+    assert next(improvements(hardware, available)).command == command
 
 
 @pytest.mark.parametrize("hardware", [CPU, MAC, H100, AMD])

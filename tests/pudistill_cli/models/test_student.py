@@ -349,11 +349,11 @@ def test_a_gguf_file_is_read_by_its_backend(reader: Reader, gguf: Path, monkeypa
     assert resolve_student(str(gguf), format="text").notices == ("a notice",)
 
 
-@pytest.mark.parametrize("found", [{}, {"llamacpp": Fake("llamacpp", "llama-cpp-python is missing")}])
+@pytest.mark.parametrize("installed", [{}, {"llamacpp": Fake("llamacpp", "llama-cpp-python is missing")}])
 def test_a_gguf_file_without_its_backend_says_what_to_install(
-    found: dict[str, object], gguf: Path, monkeypatch: pytest.MonkeyPatch
+    installed: dict[str, object], gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_file, "backends", lambda: found)
+    monkeypatch.setattr(model_file, "backends", lambda: installed)
     with pytest.raises(BackendError, match="needs the llamacpp backend") as error:
         resolve_student(str(gguf))
     assert 'pip install "pudistill[llamacpp]"' in error.value.hint

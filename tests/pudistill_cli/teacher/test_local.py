@@ -122,8 +122,8 @@ def spy(monkeypatch) -> Spy:
 def machine(monkeypatch, card: int, free: int, ram: int) -> None:
     """So many bytes on the card, of them free, and of RAM."""
     cards = (Card("nvidia", "a card", card / 2**30, free / 2**30),)
-    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=ram / 2**30, cards=cards, torch="cuda")
-    monkeypatch.setattr(local_placement, "detect", lambda: found)
+    hardware = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=ram / 2**30, cards=cards, torch="cuda")
+    monkeypatch.setattr(local_placement, "detect", lambda: hardware)
 
 
 def opened(engine="auto", make_room=lambda: pytest.fail("nothing is gained by it")) -> LocalModel:

@@ -30,11 +30,11 @@ def nothing(question, answer) -> None:
 
 def test_an_answered_prompt_is_never_asked_again(serve, endpoint, ask, cache):
     server = serve(lambda request: says(request.prompt.upper()))
-    told = []
-    first = ask_all(endpoint(server), ask("a", "b"), cache, lambda q, a: told.append(a.text))
-    second = ask_all(endpoint(server), ask("b", "c", "a"), cache, lambda q, a: told.append(a.text))
+    texts = []
+    first = ask_all(endpoint(server), ask("a", "b"), cache, lambda q, a: texts.append(a.text))
+    second = ask_all(endpoint(server), ask("b", "c", "a"), cache, lambda q, a: texts.append(a.text))
     assert server.prompts == ["a", "b", "c"]
-    assert told == ["A", "B", "B", "A", "C"]
+    assert texts == ["A", "B", "B", "A", "C"]
     assert first == {q.key: second[q.key] for q in ask("a", "b")}
     assert [second[q.key].text for q in ask("a", "b", "c")] == ["A", "B", "C"]
 
