@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pudistill_cli.config.fields import sections_in
 from pudistill_cli.config.yaml_lines import Dotted
 from pudistill_cli.did_you_mean import did_you_mean
 
@@ -27,14 +28,14 @@ class Problem:
 
 def problems_of(error: ValidationError, data: dict[str, Any], model: type[BaseModel]) -> list[Problem]:
     """One problem for each place in `data`: what the members of a union say about it is joined by "or"."""
-    found: dict[Dotted, list[str]] = {}
+    by_place: dict[Dotted, list[str]] = {}
     for details in error.errors(include_url=False, include_input=False):
         path, value = _place(details, data)
-        messages = found.setdefault(path, [])
+        messages = by_place.setdefault(path, [])
         message = _message(details, model) + _shown(details, path, value)
         if message not in messages:
             messages.append(message)
-    return [Problem(path, _joined(messages)) for path, messages in found.items()]
+    return [Problem(path, _joined(messages)) for path, messages in by_place.items()]
 
 
 def _place(details: ErrorDetails, data: dict[str, Any]) -> tuple[Dotted, Any]:
@@ -101,13 +102,7 @@ def _models_at(model: type[BaseModel], section: Iterable[int | str]) -> list[typ
     for part in map(str, section):
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         if fields:
-            models = [found for f in fields for found in _models_in(f.annotation)]
+            models = [section for f in fields for section in sections_in(f.annotation)]
         else:
             models = [m for m in models if any(f.default == part for f in m.model_fields.values())]
     return models
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _models_in(part)]

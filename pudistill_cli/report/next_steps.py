@@ -5,15 +5,16 @@ from __future__ import annotations
 from shlex import quote
 
 from pudistill_cli.config.export import formats_of
+from pudistill_cli.config.stages import Stage
 from pudistill_cli.run.context import Job
 
 
-def print_next_steps(job: Job, until: str) -> None:
-    """Print the paths of a finished run's results, or how a run that was to stop after `until` goes on."""
+def print_next_steps(job: Job, last: Stage) -> None:
+    """Print the paths of a finished run's results, or how a run that was to stop after stage `last` goes on."""
     folder = job.folder
-    if until != "export":
-        job.console.result(f"Stopped after {until}, as asked. The same command without --until goes on.")
-        job.console.event("done", run=str(folder.path), until=until)
+    if last is not Stage.EXPORT:
+        job.console.result(f"Stopped after {last.title}, as asked. The same command without --until goes on.")
+        job.console.event("done", run=str(folder.path), until=last.title)
         return
     exports = [folder.export(str(target)) for target in formats_of(job.recipe.export, job.student.keeps_its_types)]
     paths = {

@@ -9,7 +9,7 @@ from pudistill_cli.backend_api.contract import Engine, Learner
 from pudistill_cli.backend_api.oom_retry import Shrunk, patient_engine, patient_learner
 
 
-class Models:
+class ModelPair:
     """Asking for one of them makes sure that it is loaded, and with `in_turns` that the other is not.
 
     Both go on in smaller passes where memory is short, and `shrunk` is told.

@@ -21,9 +21,11 @@ from pudistill_cli.errors import RunError
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.folder import RunFolder
+from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.run.model_pair import Models
-from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, identity, plan
+from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.model_pair import ModelPair
+from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, plan
 from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.opening import open_teacher
@@ -52,7 +54,7 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
     shrunk = shrinks(console.warn, folder.keep_token_budget)
-    models = Models(choice.engine.open(spec), learn, shrunk, in_turns=choice.suspend)
+    model_pair = ModelPair(choice.engine.open(spec), learn, shrunk, in_turns=choice.suspend)
     return Job(
         recipe=recipe,
         student=student,
@@ -65,7 +67,7 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         spec=spec,
         learner_spec=learner_spec,
         resolved=resolved,
-        models=models,
+        model_pair=model_pair,
         cache=AnswerCache(cache_path() / "anchors.sqlite"),
         metric_function=load_metric(recipe.eval.metric),
         offline=offline,
@@ -117,7 +119,7 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
     except BaseException:
         folder.close()
         raise
-    if not job.ledger.stage_done("eval"):
+    if not job.ledger.stage_done(Mark.EVAL()):
         job.close()
         raise not_finished(path)
     return job

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
-from typing import cast
 
-from pudistill_cli import __version__
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.registry import backends
+from pudistill_cli.config.objective_settings import DEFAULT
 from pudistill_cli.config.prompts import PromptSettings
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.student import check_base
@@ -142,10 +140,10 @@ def _with_able_learner(choice: Choice, recipe: Recipe, student: Student, console
 
 
 def _resolved(choice: Choice, spec: ModelSpec, learner_spec: ModelSpec) -> dict[str, str]:
-    found = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
+    resolved = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
     if choice.engine.name != choice.learner.name or spec.options:
-        found |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
-    return found
+        resolved |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
+    return resolved
 
 
 def read_prompt_sets(settings: PromptSettings) -> PromptSets:
@@ -175,12 +173,12 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
 
 def _check_capabilities(recipe: Recipe, choice: Choice) -> None:
     engine, learner = choice.engine, choice.learner
-    objective = recipe.train.objective.name
+    objective = recipe.train.objective
     check_base(recipe.lora, learner.name, learner.capabilities.quantised_bases)
-    if objective not in learner.capabilities.objectives:
+    if objective.distils and not learner.capabilities.distils:
         raise BackendError(
-            f"The {learner.name} backend has no objective {objective!r}.",
-            f"It has: {', '.join(sorted(learner.capabilities.objectives))}.",
+            f"The {learner.name} backend cannot distil the judge, as train.objective {objective.name} does here.",
+            f"Use one that does not: --set train.objective={DEFAULT}",
         )
     if not (engine.capabilities.sample and engine.capabilities.score and learner.capabilities.learn):
         raise BackendError(
@@ -197,33 +195,3 @@ def _check_architecture(student: Student, choice: Choice) -> None:
                 "Check `model_type` in its config.json, or update: pip install -U --upgrade-strategy eager "
                 f'"pudistill[{backend.name}]"',
             )
-
-
-_NAMED_BY_CONTENT = {
-    "name": True,
-    "student": {"model", "original"},
-    "prompts": {"path", "train", "dev", "test", "extra"},
-}
-"""Settings that are not part of what a run is: their content is, by its fingerprint, wherever it lies."""
-
-
-def identity(checked: Plan) -> dict[str, str]:
-    """What makes a run this run: version, resolved recipe, and the content of student and prompts."""
-    sets = (checked.prompts.train, checked.prompts.dev, checked.prompts.test, *checked.prompts.extra.values())
-    content = sorted(f"{p.split} {p.key} {p.reference!r}" for prompts in sets for p in prompts)
-    return {
-        "version": __version__,
-        "student.fingerprint": checked.student.fingerprint,
-        "export.original": "given" if checked.student.original else "none",
-        "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
-        "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
-        **flattened(checked.recipe.model_dump(mode="json", exclude=_NAMED_BY_CONTENT)),
-    }
-
-
-def flattened(value: object, path: str = "") -> dict[str, str]:
-    """A recipe's settings by dotted key, as strings."""
-    if not isinstance(value, dict) or not value:
-        return {path: str(cast("object", value))}
-    parts = cast("dict[str, object]", value)
-    return {k: v for name, part in parts.items() for k, v in flattened(part, f"{path}.{name}".lstrip(".")).items()}
