@@ -28,22 +28,7 @@ def read_prompts(
     Raises:
         DataError: no such file, nothing in it, or, with `on_bad_line="fail"`, lines that are no prompts.
     """
-    prompts: dict[str, Prompt] = {}
-    bad: list[str] = []
-    duplicates: list[str] = []
-    for number, raw in _lines(path):
-        try:
-            messages, reference = _parsed(raw.decode(), path.suffix.lower() == ".txt", format)
-        except ValueError as error:
-            bad.append(f"line {number}: {error}")
-            continue
-        if system is not None and messages[0].role != "system":
-            messages = (Message("system", system), *messages)
-        key = prompt_key(messages, format)
-        if key in prompts:
-            duplicates.append(str(number))
-        else:
-            prompts[key] = Prompt(key, messages, "", reference, str(path), number)
+    prompts, bad, duplicates = _read(path, format, system)
     if bad and on_bad_line == "fail":
         reasons = listed(bad, "\n  ", _SHOWN)
         raise DataError(
@@ -61,7 +46,28 @@ def read_prompts(
     if duplicates:
         where = listed(duplicates, ", ", _SHOWN)
         notices.append(f"{path}: {counted(len(duplicates), 'duplicate prompt')} left out (line {where})")
-    return PromptFile(tuple(prompts.values()), tuple(notices))
+    return PromptFile(prompts, tuple(notices))
+
+
+def _read(path: Path, format: Format, system: str | None) -> tuple[tuple[Prompt, ...], list[str], list[str]]:
+    """The prompts, what is wrong with each bad line, and the numbers of lines with a prompt that came before."""
+    prompts: dict[str, Prompt] = {}
+    bad: list[str] = []
+    duplicates: list[str] = []
+    for number, raw in _lines(path):
+        try:
+            messages, reference = _parsed(raw.decode(), path.suffix.lower() == ".txt", format)
+        except ValueError as error:
+            bad.append(f"line {number}: {error}")
+            continue
+        if system is not None and messages[0].role != "system":
+            messages = (Message("system", system), *messages)
+        key = prompt_key(messages, format)
+        if key in prompts:
+            duplicates.append(str(number))
+        else:
+            prompts[key] = Prompt(key, messages, "", reference, str(path), number)
+    return tuple(prompts.values()), bad, duplicates
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

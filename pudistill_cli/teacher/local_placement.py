@@ -59,7 +59,7 @@ def place_checkpoint(folder: Path, demand: MemoryDemand, engine: str) -> Teacher
     """Of a checkpoint in Hugging Face form, by the backend that `engine` names, or the one that suits it."""
     hardware = detect()
     backend, placement = choose_inference_backend(
-        engine, backends(), hardware, demand, lambda asked: asked.refusal(folder)
+        engine, backends(), hardware, demand, lambda candidate: candidate.refusal(folder)
     )
     # llama.cpp holds a checkpoint in 16 bits or fewer.
     weight_bytes = 2 if backend.name == "llamacpp" or placement.card is not None else hardware.weight_bytes
