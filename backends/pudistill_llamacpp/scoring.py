@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from pudistill_cli.backend_api.batch_reading import check_prefixes
+from pudistill_cli.backend_api.micro_batching import request_length
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.types import Continuations, Floats, Tokens
 from pudistill_llamacpp.branches import Branch, Branches, Indices
@@ -144,10 +146,9 @@ def _open(student: StudentModel, cells: int, rows: int, batch: int, lora: Lora |
 
 
 def _check(student: StudentModel, requests: Sequence[Continuations]) -> None:
+    check_prefixes([request.prefix for request in requests])
     for request in requests:
-        if not request.prefix:
-            raise DataError("There is nothing before an answer to predict it from.", "Give the prompt some text.")
-        longest = len(request.prefix) + max(map(len, request.continuations), default=0)
+        longest = request_length(request)
         if longest > student.spec.context:
             raise DataError(
                 f"A prompt and an answer of {longest} tokens do not fit a context of {student.spec.context}.",

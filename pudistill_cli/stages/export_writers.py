@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pudistill_cli.backend_api.contract import Engine
 from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
-from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
+from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.backend_api.registry import exporter_of
 from pudistill_cli.config.export_formats import Target, keeps_more
 from pudistill_cli.errors import ExportError, PudistillError
@@ -91,8 +91,8 @@ class MergedWeights:
         with _loading(self._target):
             engine = self._job.learner_backend.open(spec)
         try:
-            patient = patient_engine(engine, shrinks(self._job.console.warn))
-            return _read(patient, None, rows, self._job.max_new_tokens)
+            retrying = retrying_engine(engine, halving_notice(self._job.console.warn))
+            return _read(retrying, None, rows, self._job.max_new_tokens)
         finally:
             engine.close()
 
@@ -164,8 +164,8 @@ class OfBackend:
             spec = replace(self._job.spec, base="bf16")  # an export is never quantised anew
             engine, adapter = self._exporter.open_export(self._request, self._written, spec)
         try:
-            patient = patient_engine(engine, shrinks(self._job.console.warn))
-            return _read(patient, adapter, rows, self._job.max_new_tokens)
+            retrying = retrying_engine(engine, halving_notice(self._job.console.warn))
+            return _read(retrying, adapter, rows, self._job.max_new_tokens)
         finally:
             engine.close()
 

@@ -114,9 +114,9 @@ def test_views_count_against_the_token_budget(judge: Path, monkeypatch: pytest.M
     """A piece's rows, each as long as its longest: by the prompts alone the judge's would be larger."""
     budget, passes, states = 100, [], gradients.branch_states
 
-    def measured(model: Any, prefix: Any, branches: Any, adapter: Any, rows: int) -> Any:
-        passes.append(len(branches) * (max(map(len, prefix)) + max(len(b.tokens) for b in branches)))
-        return states(model, prefix, branches, adapter, rows)
+    def measured(model: Any, adapter: Any, prefixes: Any, branches: Any, rows: int) -> Any:
+        passes.append(len(branches) * (max(map(len, prefixes)) + max(len(b.tokens) for b in branches)))
+        return states(model, adapter, prefixes, branches, rows)
 
     monkeypatch.setattr(gradients, "branch_states", measured)
     learner = open_learner(token_budget=budget)

@@ -8,9 +8,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from pudistill_cli.backend_api.micro_batching import Branch
 from pudistill_cli.types import Continuations
 from pudistill_mlx import backend, head
-from pudistill_mlx.branches import Branch, branch_states
+from pudistill_mlx.branches import branch_states
 from pudistill_mlx.cache import RowCache
 from pudistill_mlx.engine import MlxEngine
 from pudistill_mlx.lora import LowRank, LowRanks
@@ -147,7 +148,7 @@ def test_branches_are_differentiable_through_their_prefix() -> None:
     def shared(arrays: dict[str, mx.array]) -> mx.array:
         answers = [(i, answer) for i, request in enumerate(requests) for answer in request.continuations]
         branches = [Branch(i, answer[:-1]) for i, answer in answers]
-        ((_, states),) = branch_states(model, [r.prefix for r in requests], branches, adapter(arrays), len(branches))
+        ((_, states),) = branch_states(model, adapter(arrays), [r.prefix for r in requests], branches, len(branches))
         return model.head.logprobs(*supervised(states, [answer for _, answer in answers])).sum()
 
     def whole(arrays: dict[str, mx.array]) -> mx.array:

@@ -14,14 +14,15 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
 
+from pudistill_cli.backend_api import training_state
 from pudistill_cli.backend_api.contract import GroupBatch, Row, SftBatch, TrainGroup
-from pudistill_cli.backend_api.oom_retry import patient_engine, patient_learner
+from pudistill_cli.backend_api.oom_retry import retrying_engine, retrying_learner
 from pudistill_cli.hardware.memory_estimate import demand_of
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.types import Continuations, PromptTokens, Sampling
-from pudistill_torch import head, training_state
+from pudistill_torch import head
 from pudistill_torch.gradients import group_gradient
 from pudistill_torch.learner import TorchLearner
 from pudistill_torch.model import POLICY
@@ -226,12 +227,12 @@ def ask_sample(engine: Any) -> dict[int, Any]:
 @pytest.mark.parametrize(("ask", "gib"), [(ask_logprobs, 0.1), (ask_sample, 0.25)])
 def test_an_engine_goes_on_in_smaller_passes(wide: Path, ask: Callable[[Any], dict[int, Any]], gib: float) -> None:
     """A real shortage: no result is lost, none is another."""
-    shrunk: list[tuple[str, int]] = []
+    halvings: list[tuple[str, int]] = []
     with closing(open_engine(wide, device="cuda", context=512, sample_rows=256)) as engine:
         expected = ask(engine)
         with at_most(gib):
-            found = ask(patient_engine(engine, lambda verb, tokens: shrunk.append((verb, tokens))))
-        assert {verb for verb, _ in shrunk} == {"score" if ask is ask_logprobs else "sample"}
+            found = ask(retrying_engine(engine, lambda verb, tokens: halvings.append((verb, tokens))))
+        assert {verb for verb, _ in halvings} == {"score" if ask is ask_logprobs else "sample"}
     assert found.keys() == expected.keys()
     for i, values in expected.items():
         np.testing.assert_allclose(found[i], values, atol=1e-4)
@@ -240,18 +241,18 @@ def test_an_engine_goes_on_in_smaller_passes(wide: Path, ask: Callable[[Any], di
 def test_a_learner_goes_on_in_smaller_passes(wide: Path) -> None:
     """Rows of SFT and a group that is larger than what is left: the same step, in more passes."""
     batches = [sft_batch(64, 256), large_group(open_learner(wide, device="cuda", context=512), 33, 100, 200)]
-    shrunk: list[int] = []
+    halvings: list[int] = []
     for batch in batches:
         free, short = (open_learner(wide, device="cuda", context=512) for _ in range(2))
         expected = free.step(batch, 1e-3)
         free.close()
-        before = len(shrunk)
+        before = len(halvings)
         with at_most(0.4):
-            found = patient_learner(short, lambda _, tokens: shrunk.append(tokens)).step(batch, 1e-3)
+            found = retrying_learner(short, lambda _, tokens: halvings.append(tokens)).step(batch, 1e-3)
         short.close()
-        assert len(shrunk) > before
+        assert len(halvings) > before
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert min(shrunk) >= 512
+    assert min(halvings) >= 512
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

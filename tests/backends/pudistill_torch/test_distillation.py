@@ -148,9 +148,9 @@ def test_views_count_against_the_token_budget(student: Path, adapter: Path, monk
     """A pass's rows, each as long as its longest: by the prompts alone the judge's would be larger."""
     budget, passes, states = 100, [], gradients_module.branch_states
 
-    def measured(model: Any, prefix: Any, branches: Any, adapter: Any, rows: int) -> Any:
-        passes.append(len(branches) * (max(map(len, prefix)) + max(len(b.tokens) for b in branches)))
-        return states(model, prefix, branches, adapter, rows)
+    def measured(model: Any, adapter: Any, prefixes: Any, branches: Any, rows: int) -> Any:
+        passes.append(len(branches) * (max(map(len, prefixes)) + max(len(b.tokens) for b in branches)))
+        return states(model, adapter, prefixes, branches, rows)
 
     monkeypatch.setattr(gradients_module, "branch_states", measured)
     learner = open_learner(student, token_budget=budget)
