@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pudistill_cli.config.export_formats import formats_of
+from pudistill_cli.config.export import formats_of
 from pudistill_cli.errors import UsageError
 from pudistill_cli.report.page import write_report
 from pudistill_cli.report.tables import print_results

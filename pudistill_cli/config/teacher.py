@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from pudistill_cli.config.fields import Section
+from pudistill_cli.config.stages import Effect, Stage
 
 RESERVED = frozenset(
     {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stream", "n"}
@@ -13,53 +16,52 @@ RESERVED = frozenset(
 VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
-class _Settings(BaseModel):
-    # hide_input_in_errors: a key pasted into the wrong place must not come back in a message.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+class _Settings(Section):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class FileTeacher(_Settings):
     """Answers that are there already, as JSONL (teacher/file.py says which forms)."""
 
-    kind: Literal["file"] = "file"
-    path: str = Field(min_length=1)
-    on_bad_line: Literal["fail", "skip"] = "fail"
+    kind: Annotated[Literal["file"], Stage.ANCHORS] = "file"
+    path: Annotated[str, Stage.ANCHORS] = Field(min_length=1)
+    on_bad_line: Annotated[Literal["fail", "skip"], Stage.ANCHORS] = "fail"
     """What a line that is no answer does; either way it is named by its number."""
 
 
 class EndpointTeacher(_Settings):
     """Any OpenAI-compatible endpoint; the key comes from the environment and from nowhere else."""
 
-    kind: Literal["openai"] = "openai"
-    model: str = Field(min_length=1)
-    base_url: str = "https://api.openai.com/v1"
-    api_key_env: str | None = "OPENAI_API_KEY"
+    kind: Annotated[Literal["openai"], Stage.ANCHORS] = "openai"
+    model: Annotated[str, Stage.ANCHORS] = Field(min_length=1)
+    base_url: Annotated[str, Stage.ANCHORS] = "https://api.openai.com/v1"
+    api_key_env: Annotated[str | None, Effect.NONE] = "OPENAI_API_KEY"
     """Name of the environment variable with the key; null, the default where `base_url` is given, is none."""
-    system: str | None = None
+    system: Annotated[str | None, Stage.ANCHORS] = None
     """A system message put before each prompt that has none."""
-    temperature: float | None = Field(default=None, ge=0.0)
+    temperature: Annotated[float | None, Stage.ANCHORS] = Field(default=None, ge=0.0)
     """None leaves it to the endpoint."""
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    max_tokens: int = Field(default=1024, ge=1)
+    top_p: Annotated[float | None, Stage.ANCHORS] = Field(default=None, gt=0.0, le=1.0)
+    max_tokens: Annotated[int, Stage.ANCHORS] = Field(default=1024, ge=1)
     """Of one answer, its reasoning included."""
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    max_tokens_field: Annotated[Literal["max_tokens", "max_completion_tokens"], Stage.ANCHORS] = "max_tokens"
     """What the endpoint calls that limit; OpenAI's reasoning models only know the second name."""
-    extra_body: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    extra_body: Annotated[dict[str, JsonValue], Stage.ANCHORS] = Field(default_factory=dict[str, JsonValue])
     """Further fields of the request body, as the endpoint documents them."""
-    concurrency: int = Field(default=8, ge=1)
-    timeout: float = Field(default=120.0, gt=0.0)
+    concurrency: Annotated[int, Effect.NONE] = Field(default=8, ge=1)
+    timeout: Annotated[float, Effect.NONE] = Field(default=120.0, gt=0.0)
     """Seconds until a request without a complete answer is given up and tried again."""
-    retries: int = Field(default=5, ge=0)
-    max_calls: int | None = Field(default=None, ge=1)
+    retries: Annotated[int, Effect.NONE] = Field(default=5, ge=0)
+    max_calls: Annotated[int | None, Effect.NONE] = Field(default=None, ge=1)
     """Stop after this many requests of one command, retries included."""
-    max_tokens_total: int | None = Field(default=None, ge=1)
+    max_tokens_total: Annotated[int | None, Effect.NONE] = Field(default=None, ge=1)
     """Stop once one command has used this many tokens, prompts and answers together. Requests on their way
     are still taken, so up to `concurrency` answers can come on top."""
-    max_cost: float | None = Field(default=None, gt=0.0)
+    max_cost: Annotated[float | None, Effect.NONE] = Field(default=None, gt=0.0)
     """Stop once one command has cost this, in the currency of the prices; requests on their way as above."""
-    price_in: float = Field(default=0.0, ge=0.0)
+    price_in: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0)
     """Per million prompt tokens."""
-    price_out: float = Field(default=0.0, ge=0.0)
+    price_out: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0)
     """Per million answer tokens."""
 
     @model_validator(mode="before")
@@ -109,11 +111,11 @@ class EndpointTeacher(_Settings):
 class LocalTeacher(_Settings):
     """A model on this machine, run by the same engines as the student."""
 
-    kind: Literal["local"] = "local"
-    model: str = Field(min_length=1)
-    revision: str | None = None
-    max_new_tokens: int = Field(default=512, ge=1)
-    temperature: float = Field(default=0.0, ge=0.0)
+    kind: Annotated[Literal["local"], Stage.ANCHORS] = "local"
+    model: Annotated[str, Stage.ANCHORS] = Field(min_length=1)
+    revision: Annotated[str | None, Stage.ANCHORS] = None
+    max_new_tokens: Annotated[int, Stage.ANCHORS] = Field(default=512, ge=1)
+    temperature: Annotated[float, Stage.ANCHORS] = Field(default=0.0, ge=0.0)
     """0 is greedy."""
 
 

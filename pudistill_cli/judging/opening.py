@@ -11,7 +11,8 @@ from typing import Any
 from pudistill_cli.backend_api.contract import Backend, ModelSpec
 from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.backend_api.registry import backends
-from pudistill_cli.config.schema import Recipe, StudentSettings
+from pudistill_cli.config.schema import Recipe
+from pudistill_cli.config.student import StudentSettings
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of
 from pudistill_cli.hardware.selection import Placement, detect, place, runner

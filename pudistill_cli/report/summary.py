@@ -9,8 +9,8 @@ from shlex import quote
 from rich.markup import escape
 from rich.table import Table
 
-from pudistill_cli.config.export_formats import formats_of
-from pudistill_cli.config.schema import default_preference_lr
+from pudistill_cli.config.export import formats_of
+from pudistill_cli.config.training import default_preference_lr
 from pudistill_cli.console import Console
 from pudistill_cli.models.student import Student
 from pudistill_cli.run.context import Job

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pudistill_cli.backend_api.contract import Backend, Engine, Learner, Metrics, ModelSpec
-from pudistill_cli.config.schema import Recipe, default_preference_lr
+from pudistill_cli.config.schema import Recipe
+from pudistill_cli.config.training import default_preference_lr
 from pudistill_cli.console import Console
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.metrics import Metric

@@ -11,7 +11,9 @@ from typing import cast
 from pudistill_cli import __version__
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.registry import backends
-from pudistill_cli.config.schema import PromptSettings, Recipe, check_base
+from pudistill_cli.config.prompts import PromptSettings
+from pudistill_cli.config.schema import Recipe
+from pudistill_cli.config.student import check_base
 from pudistill_cli.console import Console
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from pudistill_cli.backend_api.export_formats import CORE
 from pudistill_cli.backend_api.registry import exporter_of
 from pudistill_cli.cache_dir import cache_path
-from pudistill_cli.config.export_formats import CORE, formats_of
-from pudistill_cli.config.schema import ExportSettings
+from pudistill_cli.config.export import ExportSettings, formats_of
 from pudistill_cli.config.teacher import EndpointTeacher, LocalTeacher, TeacherSettings
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.student import Student

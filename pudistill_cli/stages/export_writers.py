@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from pudistill_cli.backend_api.contract import Engine
+from pudistill_cli.backend_api.export_formats import Target, keeps_more
 from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
 from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.backend_api.registry import exporter_of
-from pudistill_cli.config.export_formats import Target, keeps_more
 from pudistill_cli.errors import ExportError, PudistillError
 from pudistill_cli.models import merged_checkpoint
 from pudistill_cli.models.tokenizer import StudentTokenizer

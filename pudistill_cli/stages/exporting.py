@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pudistill_cli.backend_api.export_formats import Target
 from pudistill_cli.backend_api.exporter import WrittenExport
-from pudistill_cli.config.export_formats import Target, formats_of
+from pudistill_cli.config.export import formats_of
 from pudistill_cli.errors import ExportError
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchors

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.config.schema import default_preference_lr
+from pudistill_cli.config.training import default_preference_lr
 from pudistill_cli.console import Console
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.stages import gating

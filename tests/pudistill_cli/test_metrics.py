@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pudistill_cli.config.schema import METRICS
+from pudistill_cli.config.evaluation import METRICS
 from pudistill_cli.errors import UsageError
 from pudistill_cli.metrics import BUILT_IN, distinct_n, load_metric
 from tests.tiny import ROOT

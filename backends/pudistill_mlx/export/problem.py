@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from pudistill_cli.backend_api.export_formats import MLX_GROUP_SIZES
 from pudistill_cli.backend_api.exporter import Speech
-from pudistill_cli.config.export_formats import MLX_GROUP_SIZES
 from pudistill_cli.errors import PudistillError
 from pudistill_cli.models.checkpoint_files import count_parameters, weight_files
 from pudistill_cli.models.tokenizer import StudentTokenizer

@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import load_model, quantize_model
 
-from pudistill_cli.config.export_formats import MLX_GROUP_SIZES
+from pudistill_cli.backend_api.export_formats import MLX_GROUP_SIZES
 from pudistill_cli.models.checkpoint_files import read_json, safetensors_header, weight_files
 from pudistill_mlx.export.packing import requantised
 from pudistill_mlx.export.variants import Variant

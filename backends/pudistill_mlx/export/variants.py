@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pudistill_cli.config.export_formats import MLX_BITS, MLX_FULL, MLX_GROUP_SIZES, mlx_variant
+from pudistill_cli.backend_api.export_formats import MLX_BITS, MLX_FULL, MLX_GROUP_SIZES, mlx_variant
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import ExportError
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pudistill_cli.config.schema import BackendSettings, LoraSettings, Recipe, check_base, default_preference_lr
+from pudistill_cli.config.schema import Recipe
+from pudistill_cli.config.student import BackendSettings, LoraSettings, check_base
 from pudistill_cli.config.teacher import EndpointTeacher, FileTeacher
+from pudistill_cli.config.training import default_preference_lr
 from pudistill_cli.errors import BackendError
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo

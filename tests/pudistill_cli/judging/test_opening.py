@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pudistill_cli.backend_api.contract import Capabilities, ModelSpec
-from pudistill_cli.config.schema import StudentSettings
+from pudistill_cli.config.student import StudentSettings
 from pudistill_cli.hardware.probes import Card
 from pudistill_cli.hardware.selection import Hardware
 from pudistill_cli.judging import opening

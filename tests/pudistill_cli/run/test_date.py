@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pudistill_cli.config.export_formats import Target
+from pudistill_cli.backend_api.export_formats import Target
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
 from pudistill_cli.models import tokenizer

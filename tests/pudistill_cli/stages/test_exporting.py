@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pudistill_cli.config.export_formats import Target, formats_of, keeps_more
-from pudistill_cli.config.schema import ExportSettings
+from pudistill_cli.backend_api.export_formats import Target, keeps_more
+from pudistill_cli.config.export import ExportSettings, formats_of
 from pudistill_cli.models import merged_checkpoint
 from pudistill_cli.stages import exporting
 from pudistill_cli.stages.verification import Comparison
@@ -223,7 +223,7 @@ def test_each_number_of_bits_is_a_folder_of_its_own() -> None:
         ({"bits": 2}, "3, 4, 5, 6, 8, 16 or 32 bits, not 2"),
         ({"bits": [4, 7]}, "not 7"),
         ({"bits": []}, "at least 1"),
-        ({"group_size": 16}, "32, 64 or 128 merged_checkpoint, not 16"),
+        ({"group_size": 16}, "32, 64 or 128 weights, not 16"),
     ],
 )
 def test_other_bits_and_groups_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pudistill_cli.config.schema import RankSettings
+from pudistill_cli.config.ranking import RankSettings
 from tests.tiny import Ended, Tiny
 
 Call = Callable[..., Ended]

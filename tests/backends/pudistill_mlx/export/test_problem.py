@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pudistill_cli.config.export_formats import MLX_BITS, MLX_GROUP_SIZES, mlx_variant
+from pudistill_cli.backend_api.export_formats import MLX_BITS, MLX_GROUP_SIZES, mlx_variant
 from pudistill_cli.errors import ExportError
 from pudistill_mlx.export import export_bytes, export_problem
 from pudistill_mlx.export.variants import Variant, variant_of

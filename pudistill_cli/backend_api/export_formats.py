@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pudistill_cli.config.schema import ExportSettings
 
 CORE = ("hf", "adapter")
 """Written by the core itself, whatever the backend."""
 OF_BACKENDS = ("gguf", "gguf-adapter", "mlx")
 """Written by the backend that declares them (`Capabilities.exports`)."""
-AUTO = ("auto",)
-"""What a student came as: hf and adapter, or for a GGUF file gguf and gguf-adapter."""
 FORMATS = (*CORE, *OF_BACKENDS)
 
 MLX_FULL = {16: "bf16", 32: "f32"}
@@ -51,20 +45,3 @@ def keeps_more(target: Target) -> str:
     bits = next(b for b in MLX_BITS if target.variant.startswith(mlx_variant(b, MLX_GROUP_SIZE)))
     more = [str(b) for b in (8, *MLX_FULL) if b > bits]
     return f"Use --bits {' or '.join(more)}, or --format adapter." if more else "Use --format adapter."
-
-
-def formats_of(export: ExportSettings, gguf_student: bool) -> list[Target]:
-    """The recipe's exports, one for each quantisation.
-
-    A student that is a GGUF file goes back into its own tensor types, and its adapter is always written beside it:
-    quantising anew may lose what training changed.
-    """
-    variants: dict[str, tuple[str, ...]] = {
-        "hf": (export.dtype,),
-        "gguf": ("",) if gguf_student else export.quants,
-        "mlx": tuple(mlx_variant(bits, export.group_size) for bits in export.bits),
-    }
-    names = export.formats if export.formats != AUTO else ("gguf",) if gguf_student else CORE
-    found = [Target(f, v) for f in names for v in variants.get(f, ("",))]
-    beside = [Target("gguf-adapter")] if gguf_student and "gguf" in names else []
-    return list(dict.fromkeys([*found, *beside]))
