@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from pudistill_cli.backend_api import training_state
 from pudistill_cli.backend_api.contract import Batch, LoraSpec, Metrics, OptimizerSpec, SftBatch
 from pudistill_cli.backend_api.learner import BaseLearner, check_finite
 from pudistill_cli.errors import DataError
-from pudistill_cli.types import Adapter, Continuations, Floats
 from pudistill_mlx import device_limits, policy, scoring
 from pudistill_mlx.adapter_files import read_adapter, write_adapter
 from pudistill_mlx.gradients import Accumulated, group_gradient, sft_gradient
@@ -24,7 +22,7 @@ class MlxLearner(BaseLearner[Model]):
     """See `contract.Learner`."""
 
     def __init__(self, model: Model, lora: LoraSpec, optimizer: OptimizerSpec) -> None:
-        super().__init__(model, lora)
+        super().__init__(model, scoring, lora)
         self._settings = optimizer
         self._scale = lora.alpha / lora.r
         self._policy = policy.fresh(model.shapes, lora)
@@ -64,11 +62,6 @@ class MlxLearner(BaseLearner[Model]):
         if isinstance(batch, SftBatch):
             return sft_gradient(self.model, self._policy, self._scale, batch)
         return group_gradient(self.model, self._policy, self._scale, batch)
-
-    def _logprobs(
-        self, requests: Sequence[Continuations], adapter: Adapter | None
-    ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
-        return scoring.logprobs(self.model, requests, adapter)
 
     def _write_adapter(self, folder: Path) -> None:
         adapter = policy.as_adapter(self._policy, self._scale)

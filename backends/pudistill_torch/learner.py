@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from torch.nn.utils import clip_grad_norm_
 from pudistill_cli.backend_api import training_state
 from pudistill_cli.backend_api.contract import Batch, LoraSpec, Metrics, OptimizerSpec, SftBatch
 from pudistill_cli.backend_api.learner import BaseLearner, check_finite
-from pudistill_cli.types import Adapter, Continuations, Floats
 from pudistill_torch import optimizer_state, scoring
 from pudistill_torch.adapter_files import read_adapter, write_adapter
 from pudistill_torch.gradients import group_gradient, sft_gradient
@@ -23,7 +21,7 @@ class TorchLearner(BaseLearner[Model]):
     """See `contract.Learner`."""
 
     def __init__(self, model: Model, lora: LoraSpec, optimizer: OptimizerSpec) -> None:
-        super().__init__(model, lora)
+        super().__init__(model, scoring, lora)
         self._settings = optimizer
         self._parameters = model.new_policy(lora)
         self._optimizer = self._fresh_optimizer()
@@ -66,11 +64,6 @@ class TorchLearner(BaseLearner[Model]):
         return torch.optim.AdamW(
             self._parameters, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay, fused=True
         )
-
-    def _logprobs(
-        self, requests: Sequence[Continuations], adapter: Adapter | None
-    ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
-        return scoring.logprobs(self.model, requests, adapter)
 
     def _write_adapter(self, folder: Path) -> None:
         write_adapter(folder, self.model.config(POLICY), self.model.weights(POLICY))

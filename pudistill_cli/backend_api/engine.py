@@ -15,7 +15,7 @@ from pudistill_cli.backend_api.continuous_batching import Chosen, Rows, sample_c
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.micro_batching import longest_request
 from pudistill_cli.backend_api.oom_errors import as_out_of_memory, each_as_out_of_memory
-from pudistill_cli.backend_api.shared_model import SharedModel
+from pudistill_cli.backend_api.shared_model import ScoringModule, SharedModel
 from pudistill_cli.errors import BackendError
 from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, PromptTokens, Sampling, Tokens
 
@@ -25,8 +25,9 @@ M = TypeVar("M", bound=SharedModel)
 class BaseEngine(ABC, Generic[M]):
     """See `contract.Engine`: sampling and scoring on one model, with any number of adapters."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, scoring: ScoringModule[M]) -> None:
         self.spec = spec
+        self._scoring = scoring
         self._model: M | None = None
         self._adapters: dict[Adapter, Path] = {}
         self._least: tuple[float, float] = (1, 1)
@@ -78,21 +79,23 @@ class BaseEngine(ABC, Generic[M]):
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
         """Yield (index, per continuation (T,) log-probs)."""
         self._least = (inf, longest_request(requests))
-        return each_as_out_of_memory("score", self.model.is_out_of_memory, self._logprobs(requests, adapter))
+        return each_as_out_of_memory(
+            "score", self.model.is_out_of_memory, self._scoring.logprobs(self.model, requests, adapter)
+        )
 
     def choice_logits(
         self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
     ) -> Iterator[tuple[int, Floats]]:
         """Yield (index, (S, C) logits)."""
         self._least = (inf, longest_request(requests))
-        logits = self._choice_logits(requests, choices, adapter)
+        logits = self._scoring.choice_logits(self.model, requests, choices, adapter)
         return each_as_out_of_memory("score", self.model.is_out_of_memory, logits)
 
     def distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
         """(n, V) log-probs."""
         self._least = (inf, inf)
         with as_out_of_memory("score", self.model.is_out_of_memory):
-            return self._distributions(tokens, last_n, adapter)
+            return self._scoring.distributions(self.model, tokens, last_n, adapter)
 
     def halve_budget(self) -> int | None:
         """Passes of half the size; None where each held one request of the last call, or one prompt's candidates."""
@@ -137,16 +140,3 @@ class BaseEngine(ABC, Generic[M]):
     @abstractmethod
     def _start(self, prompts: Chosen, k: int, sampling: Sampling, adapter: Adapter | None) -> Rows:
         """Prefill prompts and draw the first tokens of their K rows each."""
-
-    @abstractmethod
-    def _logprobs(
-        self, requests: Sequence[Continuations], adapter: Adapter | None
-    ) -> Iterator[tuple[int, tuple[Floats, ...]]]: ...
-
-    @abstractmethod
-    def _choice_logits(
-        self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
-    ) -> Iterator[tuple[int, Floats]]: ...
-
-    @abstractmethod
-    def _distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats: ...

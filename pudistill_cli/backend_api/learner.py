@@ -12,7 +12,7 @@ from pudistill_cli.atomic_files import whole_folder
 from pudistill_cli.backend_api.contract import Batch, LoraSpec, Metrics
 from pudistill_cli.backend_api.micro_batching import longest_request, smallest_pass
 from pudistill_cli.backend_api.oom_errors import as_out_of_memory, each_as_out_of_memory
-from pudistill_cli.backend_api.shared_model import SharedModel
+from pudistill_cli.backend_api.shared_model import ScoringModule, SharedModel
 from pudistill_cli.errors import DataError, TrainingError
 from pudistill_cli.types import Adapter, Continuations, Floats
 
@@ -22,8 +22,9 @@ M = TypeVar("M", bound=SharedModel)
 class BaseLearner(ABC, Generic[M]):
     """See `contract.Learner`; the model may be an engine's too."""
 
-    def __init__(self, model: M, lora: LoraSpec) -> None:
+    def __init__(self, model: M, scoring: ScoringModule[M], lora: LoraSpec) -> None:
         self.model = model
+        self._scoring = scoring
         self.model.users += 1
         self._lora = lora
         self._smallest_pass = 1
@@ -52,7 +53,9 @@ class BaseLearner(ABC, Generic[M]):
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
         """Yield (index, per continuation (T,) log-probs)."""
         self._smallest_pass = longest_request(requests)
-        return each_as_out_of_memory("score", self.model.is_out_of_memory, self._logprobs(requests, adapter))
+        return each_as_out_of_memory(
+            "score", self.model.is_out_of_memory, self._scoring.logprobs(self.model, requests, adapter)
+        )
 
     def load_adapter(self, path: Path) -> Adapter:
         """Load a snapshot, frozen; DataError if it is not whole or not this student's."""
@@ -91,12 +94,6 @@ class BaseLearner(ABC, Generic[M]):
     @abstractmethod
     def _step(self, batch: Batch, lr: float) -> Metrics:
         """See `step`."""
-
-    @abstractmethod
-    def _logprobs(
-        self, requests: Sequence[Continuations], adapter: Adapter | None
-    ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
-        """See `logprobs`."""
 
     @abstractmethod
     def _write_adapter(self, folder: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import BackendError
-from pudistill_cli.types import Adapter
+from pudistill_cli.types import Adapter, Continuations, Floats
+
+M = TypeVar("M", contravariant=True)
 
 
 class SharedModel(ABC):
@@ -68,6 +70,26 @@ class SharedModel(ABC):
     @abstractmethod
     def _free_weights(self) -> None:
         """Forget weights and adapters, and give their memory back."""
+
+
+class ScoringModule(Protocol[M]):
+    """A framework's module `scoring`: what `contract.Scoring` and `contract.Engine` say, of a model."""
+
+    def logprobs(
+        self, model: M, requests: Sequence[Continuations], adapter: Adapter | None
+    ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
+        """Log-probs of given tokens."""
+        ...
+
+    def choice_logits(
+        self, model: M, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
+    ) -> Iterator[tuple[int, Floats]]:
+        """The judge's read-out."""
+        ...
+
+    def distributions(self, model: M, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
+        """Whole distributions, for verification."""
+        ...
 
 
 def unknown_adapter(handle: Adapter) -> BackendError:

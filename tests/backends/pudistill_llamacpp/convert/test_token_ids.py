@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from pudistill_cli.backend_api.tokenizer_cases import STRESS
+from pudistill_cli.backend_api.export_checks import STRESS
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.pretokenizer import NAMES, pretokenizer_name

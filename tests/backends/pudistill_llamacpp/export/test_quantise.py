@@ -143,9 +143,10 @@ def test_too_little_room_is_seen_before(wide_gguf: Path, tmp_path: Path, monkeyp
         quantise(wide_gguf, tmp_path / "q.gguf", "q8_0")
 
 
-def test_a_folder_that_is_not_there(wide_gguf: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_there(wide_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="Cannot write"):
-        quantise(wide_gguf, tmp_path / "nowhere" / "q.gguf", "q8_0")
+        quantise(wide_gguf, tmp_path / "file" / "q.gguf", "q8_0")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.99])

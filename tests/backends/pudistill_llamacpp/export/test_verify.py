@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pudistill_cli.backend_api.tokenizer_cases import STRESS
+from pudistill_cli.backend_api.export_checks import STRESS
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Message
