@@ -32,31 +32,31 @@ def logprobs(
     student: StudentModel, requests: Sequence[Continuations], lora: Lora | None
 ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
     """See `contract.Scoring.logprobs`."""
-    found = [[np.empty(len(c), np.float32) for c in request.continuations] for request in requests]
+    results = [[np.empty(len(c), np.float32) for c in request.continuations] for request in requests]
 
     def read(names: Sequence[Name], branch: Indices, at: Indices, logits: Floats) -> None:
         targets = [requests[names[b][0]].continuations[names[b][1]][t] for b, t in zip(branch, at, strict=True)]
         for b, t, value in zip(branch, at, logprobs_of(logits, np.array(targets)), strict=True):
-            found[names[b][0]][names[b][1]][t] = value
+            results[names[b][0]][names[b][1]][t] = value
 
     # The last token of a continuation is predicted, never read.
     for index in _read(student, requests, lora, lambda tokens: tokens[:-1], read, every=True):
-        yield index, tuple(found[index])
+        yield index, tuple(results[index])
 
 
 def choice_logits(
     student: StudentModel, requests: Sequence[Continuations], choices: Sequence[int], lora: Lora | None
 ) -> Iterator[tuple[int, Floats]]:
     """See `contract.Engine.choice_logits`."""
-    found = [np.empty((len(request.continuations), len(choices)), np.float32) for request in requests]
+    results = [np.empty((len(request.continuations), len(choices)), np.float32) for request in requests]
     columns = np.array(choices)
 
     def read(names: Sequence[Name], branch: Indices, at: Indices, logits: Floats) -> None:
         for b, row in zip(branch, logits, strict=True):
-            found[names[b][0]][names[b][1]] = row[columns]
+            results[names[b][0]][names[b][1]] = row[columns]
 
     for index in _read(student, requests, lora, lambda tokens: tokens, read, every=False):
-        yield index, found[index]
+        yield index, results[index]
 
 
 def distributions(student: StudentModel, tokens: Sequence[int], last_n: int, lora: Lora | None) -> Floats:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pudistill_cli.errors import ExportError
 from pudistill_cli.types import Tokens
@@ -47,3 +48,9 @@ def check_ids(runtime: str, text: str, ids: Sequence[int], expected: Tokens) -> 
         f"{tuple(ids[at : at + 3])} instead of {expected[at : at + 3]}.",
         "Export as hf or adapter instead, and please report this with the student's tokenizer.json.",
     )
+
+
+def template_notice(variables: Mapping[str, Any]) -> str:
+    """What the user of a runtime that gives a chat template no settings has to know; `variables` are the run's."""
+    named = ", ".join(f"{name} = {value!r}" for name, value in variables.items())
+    return f"Training told the chat template {named}; LM Studio has to be told so too."

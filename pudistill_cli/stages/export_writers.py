@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pudistill_cli.backend_api.contract import Engine
 from pudistill_cli.backend_api.export_formats import Target, keeps_more
-from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
+from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings, WrittenExport
 from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.backend_api.registry import exporter_of
 from pudistill_cli.errors import ExportError, PudistillError
@@ -141,7 +141,7 @@ class OfBackend:
             name=job.folder.name,
             context=job.spec.context,
             stop_tokens=job.spec.stop_tokens,
-            speech=_speech(job, name),
+            generation=_generation(job, name),
             now=job.folder.date(),
             calibration=tuple(a.prompt_tokens + a.answer_tokens for a in anchors.for_sft[:CALIBRATION_ROWS]),
             converter=Path(path) if (path := job.recipe.export.llama_cpp) else None,
@@ -179,12 +179,12 @@ def _advice(job: Job, keeps_more: str) -> str:
     return keeps_more if _has_the_trained_base(job) else f"{TRAINED_QUANTISED} {keeps_more}"
 
 
-def _speech(job: Job, name: str) -> Speech:
+def _generation(job: Job, name: str) -> GenerationSettings:
     """As the run evaluated the adapter, at the temperature where dev found it best."""
     chosen = f"dev/{name}"
     found = job.ledger.stage_detail(chosen) if job.ledger.stage_done(chosen) else {}
     temperature = float(found.get("temperature", job.recipe.prefer.temperature))
-    return Speech(
+    return GenerationSettings(
         job.recipe.prompts.format, job.recipe.student.template_kwargs, Sampling(job.max_new_tokens, temperature)
     )
 

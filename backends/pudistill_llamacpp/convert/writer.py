@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.safetensors_io import from_float32
+from pudistill_llamacpp.convert.file_contents import OutputTensor, contents_of
 from pudistill_llamacpp.convert.general import general
 from pudistill_llamacpp.convert.hyperparameters import Entry, Kind, boolean, string
-from pudistill_llamacpp.convert.plan import Planned, plan_of
 from pudistill_llamacpp.convert.vocabulary import ADDS_BOS, read_vocabulary
 from pudistill_llamacpp.whole_file import whole_file
 
@@ -57,14 +57,14 @@ def write_gguf(
             is too large for float16, or the file cannot be written.
         DataError: the checkpoint cannot be read.
     """
-    plan = plan_of(checkpoint, merged_tensors(checkpoint, adapter), dtype, name)
-    with whole_file(out, plan.nbytes) as temporary:
-        entries = [*general(checkpoint, plan, dtype), *plan.entries]
+    contents = contents_of(checkpoint, merged_tensors(checkpoint, adapter), dtype, name)
+    with whole_file(out, contents.nbytes) as temporary:
+        entries = [*general(checkpoint, contents, dtype), *contents.entries]
         if adds_bos is not None:
             entries = [boolean(ADDS_BOS, adds_bos) if entry.key == ADDS_BOS else entry for entry in entries]
-        data = (_stored(tensor, plan.values(tensor)) for tensor in plan.tensors)
-        _write(temporary, plan.architecture.name, entries, plan.tensors, data)
-    return Written(out, out.stat().st_size, Counter(t.type for t in plan.tensors))
+        data = (_stored(tensor, contents.values(tensor)) for tensor in contents.tensors)
+        _write(temporary, contents.architecture.name, entries, contents.tensors, data)
+    return Written(out, out.stat().st_size, Counter(t.type for t in contents.tensors))
 
 
 def write_vocabulary(checkpoint: Path, out: Path) -> None:
@@ -83,7 +83,7 @@ def _write(
     path: Path,
     arch: str,
     entries: Sequence[Entry],
-    tensors: Sequence[Planned] = (),
+    tensors: Sequence[OutputTensor] = (),
     data: Iterable[NDArray[Any]] = (),
 ) -> None:
     """`data` gives the bytes of each tensor when it is its turn."""
@@ -124,7 +124,7 @@ def _add(writer: GGUFWriter, entry: Entry, arch: str) -> None:
         writer.add_key_value(key, entry.value, kind)
 
 
-def _stored(tensor: Planned, values: NDArray[np.float32]) -> NDArray[Any]:
+def _stored(tensor: OutputTensor, values: NDArray[np.float32]) -> NDArray[Any]:
     """The bytes of a tensor in its type."""
     from gguf import GGMLQuantizationType, quants
 

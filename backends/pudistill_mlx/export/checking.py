@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.export_checks import STRESS, check_ids, spelled
-from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
+from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings, WrittenExport
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -46,8 +46,8 @@ def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence
         ExportError: mlx-lm reads or ends something differently.
     """
     _check_config(written.model)
-    student = StudentTokenizer.load(request.student, format=request.speech.format)
-    check_text(written.model, student, request.stop_tokens, request.speech, texts)
+    student = StudentTokenizer.load(request.student, format=request.generation.format)
+    check_text(written.model, student, request.stop_tokens, request.generation, texts)
     return ()
 
 
@@ -67,7 +67,11 @@ def _check_config(folder: Path) -> None:
 
 
 def check_text(
-    folder: Path, student: StudentTokenizer, stop_tokens: Tokens, speech: Speech, texts: Sequence[str] = ()
+    folder: Path,
+    student: StudentTokenizer,
+    stop_tokens: Tokens,
+    generation: GenerationSettings,
+    texts: Sequence[str] = (),
 ) -> None:
     """Compare a folder's tokenizer, template and stop tokens in mlx-lm with the run's.
 
@@ -80,8 +84,8 @@ def check_text(
         bare = theirs.encode(text, add_special_tokens=False)
         check_ids(RUNTIME, text, bare, student.codec.encode(text, special=True))
         check_ids(RUNTIME, text, theirs.encode(text), student.encode_text(text))
-    if speech.format == "chat":
-        _check_template(theirs, student, speech.variables)
+    if generation.format == "chat":
+        _check_template(theirs, student, generation.variables)
     missing = [i for i in stop_tokens if i not in theirs.eos_token_ids]
     if missing:
         raise ExportError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pudistill_cli.backend_api.exporter import Speech
+from pudistill_cli.backend_api.exporter import GenerationSettings
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.tokenizer import Format, StudentTokenizer
 from pudistill_cli.types import Tokens
@@ -48,7 +48,7 @@ def exported(folder: Path, stop_tokens: Tokens | None = None, format: Format = "
 
 def check(out: Path, folder: Path, texts: list[str] | None = None, format: Format = "chat") -> None:
     tokenizer = StudentTokenizer.load(folder, format=format)
-    check_text(out, tokenizer, tokenizer.stop_tokens, Speech(format), texts or [])
+    check_text(out, tokenizer, tokenizer.stop_tokens, GenerationSettings(format), texts or [])
 
 
 # --- what is right passes ---

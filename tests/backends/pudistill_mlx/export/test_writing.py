@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pudistill_cli.backend_api.contract import ModelSpec
-from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
+from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings, WrittenExport
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.safetensors_io import TensorSpec, from_float32, write_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -316,7 +316,7 @@ def greedy(folder: Path, prompt: str) -> str:
 def test_what_to_type_speaks_as_training_did(adapter: Path, tmp_path: Path) -> None:
     """Bare text without the template, and the template's variables where it has some."""
     sampling = Sampling(max_new_tokens=24, temperature=0.7)
-    bare = write_export(request(tmp_path / "a", STUDENT, adapter, "f32", Speech("text", {}, sampling)))
+    bare = write_export(request(tmp_path / "a", STUDENT, adapter, "f32", GenerationSettings("text", {}, sampling)))
     assert "--ignore-chat-template" in shlex.split(bare.next_steps[0])
     thinking = tmp_path / "thinking"
     thinking.mkdir()
@@ -324,8 +324,8 @@ def test_what_to_type_speaks_as_training_did(adapter: Path, tmp_path: Path) -> N
         (thinking / path.name).write_bytes(path.read_bytes())
     template = "{{ '/no_think' if enable_thinking is false }}" + (STUDENT / "chat_template.jinja").read_text()
     (thinking / "chat_template.jinja").write_text(template)
-    speech = Speech("chat", {"enable_thinking": False, "unknown": 1}, sampling)
-    asked = request(tmp_path / "b", thinking, adapter, "f32", speech)
+    generation = GenerationSettings("chat", {"enable_thinking": False, "unknown": 1}, sampling)
+    asked = request(tmp_path / "b", thinking, adapter, "f32", generation)
     told = write_export(asked)
     check_export(asked, told, [])
     line = shlex.split(told.next_steps[0])

@@ -18,8 +18,8 @@ from pudistill_cli.errors import DataError
 from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
 from pudistill_llamacpp.convert.hyperparameters import float32
 from pudistill_llamacpp.convert.rope import Rope
-from pudistill_llamacpp.gguf_student import checkpoint as checkpoint_module
 from pudistill_llamacpp.gguf_student import config as config_module
+from pudistill_llamacpp.gguf_student import hf_checkpoint
 from pudistill_llamacpp.gguf_student import tensors as tensors_module
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
 from pudistill_llamacpp.gguf_student.header import read_header
@@ -321,7 +321,7 @@ def test_two_processes_at_once_leave_each_other_alone(
 ) -> None:
     """The second one begins and ends while the first one writes."""
     path = as_gguf(models["llama"], tmp_path / "llama.gguf")
-    real = checkpoint_module.write_tensors
+    real = hf_checkpoint.write_tensors
     theirs: list[Path] = []
 
     def full(*_: Any) -> None:
@@ -330,14 +330,14 @@ def test_two_processes_at_once_leave_each_other_alone(
     def interrupted(*arguments: Any) -> None:
         real(*arguments)
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint_module, "write_tensors", real if other == "comes to its end" else full)
+            patch.setattr(hf_checkpoint, "write_tensors", real if other == "comes to its end" else full)
             try:
                 theirs.append(read_student(path).folder)
                 (theirs[0] / "mark").touch()
             except DataError:
                 assert other == "fails"
 
-    monkeypatch.setattr(checkpoint_module, "write_tensors", interrupted)
+    monkeypatch.setattr(hf_checkpoint, "write_tensors", interrupted)
     folder = read_student(path).folder
     assert (folder / "mark").exists() is (other == "comes to its end")
     assert set(weights(folder)) == set(weights(models["llama"]))
