@@ -135,7 +135,7 @@ def test_one_prompt_at_a_time_and_a_call_between(
 
 
 @pytest.mark.parametrize("rows", [4, 5, 12])
-def test_few_sequences_in_flight(
+def test_few_sequences_together(
     backend: Backend, spec: ModelSpec, prompts: list[PromptTokens], adapter: Path, together: Groups, rows: int
 ) -> None:
     engine = backend.open(replace(spec, sample_rows=rows))

@@ -11,7 +11,7 @@ pytest.importorskip("llama_cpp", reason="needs the llama.cpp backend: pip instal
 pytest.importorskip("torch", reason="needs torch and transformers, the other implementation")
 pytest.importorskip("transformers", reason="needs torch and transformers, the other implementation")
 
-from tests.backends.pudistill_llamacpp.random_models import MODELS, save_model
+from tests.backends.random_models import MODELS, save_model
 from tests.tiny import ROOT
 
 SOURCES = ROOT / ".upstream"

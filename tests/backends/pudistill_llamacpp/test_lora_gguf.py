@@ -27,7 +27,7 @@ from tests.backends.pudistill_llamacpp.engines import (
     sampled,
 )
 from tests.backends.pudistill_llamacpp.next_tokens import normalised
-from tests.backends.pudistill_llamacpp.random_models import MODELS, save_model
+from tests.backends.random_models import MODELS, save_model
 
 NAMES = tuple(name for name in MODELS if name != "phi3-long")  # the adapter does not depend on its factors
 _DRIVER = """

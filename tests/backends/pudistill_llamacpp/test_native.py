@@ -12,7 +12,7 @@ from pudistill_cli.errors import BackendError, DataError
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.native.context import Context, ContextSettings
 from pudistill_llamacpp.native.model import Model
-from tests.backends.pudistill_llamacpp.random_models import save_model
+from tests.backends.random_models import save_model
 
 SETTINGS = ContextSettings(n_ctx=4 * 256, n_seq_max=4, n_batch=64, n_ubatch=64, kv="f32", flash=False)
 

@@ -14,7 +14,6 @@ from pudistill_cli.types import PromptTokens, Sampling
 from pudistill_llamacpp import decoding
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.native.context import Context
-from tests.backends.pudistill_llamacpp import random_models
 from tests.backends.pudistill_llamacpp.engines import (
     Groups,
     assert_identical,
@@ -23,7 +22,7 @@ from tests.backends.pudistill_llamacpp.engines import (
     random_tokens,
     sampled,
 )
-from tests.backends.pudistill_llamacpp.random_models import save_model
+from tests.backends.random_models import save_model
 
 COUNT = 9
 TYPES: dict[str, dict[str, Any]] = {
@@ -50,9 +49,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows as wide as SmolLM2-135M's, over which one thread and two sum in another order."""
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random_models, "SIZES", random_models.SIZES | sizes | {"max_position_embeddings": 1024})
-        return save_model("llama3", tmp_path_factory.mktemp("students") / "wide")
+    folder = tmp_path_factory.mktemp("students") / "wide"
+    return save_model("llama3", folder, **sizes, max_position_embeddings=1024)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +91,7 @@ def test_however_the_work_was_batched(student: Path, kept_cache: None, name: str
 def test_two_threads_that_share_wide_rows(wide: Path, kept_cache: None, name: str) -> None:
     """Prompts around the 512 tokens of one pass: what is left over is one token, or none."""
     rng = np.random.default_rng(0)
-    prompts = [PromptTokens(f"key-{n}", random_tokens(rng, n, 400)) for n in (513, 512, 37, 1)]
+    prompts = [PromptTokens(f"key-{n}", random_tokens(rng, n, vocabulary=400)) for n in (513, 512, 37, 1)]
     engine = open_engine(wide, context=1024, threads=2, **TYPES[name])
     together = sampled(engine, prompts, max_new_tokens=8)
     alone = [sampled(engine, [prompt], max_new_tokens=8) for prompt in prompts]

@@ -16,7 +16,7 @@ from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.native.context import Context
 from tests.backends.pudistill_llamacpp.engines import open_engine, random_tokens
 from tests.backends.pudistill_llamacpp.next_tokens import normalised
-from tests.backends.pudistill_llamacpp.random_models import MODELS, save_model
+from tests.backends.random_models import MODELS, save_model
 
 CHOICES = (7, 3, 400)
 

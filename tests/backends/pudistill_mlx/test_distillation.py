@@ -17,7 +17,6 @@ from pudistill_cli.method.objectives.sdft import Sdft
 from pudistill_mlx import gradients, head
 from tests.backends.pudistill_mlx.small import (
     LORA,
-    assert_near,
     equal,
     gradient_of,
     open_learner,
@@ -25,6 +24,7 @@ from tests.backends.pudistill_mlx.small import (
     random_tokens,
     spec_of,
 )
+from tests.backends.random_batches import assert_near
 
 OBJECTIVES = [Sdft(kl=0.1), LdlGrpo(distil=0.5)]
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)

@@ -12,7 +12,8 @@ from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_mlx import device_limits, gradient_checkpointing
 from pudistill_mlx.gradient_checkpointing import activation_bytes, checkpointed
 from pudistill_mlx.learner import MlxLearner
-from tests.backends.pudistill_mlx.small import SFT, assert_near, gradient_of, open_learner, random_groups, save_llama
+from tests.backends.pudistill_mlx.small import SFT, gradient_of, open_learner, random_groups, save_llama
+from tests.backends.random_batches import assert_near
 
 GROUPS = "groups"
 """Their branches read the keys and values of a prompt that is checkpointed too."""

@@ -21,13 +21,13 @@ from pudistill_mlx.learner import MlxLearner
 from tests.backends.pudistill_mlx.small import (
     SFT,
     STOP,
-    assert_near,
     equal,
     fresh_learner,
     gradient_of,
     open_learner,
     random_groups,
 )
+from tests.backends.random_batches import assert_near
 
 OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), PuDpo(), Rft(), Spin()]
 

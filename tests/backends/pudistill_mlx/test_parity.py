@@ -28,13 +28,13 @@ from tests.backends.pudistill_mlx.small import (
     LORA,
     SFT,
     Arrays,
-    assert_near,
     gradient_of,
     open_learner,
     policy_of,
     random_groups,
     spec_of,
 )
+from tests.backends.random_batches import assert_near
 
 OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), PuDpo(), Rft(), Spin()]
 STEPS = 10

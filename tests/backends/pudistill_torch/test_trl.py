@@ -17,11 +17,11 @@ from pudistill_cli.method.objectives.grpo import Grpo
 from pudistill_torch.gradients import group_gradient
 from tests.backends.pudistill_torch.small import (
     VOCABULARY,
-    assert_same_gradients,
     gradients,
     open_learner,
     random_groups,
 )
+from tests.backends.random_batches import assert_near
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 trl = pytest.importorskip("trl", reason="trl, the second implementation, is in the dev extra")
@@ -118,7 +118,7 @@ def test_dpo(student: Path, tmp_path: Path, tokenizer: Any) -> None:
     )
     assert ours[0] == pytest.approx(loss.item(), rel=1e-4)
     loss.backward()
-    assert_same_gradients(ours[1], trl_gradients(trainer.model, ours[1].keys()), 1e-4)
+    assert_near(ours[1], trl_gradients(trainer.model, ours[1].keys()), 1e-4)
 
 
 def test_grpo(student: Path, tmp_path: Path, tokenizer: Any) -> None:
@@ -165,4 +165,4 @@ def test_grpo(student: Path, tmp_path: Path, tokenizer: Any) -> None:
     loss = trainer._compute_loss(trainer.model, inputs)
     assert ours[0] == pytest.approx(loss.item(), rel=1e-4)
     loss.backward()
-    assert_same_gradients(ours[1], trl_gradients(trainer.model, ours[1].keys()), 1e-4)
+    assert_near(ours[1], trl_gradients(trainer.model, ours[1].keys()), 1e-4)

@@ -14,7 +14,7 @@ from pudistill_llamacpp.convert.hyperparameters import Hyperparameters
 from pudistill_llamacpp.convert.rope import llama3_factors, rope_of
 from pudistill_llamacpp.convert.writer import write_gguf
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import metadata, tensors
-from tests.backends.pudistill_llamacpp.random_models import LLAMA3, LONG, MODELS, SIZES
+from tests.backends.random_models import LLAMA3, LONG, MODELS, SIZES
 
 SHARED: dict[str, Any] = {
     "block_count": 2,

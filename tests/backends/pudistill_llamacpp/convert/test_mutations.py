@@ -20,7 +20,7 @@ from pudistill_llamacpp.convert.writer import write_gguf, write_vocabulary
 from pudistill_llamacpp.verify import check_text, expected_of
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import metadata
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, of_checkpoint, of_gguf, random_tokens
-from tests.backends.pudistill_llamacpp.random_models import MODELS
+from tests.backends.random_models import MODELS
 
 SEEN = 1e-3
 """Nats; a right file is below 1e-6 (test_parity)."""

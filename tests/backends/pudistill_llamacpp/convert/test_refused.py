@@ -19,7 +19,7 @@ from pudistill_llamacpp.convert.feasibility import problem
 from pudistill_llamacpp.convert.upstream_converter import convert_with_upstream
 from pudistill_llamacpp.convert.writer import write_gguf
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import tensors
-from tests.backends.pudistill_llamacpp.random_models import TOKENIZER, YARN
+from tests.backends.random_models import TOKENIZER, YARN
 
 
 def with_config(**changes: Any) -> Callable[[Path], None]:

@@ -19,7 +19,7 @@ from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.native.vocabulary import Vocabulary
 from pudistill_llamacpp.verify import check_text, expected_of
 from tests.backends.pudistill_llamacpp.convert.vocabularies import SPACE, rebuilt, trained
-from tests.backends.pudistill_llamacpp.random_models import save_spm
+from tests.backends.random_models import save_spm
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 REAL = ("gpt2", "qwen2.5-0.5b-instruct", "smollm2-135m-instruct")

@@ -35,7 +35,7 @@ from pudistill_llamacpp.exporting import (
 from pudistill_llamacpp.quantise import quantise
 from tests.backends.pudistill_llamacpp.export.server import serving
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, normalised
-from tests.backends.pudistill_llamacpp.random_models import save_model
+from tests.backends.random_models import save_model
 from tests.tiny import QUICKSTART, STUDENT, lines_of
 
 GENERATION = GenerationSettings(sampling=Sampling(max_new_tokens=8, temperature=0.5))

@@ -27,7 +27,7 @@ from pudistill_llamacpp.gguf_student.read import read_model, read_student
 from pudistill_llamacpp.gguf_student.tensors import weights_of
 from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf, requantised, weights
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, of_checkpoint, of_gguf, random_tokens
-from tests.backends.pudistill_llamacpp.random_models import MODELS, YARN, save_bpe
+from tests.backends.random_models import MODELS, YARN, save_bpe
 
 ADDED = {"head_dim", "attention_bias", "mlp_bias", "architectures", "model_type"}
 """Keys that a config may leave to its defaults, and what Mistral becomes."""

@@ -18,8 +18,8 @@ from pudistill_mlx.export import check_export, write_export
 from pudistill_mlx.export.checking import check_text
 from pudistill_mlx.export.reading import read_text
 from pudistill_mlx.export.text_files import write_text_files
-from tests.backends.pudistill_llamacpp.random_models import save_spm
 from tests.backends.pudistill_mlx.export.exports import request
+from tests.backends.random_models import save_spm
 from tests.tiny import QUICKSTART, STUDENT, lines_of
 
 
