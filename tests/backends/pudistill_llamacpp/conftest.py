@@ -20,10 +20,10 @@ SOURCES = ROOT / ".upstream"
 @pytest.fixture(scope="session")
 def upstream() -> Path:
     """llama.cpp's own sources, from the unpacked source distribution of llama-cpp-python."""
-    found = sorted(SOURCES.glob("llama_cpp_python-*/vendor/llama.cpp"))
-    if not found:
+    folders = sorted(SOURCES.glob("llama_cpp_python-*/vendor/llama.cpp"))
+    if not folders:
         pytest.skip(f"needs llama-cpp-python's source distribution unpacked in {SOURCES.name}/")
-    return found[-1]
+    return folders[-1]
 
 
 @pytest.fixture(scope="session")

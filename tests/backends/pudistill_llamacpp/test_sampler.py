@@ -73,18 +73,18 @@ def together(engine: LlamaCppEngine) -> Groups:
 def test_however_the_work_was_batched(student: Path, kept_cache: None, name: str, threads: int) -> None:
     """All at once; few sequences at a time, so that prompts join while others are decoded; alone; the second half."""
     prompts = make_prompts(COUNT)
-    found = []
+    ways = []
     for rows in (256, 4, 8, 12):
         engine = open_engine(student, sample_rows=rows, threads=threads, **TYPES[name])
-        found.append(sampled(engine, prompts))
+        ways.append(sampled(engine, prompts))
         if rows == 256:
             alone = [sampled(engine, [prompt]) for prompt in prompts]
-            found.append({key: group for one in alone for key, group in one.items()})
+            ways.append({key: group for one in alone for key, group in one.items()})
             half = sampled(engine, prompts[COUNT // 2 :])
         engine.close()
-    for other in found[1:]:
-        assert_identical(found[0], other)
-    assert_identical({key: found[0][key] for key in half}, half)
+    for other in ways[1:]:
+        assert_identical(ways[0], other)
+    assert_identical({key: ways[0][key] for key in half}, half)
 
 
 @pytest.mark.parametrize("name", ["exact", "bf16", "q8_0"])
@@ -106,12 +106,12 @@ def test_the_first_candidates_of_more(engine: LlamaCppEngine, together: Groups) 
 
 
 def test_calls_between_two_groups_change_nothing(engine: LlamaCppEngine, together: Groups) -> None:
-    found = {}
+    by_key = {}
     for i, group in engine.sample(make_prompts(COUNT), 4, Sampling(24, seed=5), None):
-        found[f"key-{i}"] = group
+        by_key[f"key-{i}"] = group
         engine.distributions((5, 6), 1, None)
         sampled(engine, make_prompts(2, seed=3))
-    assert_identical(together, found)
+    assert_identical(together, by_key)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])

@@ -129,11 +129,11 @@ def test_ldl_grpo_without_the_term_reads_no_judge(judge: Path) -> None:
     """To the bit what it is without a view and a judge, in as many tokens. One group: views cannot change the order."""
     learner = open_learner()
     handle, groups = learner.load_adapter(judge), random_groups(learner, sizes=(5,))
-    found = []
+    ways = []
     for batch in (GroupBatch(LdlGrpo(), groups), GroupBatch(LdlGrpo(), with_views(groups), handle)):
         before = learner.model.forward_tokens
         metrics, gradient = gradient_of(learner, batch)
-        found.append((metrics, learner.model.forward_tokens - before, gradient))
-    (metrics, tokens, gradient), (others, more, other) = found
+        ways.append((metrics, learner.model.forward_tokens - before, gradient))
+    (metrics, tokens, gradient), (others, more, other) = ways
     assert (metrics, tokens) == (others, more)
     assert equal(gradient, other)

@@ -63,13 +63,13 @@ def test_the_first_candidates_of_more(engine: MlxEngine, handle: str, together: 
 def test_calls_with_another_adapter_between_two_groups(engine: MlxEngine, handle: str, together: Groups) -> None:
     """The iterator keeps its adapter, even one that is dropped meanwhile."""
     again = engine.load_adapter(engine._adapters[handle])
-    found: Groups = {}
+    by_key: Groups = {}
     for i, group in engine.sample(make_prompts(), K, Sampling(N, seed=5), again):
-        found[f"key-{i}"] = group
+        by_key[f"key-{i}"] = group
         engine.distributions((5, 6), 1, None)
-        if len(found) == 1:
+        if len(by_key) == 1:
             engine.drop_adapter(again)
-    assert_same_candidates(together, found)
+    assert_same_candidates(together, by_key)
 
 
 def test_a_prompt_is_computed_once_for_its_candidates(
@@ -143,9 +143,9 @@ def test_columns_that_only_padding_fills_are_dropped(engine: MlxEngine, monkeypa
 
     def watched(self: RowCache, index: Sequence[int], drop: int = 0, *, grows: bool = False) -> RowCache:
         drops.append(drop)
-        found = real(self, index, drop, grows=grows)
-        assert min(found.padding) == 0
-        return found
+        rows_left = real(self, index, drop, grows=grows)
+        assert min(rows_left.padding) == 0
+        return rows_left
 
     monkeypatch.setattr(RowCache, "rows", watched)
     rng = np.random.default_rng(0)

@@ -40,19 +40,19 @@ def engine() -> Iterator[MlxEngine]:
 
 def alone(engine: MlxEngine, prompt: tuple[int, ...], answer: tuple[int, ...]) -> np.ndarray:
     """One row, all logits, no cache."""
-    found = engine.distributions(prompt + answer, len(answer) + 1, None)[:-1]
-    return found[np.arange(len(answer)), list(answer)]
+    logprobs = engine.distributions(prompt + answer, len(answer) + 1, None)[:-1]
+    return logprobs[np.arange(len(answer)), list(answer)]
 
 
 @pytest.mark.parametrize("budget", [16384, 64, 1])
 def test_the_budget_changes_no_result(engine: MlxEngine, budget: int) -> None:
     other = backend.open(spec_of(token_budget=budget))
     requests = make_requests()
-    found = dict(other.logprobs(requests, None))
+    scores = dict(other.logprobs(requests, None))
     other.close()
-    assert found.keys() == set(range(len(requests)))
+    assert scores.keys() == set(range(len(requests)))
     for i, request in enumerate(requests):
-        for answer, logprobs in zip(request.continuations, found[i], strict=True):
+        for answer, logprobs in zip(request.continuations, scores[i], strict=True):
             np.testing.assert_allclose(logprobs, alone(engine, request.prefix, answer), atol=1e-5)
 
 
@@ -76,8 +76,8 @@ def test_no_pass_is_larger_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_prompt_is_in_view(engine: MlxEngine) -> None:
     """The same answer behind two prompts has two scores."""
     answer = (40, 41, 42)
-    found = dict(engine.logprobs([Continuations((5, 6), (answer,)), Continuations((9, 300, 10), (answer,))], None))
-    assert np.abs(found[0][0] - found[1][0]).max() > 0.1
+    scored = dict(engine.logprobs([Continuations((5, 6), (answer,)), Continuations((9, 300, 10), (answer,))], None))
+    assert np.abs(scored[0][0] - scored[1][0]).max() > 0.1
 
 
 def test_logits_never_exceed_a_chunk(engine: MlxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +92,8 @@ def test_logits_never_exceed_a_chunk(engine: MlxEngine, monkeypatch: pytest.Monk
         return real(self, hidden)
 
     monkeypatch.setattr(head.Head, "logits", watched)
-    for i, found in engine.logprobs(make_requests(), None):
-        for one, other in zip(found, whole[i], strict=True):
+    for i, scores in engine.logprobs(make_requests(), None):
+        for one, other in zip(scores, whole[i], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
     list(engine.choice_logits(make_requests(), (7, 3), None))
     engine.distributions(tuple(range(3, 20)), 12, None)
@@ -115,9 +115,9 @@ def test_only_answers_become_logits(engine: MlxEngine, monkeypatch: pytest.Monke
 
 
 def test_a_request_without_answers(engine: MlxEngine) -> None:
-    found = dict(engine.logprobs([Continuations((5, 6), ()), Continuations((5, 6), ((7,),))], None))
-    assert found[0] == ()
-    assert len(found[1]) == 1
+    scores = dict(engine.logprobs([Continuations((5, 6), ()), Continuations((5, 6), ((7,),))], None))
+    assert scores[0] == ()
+    assert len(scores[1]) == 1
     ((_, logits),) = engine.choice_logits([Continuations((5, 6), ())], (7, 3), None)
     assert logits.shape == (0, 2)
 

@@ -118,20 +118,20 @@ def test_every_attention_is_the_cpus(tmp_path: Path, name: str) -> None:
     prompts = some_prompts(9, 30, VOCABULARY)
     rng = np.random.default_rng(3)
     asked = [Continuations(p.tokens, (some_tokens(rng, 5, VOCABULARY), (7,))) for p in prompts]
-    scored, drawn, found = [], [], []
+    scored, drawn, both = [], [], []
     for device in ("cpu", "cuda"):
         with closing(open_engine(folder, device=device)) as engine:
             scored.append(dict(engine.logprobs(asked, None)))
             drawn.append(dict(engine.sample(prompts, 4, Sampling(12, seed=5), None)))
         learner = open_learner(folder, device=device)
         group_gradient(learner.model, GroupBatch(LdlGrpo(), random_groups(open_learner(folder))))
-        found.append(gradients(learner))
+        both.append(gradients(learner))
     for i, expected in scored[0].items():
         for one, other in zip(expected, scored[1][i], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)
     for i, group in drawn[0].items():
         assert [c.tokens for c in group] == [c.tokens for c in drawn[1][i]]
-    assert_near(*found, 1e-4)
+    assert_near(*both, 1e-4)
 
 
 @pytest.mark.parametrize("budget", [16384, 20])
@@ -144,14 +144,14 @@ def test_every_gradient_is_the_cpus(
     groups = random_groups(open_learner(student))
     if objective.distils:
         groups = tuple(replace(g, view=(*g.rows[-1].completion, *g.rows[0].prompt)) for g in groups)
-    metrics, found = [], []
+    metrics, both = [], []
     for device in ("cpu", "cuda"):
         learner = open_learner(student, device=device, token_budget=budget)
         judge = learner.load_adapter(adapter) if objective.distils else None
         metrics.append(group_gradient(learner.model, GroupBatch(objective, groups, judge)))
-        found.append(gradients(learner))
+        both.append(gradients(learner))
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-4, abs=1e-6)
-    assert_near(*found, 2e-5)
+    assert_near(*both, 2e-5)
 
 
 def test_a_bfloat16_base_is_near_float32(wide: Path) -> None:
@@ -216,12 +216,12 @@ def ask_logprobs(engine: Any) -> dict[int, Any]:
     rng = np.random.default_rng(4)
     prompts = some_prompts(40, 100)
     asked = [Continuations(p.tokens, tuple(some_tokens(rng, 100, WIDE_VOCABULARY) for _ in range(4))) for p in prompts]
-    return {i: np.concatenate(found) for i, found in engine.logprobs(asked, None)}
+    return {i: np.concatenate(scores) for i, scores in engine.logprobs(asked, None)}
 
 
 def ask_sample(engine: Any) -> dict[int, Any]:
-    found = engine.sample(some_prompts(64, 300), 4, Sampling(40, seed=5), None)
-    return {i: np.concatenate([c.logprobs for c in group]) for i, group in found}
+    groups = engine.sample(some_prompts(64, 300), 4, Sampling(40, seed=5), None)
+    return {i: np.concatenate([c.logprobs for c in group]) for i, group in groups}
 
 
 @pytest.mark.parametrize(("ask", "gib"), [(ask_logprobs, 0.1), (ask_sample, 0.25)])
@@ -231,11 +231,11 @@ def test_an_engine_goes_on_in_smaller_passes(wide: Path, ask: Callable[[Any], di
     with closing(open_engine(wide, device="cuda", context=512, sample_rows=256)) as engine:
         expected = ask(engine)
         with at_most(gib):
-            found = ask(retrying_engine(engine, lambda verb, tokens: halvings.append((verb, tokens))))
+            results = ask(retrying_engine(engine, lambda verb, tokens: halvings.append((verb, tokens))))
         assert {verb for verb, _ in halvings} == {"score" if ask is ask_logprobs else "sample"}
-    assert found.keys() == expected.keys()
+    assert results.keys() == expected.keys()
     for i, values in expected.items():
-        np.testing.assert_allclose(found[i], values, atol=1e-4)
+        np.testing.assert_allclose(results[i], values, atol=1e-4)
 
 
 def test_a_learner_goes_on_in_smaller_passes(wide: Path) -> None:
@@ -248,10 +248,10 @@ def test_a_learner_goes_on_in_smaller_passes(wide: Path) -> None:
         free.close()
         before = len(halvings)
         with at_most(0.4):
-            found = retrying_learner(short, lambda _, tokens: halvings.append(tokens)).step(batch, 1e-3)
+            metrics = retrying_learner(short, lambda _, tokens: halvings.append(tokens)).step(batch, 1e-3)
         short.close()
         assert len(halvings) > before
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert min(halvings) >= 512
 
 

@@ -85,11 +85,11 @@ def test_loss_and_gradient_equal_the_float64_reference(
     learner.model._causal.double()
     groups = with_views(random_groups(learner))
     metrics = group_gradient(learner.model, GroupBatch(objective, groups, handle))
-    found = gradients(learner)
+    gradient = gradients(learner)
     loss = textbook(learner, objective, groups, handle)
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-12)
     loss.backward()
-    assert_near(gradients(learner), found, 1e-11)
+    assert_near(gradients(learner), gradient, 1e-11)
 
 
 def in_pieces(folder: Path, judge: Path, objective: Objective, budget: int) -> tuple[Any, Any]:
@@ -163,12 +163,12 @@ def test_ldl_grpo_without_the_term_reads_no_judge(student: Path, adapter: Path) 
     """To the bit what it is without a view and a judge, in as many tokens. One group: views cannot change the order."""
     learner = open_learner(student)
     handle, groups = learner.load_adapter(adapter), random_groups(learner, sizes=(5,))
-    found = []
+    ways = []
     for batch in (GroupBatch(LdlGrpo(), groups), GroupBatch(LdlGrpo(), with_views(groups), handle)):
         before = learner.model.forward_tokens
         metrics = group_gradient(learner.model, batch)
-        found.append((metrics, learner.model.forward_tokens - before, gradients(learner)))
-    (metrics, tokens, gradient), (others, more, other) = found
+        ways.append((metrics, learner.model.forward_tokens - before, gradients(learner)))
+    (metrics, tokens, gradient), (others, more, other) = ways
     assert (metrics, tokens) == (others, more)
     assert all(np.array_equal(gradient[name], other[name]) for name in gradient)
 
@@ -194,7 +194,7 @@ def test_softened_targets_have_the_float64_gradient(gpt2: Path, budget: int) -> 
     learner.model._causal.double()
     batch = soft_batch()
     metrics = sft_gradient(learner.model, batch)
-    found = gradients(learner)
+    gradient = gradients(learner)
     terms: list[torch.Tensor] = []
     for row in batch.rows:
         policy = distribution(learner, row.prompt, row.completion, "policy")
@@ -207,7 +207,7 @@ def test_softened_targets_have_the_float64_gradient(gpt2: Path, budget: int) -> 
     loss = torch.cat(terms).mean()
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-12)
     loss.backward()
-    assert_near(gradients(learner), found, 1e-11)
+    assert_near(gradients(learner), gradient, 1e-11)
 
 
 def test_a_base_that_is_the_policy_and_sees_the_prompt_alone_softens_to_nothing(gpt2: Path) -> None:

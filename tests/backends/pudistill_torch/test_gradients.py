@@ -37,13 +37,13 @@ each_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: 
 
 def row_by_row(learner: TorchLearner, rows: list[Row]) -> list[torch.Tensor]:
     """The textbook form with a graph: one row at a time, all logits, log-softmax."""
-    found = []
+    scores = []
     for row in rows:
         with learner.model._using("policy"):
             logits = learner.model._causal(torch.tensor([row.prompt + row.completion])).logits[0]
         logp = logits.log_softmax(-1)[len(row.prompt) - 1 : -1]
-        found.append(logp[torch.arange(len(row.completion)), torch.tensor(row.completion)])
-    return found
+        scores.append(logp[torch.arange(len(row.completion)), torch.tensor(row.completion)])
+    return scores
 
 
 def reference_loss(learner: TorchLearner, objective: Objective, groups: Any, xp: Any) -> Any:
@@ -72,10 +72,10 @@ def test_loss_and_gradient_equal_the_float64_reference(gpt2: Path, objective: Ob
     learner.model._causal.double()
     groups = random_groups(learner)
     metrics = group_gradient(learner.model, GroupBatch(objective, groups))
-    found = gradients(learner)
+    gradient = gradients(learner)
     assert metrics["loss"] == pytest.approx(reference_loss(learner, objective, groups, np), rel=1e-12)
     reference_loss(learner, objective, groups, torch).backward()
-    assert_near(gradients(learner), found, 1e-11)
+    assert_near(gradients(learner), gradient, 1e-11)
 
 
 @each_objective
@@ -83,10 +83,10 @@ def test_float32_is_near_the_float64_reference(student: Path, objective: Objecti
     learner = open_learner(student)
     groups = random_groups(learner)
     metrics = group_gradient(learner.model, GroupBatch(objective, groups))
-    found = gradients(learner)
+    gradient = gradients(learner)
     assert metrics["loss"] == pytest.approx(reference_loss(learner, objective, groups, np), rel=1e-5)
     reference_loss(learner, objective, groups, torch).backward()
-    assert_near(gradients(learner), found, 1e-5)
+    assert_near(gradients(learner), gradient, 1e-5)
 
 
 def in_pieces(folder: Path, objective: Objective, budget: int, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -125,11 +125,11 @@ def test_sft_is_the_mean_over_all_answer_tokens(student: Path, budget: int) -> N
     learner = open_learner(student, token_budget=budget)
     rows = make_rows()
     metrics = sft_gradient(learner.model, SftBatch(rows))
-    found = gradients(learner)
+    gradient = gradients(learner)
     loss = -torch.cat(row_by_row(learner, list(rows))).mean()
     assert metrics == pytest.approx({"loss": loss.item(), "tokens": sum(len(row.completion) for row in rows)})
     loss.backward()
-    assert_near(gradients(learner), found, 5e-6)
+    assert_near(gradients(learner), gradient, 5e-6)
 
 
 @pytest.mark.parametrize("position", [0, 3])

@@ -132,11 +132,11 @@ def test_the_context_ends_an_answer(student: Path) -> None:
 
 
 def test_a_call_between_two_groups_changes_nothing(engine: TorchEngine, handle: str, together: Groups) -> None:
-    found = {}
+    by_key = {}
     for i, group in engine.sample(make_prompts(), K, Sampling(N, seed=5), handle):
-        found[f"key-{i}"] = group
+        by_key[f"key-{i}"] = group
         engine.distributions((5, 6), 1, None)
-    assert_same_candidates(together, found)
+    assert_same_candidates(together, by_key)
 
 
 def test_a_sliding_window(tmp_path: Path) -> None:

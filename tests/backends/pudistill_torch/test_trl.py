@@ -49,13 +49,13 @@ def peft_model(student: Path, adapter: Path) -> Any:
 
 def trl_gradients(model: Any, names: Any) -> dict[str, np.ndarray]:
     """By the learner's names, in which the adapter is called otherwise."""
-    found = {}
+    arrays = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             name = name.split("base_model.model.", 1)[1].replace(".default.", ".policy.")
-            found[name] = parameter.grad.numpy()
-    assert found.keys() == names
-    return found
+            arrays[name] = parameter.grad.numpy()
+    assert arrays.keys() == names
+    return arrays
 
 
 def padded(rows: list[tuple[int, ...]], left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,9 +32,9 @@ def other_entry(key: str, change: Callable[[Any], Any]) -> Mutation:
 
     def mutate(right: Architecture) -> Architecture:
         def entries(hyper: Hyperparameters) -> list[Entry]:
-            found = right.entries(hyper)
-            assert any(e.key == key for e in found)
-            return [replace(e, value=change(e.value)) if e.key == key else e for e in found]
+            rightful = right.entries(hyper)
+            assert any(e.key == key for e in rightful)
+            return [replace(e, value=change(e.value)) if e.key == key else e for e in rightful]
 
         return replace(right, entries=entries)
 
@@ -133,8 +133,8 @@ def test_a_wrong_epsilon_is_seen_in_the_metadata(
     epsilon = other_entry("{arch}.attention.layer_norm_rms_epsilon", lambda value: value / 2)
     monkeypatch.setattr(file_contents, "architecture_of", lambda config: epsilon(architecture_of(config)))
     written = write_gguf(models["llama"], tmp_path / "m.gguf", dtype="f32")
-    found, _ = metadata(written.path)["llama.attention.layer_norm_rms_epsilon"]
-    assert found != pytest.approx(2e-5, rel=1e-6)
+    written_epsilon, _ = metadata(written.path)["llama.attention.layer_norm_rms_epsilon"]
+    assert written_epsilon != pytest.approx(2e-5, rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "end"), [("qwen2", "<|end|>"), ("llama", "</s>")])

@@ -105,8 +105,8 @@ def test_every_stop_token_ends_an_answer(shared: Path, tmp_path: Path) -> None:
     """stories260K stops at <s> and </s>; by its text, llama.cpp would stop at </s> alone."""
     folder = shared / "models" / "stories260K"
     write_vocabulary(folder, tmp_path / "v.gguf")
-    with vocabulary(tmp_path / "v.gguf") as found:
-        assert set(StudentTokenizer.load(folder).stop_tokens) == {1, 2} == set(found.ends)
+    with vocabulary(tmp_path / "v.gguf") as loaded:
+        assert set(StudentTokenizer.load(folder).stop_tokens) == {1, 2} == set(loaded.ends)
 
 
 def save_metaspace(folder: Path, scheme: str) -> None:
@@ -129,12 +129,12 @@ def test_where_a_space_is_put_first(scheme: str, tmp_path: Path) -> None:
     save_metaspace(tmp_path, scheme)
     write_vocabulary(tmp_path, tmp_path / "v.gguf")
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    with vocabulary(tmp_path / "v.gguf") as found:
+    with vocabulary(tmp_path / "v.gguf") as loaded:
         for text in STRESS:
             chat = f"<s>{text}</s>{text}"
-            assert found.encode(chat, special=True) == tuple(tokenizer.encode(chat, add_special_tokens=False).ids)
+            assert loaded.encode(chat, special=True) == tuple(tokenizer.encode(chat, add_special_tokens=False).ids)
             if scheme != "first":
-                assert found.encode(text, special=True) == tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+                assert loaded.encode(text, special=True) == tuple(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def test_pieces_that_no_merge_makes(tmp_path: Path) -> None:
@@ -144,5 +144,5 @@ def test_pieces_that_no_merge_makes(tmp_path: Path) -> None:
     content["model"]["merges"] = [m for m in content["model"]["merges"] if "".join(m) != "th"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     write_vocabulary(tmp_path, tmp_path / "v.gguf")
-    with vocabulary(tmp_path / "v.gguf") as found:
-        assert found.score(content["model"]["vocab"]["th"]) < -len(content["model"]["merges"])
+    with vocabulary(tmp_path / "v.gguf") as loaded:
+        assert loaded.score(content["model"]["vocab"]["th"]) < -len(content["model"]["merges"])

@@ -37,17 +37,17 @@ def test_stories_greedily(shared: Path, tmp_path: Path) -> None:
     context = Context(model, ContextSettings(n_ctx=512, threads=1))
     tokens = list(model.vocabulary.encode(prompt, special=True, add_special=True))
     stops = list(model.vocabulary.ends)
-    found: list[int] = []
+    drawn: list[int] = []
     logits = context.decode(tokens, np.arange(len(tokens)), 0)[-1]
     for position in range(len(tokens), len(tokens) + 150):
         allowed = logits.copy()
         allowed[stops] = -np.inf  # as min_new_tokens does
-        found.append(int(allowed.argmax()))
-        logits = context.decode([found[-1]], [position], 0)[-1]
+        drawn.append(int(allowed.argmax()))
+        logits = context.decode([drawn[-1]], [position], 0)[-1]
     context.close()
     model.close()
     assert len(made) == 150
-    assert found == made
+    assert drawn == made
 
 
 # --- adapters and types ---

@@ -69,9 +69,9 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(adapter: Path, answers: Sequence[Tokens]) -> np.ndarray:
-    found = of_transformers(adapter, answers)
-    assert mean_kl(found, of_transformers(None, answers)) > 0.05  # a file without the adapter would be noticed
-    return found
+    logprobs = of_transformers(adapter, answers)
+    assert mean_kl(logprobs, of_transformers(None, answers)) > 0.05  # a file without the adapter would be noticed
+    return logprobs
 
 
 def of_transformers(adapter: Path | None, answers: Sequence[Tokens]) -> np.ndarray:
@@ -117,8 +117,8 @@ def test_merged_weights(
     assert written.report["modelfile_template"] == "quickstart"
     assert written.model.stat().st_size <= export_bytes(STUDENT, "gguf", quant)
     check_export(asked, written, ["add call to my calendar today"])
-    found = of_engine(*open_export(asked, written, SPEC), answers)
-    assert mean_kl(trained, found) < most
+    logprobs = of_engine(*open_export(asked, written, SPEC), answers)
+    assert mean_kl(trained, logprobs) < most
 
 
 def test_q8_0_written_at_once_is_what_llama_cpp_quantises(adapter: Path, tmp_path: Path) -> None:
