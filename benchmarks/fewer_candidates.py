@@ -32,6 +32,7 @@ from pudistill_cli.loop import distil
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
 from pudistill_cli.run.opening import open_run
 from pudistill_cli.run.plan import plan
+from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.evaluator import Evaluator, System
 from pudistill_cli.stages.selection import Selection
@@ -75,7 +76,7 @@ def measure(row: str, seed: int, out: Path) -> None:
             best.consider(name)
         evaluator = Evaluator(job, {"test": anchors.held_out["test"]})
         chosen = best.choice.name
-        drawn = [job.ledger.candidates(n) for n in done]
+        drawn = [job.ledger.candidates(of_round(n)) for n in done]
         result = {
             "chosen": chosen,
             "core seconds": seconds,

@@ -26,6 +26,7 @@ from pudistill_cli.metrics import Metric, distinct_n, load_metric
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import open_run
 from pudistill_cli.run.plan import plan
+from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.stages.anchors import Anchored, Anchors, ask_teacher
 from pudistill_cli.stages.evaluator import Evaluator, System
 from pudistill_cli.stages.selection import Considered, Selection
@@ -156,7 +157,7 @@ def measured(job: Job, sets: Mapping[str, Sequence[Anchored]], system: System) -
 def sampled_tokens(job: Job) -> int:
     """Tokens of all candidates of all rounds."""
     rounds = range(1, job.recipe.prefer.rounds + 1)
-    return sum(len(c.tokens) for n in rounds for group in job.ledger.candidates(n).values() for c in group)
+    return sum(len(c.tokens) for n in rounds for group in job.ledger.candidates(of_round(n)).values() for c in group)
 
 
 def _ranking(folder: Path, settings: dict[str, Any]) -> Oracle | Random:

@@ -26,10 +26,12 @@ def command(
 
       pudistill eval my-run --set eval.metric=chrf
     """
+    from pudistill_cli.config.stages import Stage
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import distil
     from pudistill_cli.report.summary import show_answers
+    from pudistill_cli.run.marks import Mark
     from pudistill_cli.run.opening import reopen
 
     other = [change for change in changes or [] if not change.startswith("eval.")]
@@ -41,9 +43,9 @@ def command(
     with stoppable(console, "the answers so far are kept, and the run is as it was. The same command goes on."):
         job = reopen(run, runs, console, changes or [])
         try:
-            before = job.ledger.stage_detail("eval")["chosen"]
-            distil(job, "eval")
-            if (now := job.ledger.stage_detail("eval")["chosen"]) != before:
+            before = job.ledger.stage_detail(Mark.EVAL())["chosen"]
+            distil(job, Stage.EVAL)
+            if (now := job.ledger.stage_detail(Mark.EVAL())["chosen"]) != before:
                 console.warn(
                     f"Dev now finds {now} best, where it was {before}: the table, the report and `pudistill export` "
                     f"take {now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"

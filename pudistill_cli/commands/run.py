@@ -16,6 +16,7 @@ from pudistill_cli.commands.options import (
     SetOption,
 )
 from pudistill_cli.commands.stopping import stoppable
+from pudistill_cli.config.stages import TITLES, Stage
 
 
 def command(
@@ -25,8 +26,8 @@ def command(
     runs: RunsOption = RUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
     until: Annotated[
-        str, typer.Option("--until", help="Stop after this stage: anchors, sft, prefer, eval or export.")
-    ] = "export",
+        str, typer.Option("--until", help=f"Stop after this stage: {', '.join(TITLES[:-1])} or {TITLES[-1]}.")
+    ] = Stage.EXPORT.title,
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,15 +43,19 @@ def command(
     """
     from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.console import Console
+    from pudistill_cli.did_you_mean import did_you_mean
     from pudistill_cli.errors import UsageError
-    from pudistill_cli.loop import STAGES, distil
+    from pudistill_cli.loop import distil
     from pudistill_cli.report.summary import describe_student, next_steps, print_plan
     from pudistill_cli.run.opening import open_run
     from pudistill_cli.run.plan import plan
     from pudistill_cli.run.preflight import check_exports, check_teacher
 
-    if until not in STAGES:
-        raise UsageError(f"--until {until}: no such stage.", f"One of: {', '.join(STAGES)}.")
+    last = Stage.named(until)
+    if last is None:
+        raise UsageError(
+            f"--until {until}: no such stage{did_you_mean(until, TITLES)}.", f"One of: {', '.join(TITLES)}."
+        )
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
     name = name or loaded.recipe.name
@@ -61,23 +66,29 @@ def command(
         print_plan(console, checked, runs / name)
         return
     console.say(f"{name}: {checked.choice.reason}; {describe_student(checked.student)}")
-    again = resume_line(recipe, changes, name, runs, until=until, offline=offline)
+    again = resume_line(recipe, changes, name, runs, until=last, offline=offline)
     with stoppable(console, f"all finished work is kept. Go on with: {again}"):
         job = open_run(checked, console, runs, name, offline=offline)
         try:
-            distil(job, until)
+            distil(job, last)
             next_steps(job, until)
         finally:
             job.close()
 
 
 def resume_line(
-    recipe: str, changes: list[str] | None, name: str, runs: object, *, until: str = "export", offline: bool = False
+    recipe: str,
+    changes: list[str] | None,
+    name: str,
+    runs: object,
+    *,
+    until: Stage = Stage.EXPORT,
+    offline: bool = False,
 ) -> str:
     """The command that goes on with this run."""
     from shlex import quote
 
     parts = ["pudistill run", quote(recipe), *(f"--set {quote(c)}" for c in changes or []), f"--name {quote(name)}"]
     parts += [f"--runs {quote(str(runs))}"] if runs != RUNS else []
-    parts += [f"--until {until}"] if until != "export" else []
+    parts += [f"--until {until.title}"] if until is not Stage.EXPORT else []
     return " ".join([*parts, "--offline"] if offline else parts)

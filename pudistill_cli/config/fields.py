@@ -5,9 +5,11 @@ Each field carries the first stage that it matters for, as `Annotated[..., Stage
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
 Natural: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
@@ -37,3 +39,23 @@ class Section(BaseModel):
 
     # hide_input_in_errors: a key pasted into the wrong place must not come back in a message.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation names: a section, or every member of a union of them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in sections_in(part)]
+
+
+def field_at(root: type[BaseModel], path: Sequence[str]) -> FieldInfo | None:
+    """The field at a path of keys, or the one that holds it as part of its value; None where there is none."""
+    sections = [root]
+    for key in path:
+        fields = [section.model_fields[key] for section in sections if key in section.model_fields]
+        if not fields:
+            return None
+        sections = [inner for field in fields for inner in sections_in(field.annotation)]
+        if not sections:
+            return fields[0]
+    return None

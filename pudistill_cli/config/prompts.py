@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pudistill_cli.config.fields import Count, Name, Section, Share, Text
-from pudistill_cli.config.stages import Stage
+from pudistill_cli.config.stages import Effect, Stage
 
 
 class PromptSettings(Section):
     """Where prompts come from: one file, split by content hash, or a file for each set."""
 
-    path: Annotated[Text | None, Stage.PROMPTS] = None
-    train: Annotated[Text | None, Stage.PROMPTS] = None
-    dev: Annotated[Text | None, Stage.PROMPTS] = None
-    test: Annotated[Text | None, Stage.PROMPTS] = None
-    extra: Annotated[dict[Name, Text], Stage.PROMPTS] = Field(default_factory=dict[str, str])
+    path: Annotated[Text | None, Effect.BY_CONTENT] = None
+    train: Annotated[Text | None, Effect.BY_CONTENT] = None
+    dev: Annotated[Text | None, Effect.BY_CONTENT] = None
+    test: Annotated[Text | None, Effect.BY_CONTENT] = None
+    extra: Annotated[dict[Name, Text], Effect.BY_CONTENT] = Field(default_factory=dict[str, str])
     """Further test sets by name: the same job in other words, say."""
     format: Annotated[Literal["chat", "text"], Stage.PROMPTS] = "chat"
     """"text" gives the student the bare prompt, without a chat template: for base models."""

@@ -25,7 +25,7 @@ from pudistill_cli.method.scorers.registry import RELATIVE, SCORERS, sees_anchor
 class Recipe(Section):
     """Everything a run is told. The smallest useful one names a student, a teacher and prompts."""
 
-    name: Annotated[Name, Effect.NONE]
+    name: Annotated[Name, Effect.BY_CONTENT]
     """Of the run's folder; loading.py takes the file's name where this is not given."""
     seed: Annotated[Natural, Stage.SFT] = 0
     student: StudentSettings

@@ -39,7 +39,8 @@ TITLES = tuple(stage.title for stage in Stage)
 
 
 class Effect(Enum):
-    """What a field may carry beside, or in place of, its stage."""
+    """What a field of the recipe may carry beside its stage, or in place of it."""
 
     NONE = "no result depends on it: a run goes on with any value"
+    BY_CONTENT = "a path or a name: what lies there is part of a run's identity, by its hash"
     SAME_ANSWERS = "it changes which answers are looked at and how, not what a system answers"

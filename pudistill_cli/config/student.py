@@ -8,16 +8,16 @@ from pydantic import Field
 
 from pudistill_cli.backend_api.contract import Base
 from pudistill_cli.config.fields import Count, CountOrAuto, Positive, Section, Text
-from pudistill_cli.config.stages import Stage
+from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.errors import BackendError
 
 
 class StudentSettings(Section):
     """The model that learns, and how it is held."""
 
-    model: Annotated[Text, Stage.SFT]
+    model: Annotated[Text, Effect.BY_CONTENT]
     """A local folder in Hugging Face form, a GGUF file, or a hub id."""
-    original: Annotated[Text | None, Stage.SFT] = None
+    original: Annotated[Text | None, Effect.BY_CONTENT] = None
     """Of a GGUF file: the 16-bit checkpoint it was made from, a folder or a hub id. Exports are merged into that."""
     revision: Annotated[str | None, Stage.SFT] = None
     """Branch, tag or commit of a hub id."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pudistill_cli.config.fields import sections_in
 from pudistill_cli.config.yaml_lines import Dotted
 from pudistill_cli.did_you_mean import did_you_mean
 
@@ -101,13 +102,7 @@ def _models_at(model: type[BaseModel], section: Iterable[int | str]) -> list[typ
     for part in map(str, section):
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         if fields:
-            models = [found for f in fields for found in _models_in(f.annotation)]
+            models = [section for f in fields for section in sections_in(f.annotation)]
         else:
             models = [m for m in models if any(f.default == part for f in m.model_fields.values())]
     return models
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _models_in(part)]

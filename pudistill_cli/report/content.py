@@ -17,7 +17,9 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import RunError
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.report.charts import Point
-from pudistill_cli.run.ledger import HeldAnswer, Ledger
+from pudistill_cli.run.ledger import Ledger
+from pudistill_cli.run.ledger_answers import HeldAnswer
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.selection import Considered
 from pudistill_cli.stages.verification import Comparison
@@ -110,7 +112,7 @@ def _dev(ledger: Ledger, results: Results) -> list[Point]:
     stability = next((claim.check for claim in results.claims if claim.name == "stability"), None)
     if stability is None or not stability.beside:
         return []
-    sft = Considered(**ledger.stage_detail("dev/sft")).score
+    sft = Considered(**ledger.stage_detail(Mark.DEV("sft"))).score
     gains = [(name.removeprefix("round-"), gain) for name, gain in stability.beside.items()]
     return [Point("SFT", sft, sft, sft), *(Point(name, sft + g.mean, sft + g.low, sft + g.high) for name, g in gains)]
 
@@ -137,10 +139,10 @@ def _losses(ledger: Ledger) -> list[Curve]:
 def _exports(ledger: Ledger, folder: Path, chosen: str) -> list[tuple[str, Comparison]]:
     """By format, and by adapter where that is not the chosen one."""
     found: list[tuple[str, Comparison]] = []
-    for stage in sorted(n for n in ledger.finished_stages() if n.startswith("export/")):
-        detail = ledger.stage_detail(stage)
+    for mark in sorted(m for m in ledger.finished_stages() if Mark.named(m) is Mark.EXPORT):
+        detail = ledger.stage_detail(mark)
         del detail["path"]
-        name = stage.removeprefix("export/")
+        name = Mark.EXPORT.of(mark)
         card = folder / "export" / name / "pudistill.json"
         adapter = json.loads(card.read_text(encoding="utf-8"))["adapter"] if card.exists() else chosen
         found.append((name if adapter == chosen else f"{name} of {adapter}", Comparison(**detail)))

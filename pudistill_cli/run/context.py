@@ -112,11 +112,11 @@ class Job:
         """The adapter `name`, and an optimizer without a past: a new stage begins."""
         self.models.go_on_from(self.folder.adapter(name))
 
-    def judge_name(self, policy: str = "sft") -> str | None:
+    def judge_name(self, policy: str | None = "sft") -> str | None:
         """The adapter that judges what the adapter `policy` sampled; None is the bare base (`rank.judge`)."""
         return {"sft": "sft", "base": None, "refreshed": policy}[self.recipe.rank.judge]
 
-    def judge(self, policy: str = "sft") -> Judge:
+    def judge(self, policy: str | None = "sft") -> Judge:
         """The frozen scorer of what the adapter `policy` sampled; as it is called without, the one of round 1."""
         rank = self.recipe.rank
         name = self.judge_name(policy)

@@ -25,9 +25,11 @@ from typing import TypeVar, cast
 from pudistill_cli.atomic_files import cannot_write, recover_folders, replace_folder, write_atomic
 from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
+from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.errors import RunError
-from pudistill_cli.run.identity import STAGES, Difference, differences, stage_of_mark
+from pudistill_cli.run.identity import Difference, differences, effects_of
 from pudistill_cli.run.ledger import Ledger
+from pudistill_cli.run.marks import Mark
 
 __all__ = ["RunFolder", "replace_folder", "write_atomic"]
 
@@ -37,13 +39,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDERS = ("adapters", "state", "export")
 STARTED = "started"
 """When the run was started, among what it resolved once."""
-_REDONE_FREELY = frozenset({"eval", "export"})
-_SAME_ANSWERS = frozenset(
-    {"eval.metric", "eval.temperatures", "eval.dev_temperatures", "eval.max_prompts", "eval.dev_prompts", "eval.claims"}
-)
-"""Settings that change which answers are looked at and how, not what a system answers."""
-_RESOLVED_BY = {"anchors.fingerprint": "anchors", "max_new_tokens": "prefer"}
-"""The stage that resolves a value; the others are resolved when the student is first loaded, for sft."""
+_REDONE_FREELY = (Stage.EVAL, Stage.EXPORT)
+"""What may be done again though it has finished."""
+_RESOLVED_BY = {"anchors.fingerprint": Stage.ANCHORS}
+"""The stage that resolves a value; the others are resolved for SFT, when the student is loaded and its answers come."""
 
 
 class RunFolder:
@@ -115,10 +114,12 @@ class RunFolder:
             RunError: they are not.
         """
         content = [key for key in self._identity if key.endswith(".fingerprint")]
-        found = differences({k: self._identity[k] for k in content}, {k: identity[k] for k in content if k in identity})
-        if found:
+        changed = differences(
+            {k: self._identity[k] for k in content}, {k: identity[k] for k in content if k in identity}
+        )
+        if changed:
             raise RunError(
-                f"{self.path} was made of another student or of other prompts (old -> new):{_listed(found)}",
+                f"{self.path} was made of another student or of other prompts (old -> new):{_listed(changed)}",
                 "Put them back as they were, or start a run of its own: pudistill run RECIPE --name NEW",
             )
 
@@ -211,31 +212,33 @@ class RunFolder:
         if self._record_path.exists():
             held = json.loads(self._record_path.read_text(encoding="utf-8"))
             self._identity, self._resolved = held["identity"], held["resolved"]
-            if found := differences(self._identity, identity):
-                self._redo(found)
+            if changed := differences(self._identity, identity):
+                self._redo(changed)
         self._identity = identity
         self._record()
 
-    def _redo(self, found: list[Difference]) -> None:
+    def _redo(self, changed: list[Difference]) -> None:
         """Forget the stages that the differences touch, or refuse."""
-        first = found[0].stage
+        first = changed[0].stage
         if self.ledger_path.exists():
             with closing(Ledger(self.ledger_path)) as ledger:
-                finished = {stage_of_mark(mark) for mark in ledger.finished_stages()} - _REDONE_FREELY
-                last = max(finished, key=STAGES.index, default=None)
-                if last is not None and STAGES.index(first) <= STAGES.index(last):
-                    raise self._differs(found, last)
+                marks = [Mark.named(name) for name in ledger.finished_stages()]
+                finished = {mark.stage for mark in marks if mark.holds_work and mark.stage not in _REDONE_FREELY}
+                last = max(finished, key=lambda stage: stage.place, default=None)
+                if last is not None and not last.precedes(first):
+                    raise self._differs(changed, last)
                 # An adapter's name stands for frozen weights, so what was sampled under it stays true.
                 keep = ["base", *(p.name for p in (self.path / "adapters").iterdir())]
-                same = {d.key for d in found if d.stage == "eval"} <= _SAME_ANSWERS
+                same = all(Effect.SAME_ANSWERS in effects_of(d.key) for d in changed if d.stage is Stage.EVAL)
                 ledger.forget_from(first, keep if same else [])
-        before = STAGES[: STAGES.index(first)]
-        self._resolved = {k: v for k, v in self._resolved.items() if _RESOLVED_BY.get(k, "sft") in before}
+        self._resolved = {
+            key: value for key, value in self._resolved.items() if _RESOLVED_BY.get(key, Stage.SFT).precedes(first)
+        }
 
-    def _differs(self, found: list[Difference], stage: str) -> RunError:
+    def _differs(self, changed: list[Difference], stage: Stage) -> RunError:
         return RunError(
-            f"{self.path} is another run: its stage {stage!r} has finished with other settings (old -> new):"
-            f"{_listed(found)}",
+            f"{self.path} is another run: its stage {stage.title!r} has finished with other settings (old -> new):"
+            f"{_listed(changed)}",
             f"Start a run of its own: --name {self.name}-2. Or give the old one up: delete {self.path}",
         )
 
@@ -256,8 +259,8 @@ class RunFolder:
                 write_atomic(self._metrics_path, data[: data.rfind(b"\n") + 1])
 
 
-def _listed(found: list[Difference]) -> str:
-    return "".join(f"\n  {difference}" for difference in found)
+def _listed(changed: list[Difference]) -> str:
+    return "".join(f"\n  {difference}" for difference in changed)
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -1,39 +1,28 @@
-"""What makes a run this run: the first stage that each setting matters for, and how two identities differ."""
+"""What makes a run this run: its settings and contents by key, the stage each matters for, and how two runs differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, cast
 
-STAGES = ("prompts", "anchors", "sft", "rank", "prefer", "eval", "export")
-"""In the order of the loop: a stage depends on those before it."""
+from pydantic import BaseModel
 
-_SECTIONS = {
-    "version": "prompts",
-    "prompts": "prompts",
-    "teacher": "anchors",
-    "anchors": "anchors",
-    "seed": "sft",
-    "student": "sft",
-    "backend": "sft",
-    "lora": "sft",
-    "sft": "sft",
-    "rank": "rank",
-    "prefer": "prefer",
-    "train": "prefer",
-    "eval": "eval",
-    "export": "export",
+from pudistill_cli import __version__
+from pudistill_cli.config.fields import field_at, sections_in
+from pudistill_cli.config.schema import Recipe
+from pudistill_cli.config.stages import Effect, Stage
+from pudistill_cli.run.plan import Plan
+
+CONTENTS = {
+    "version": Stage.PROMPTS,
+    "prompts.fingerprint": Stage.PROMPTS,
+    "student.fingerprint": Stage.SFT,
+    "backend.resolved": Stage.SFT,
+    "export.original": Stage.EXPORT,
 }
-"""The part of a dotted key before the first dot, and the first stage that it changes."""
-
-NEUTRAL = frozenset(
-    f"teacher.{name}"
-    for name in (
-        "api_key_env", "concurrency", "timeout", "retries", "max_calls", "max_tokens_total", "max_cost",
-        "price_in", "price_out",
-    )
-)  # fmt: skip
-"""How the teacher is reached and when to stop asking: no answer depends on it."""
+"""What is no setting of the recipe, and the first stage that it changes."""
 
 _SHOWN = 70
 
@@ -45,34 +34,67 @@ class Difference:
     key: str
     old: str | None
     new: str | None
-    stage: str
+    stage: Stage
     """The first stage that it changes."""
 
     def __str__(self) -> str:
         return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
 
 
+def identity(checked: Plan) -> dict[str, str]:
+    """What makes a run this run: version, resolved recipe, and the content of student and prompts."""
+    sets = (checked.prompts.train, checked.prompts.dev, checked.prompts.test, *checked.prompts.extra.values())
+    content = sorted(f"{p.split} {p.key} {p.reference!r}" for prompts in sets for p in prompts)
+    return {
+        "version": __version__,
+        "student.fingerprint": checked.student.fingerprint,
+        "export.original": "given" if checked.student.original else "none",
+        "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
+        "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
+        **flattened(checked.recipe.model_dump(mode="json", exclude=_named_by_content(Recipe))),
+    }
+
+
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
-    """What differs between two identities, in the order of the stages; neutral settings do not count."""
-    keys = [k for k in dict.fromkeys((*old, *new)) if old.get(k) != new.get(k) and k not in NEUTRAL]
-    found = [Difference(k, old.get(k), new.get(k), stage_of_key(k)) for k in keys]
-    return sorted(found, key=lambda d: STAGES.index(d.stage))
+    """What differs between two identities, in the order of the stages; settings without an effect do not count."""
+    keys = [k for k in dict.fromkeys((*old, *new)) if old.get(k) != new.get(k) and Effect.NONE not in effects_of(k)]
+    return sorted((Difference(k, old.get(k), new.get(k), stage_of(k)) for k in keys), key=lambda d: d.stage.place)
 
 
-def stage_of_key(key: str) -> str:
-    """The first stage that a setting changes; all of them where that is not known."""
-    return _SECTIONS.get(key.partition(".")[0], STAGES[0])
+def stage_of(key: str) -> Stage:
+    """The first stage that a key of an identity changes, as its field declares; all of them where that is not known."""
+    if key in CONTENTS:
+        return CONTENTS[key]
+    return next((mark for mark in _declared(key) if isinstance(mark, Stage)), Stage.PROMPTS)
 
 
-def stage_of_mark(name: str) -> str:
-    """The stage that a mark of the ledger belongs to: `round-2/sample` to prefer, `dev/round-2` to eval.
+def effects_of(key: str) -> frozenset[Effect]:
+    """What the field of a key declares beside its stage."""
+    return frozenset(mark for mark in _declared(key) if isinstance(mark, Effect))
 
-    Dev answers only choose what is exported, so they are part of the evaluation.
-    """
-    head = name.partition("/")[0]
-    if head in STAGES:
-        return head
-    return "eval" if head == "dev" else "prefer"
+
+def flattened(value: object, path: str = "") -> dict[str, str]:
+    """A recipe's settings by dotted key, as strings."""
+    if not isinstance(value, dict) or not value:
+        return {path: str(cast("object", value))}
+    parts = cast("dict[str, object]", value)
+    return {k: v for name, part in parts.items() for k, v in flattened(part, f"{path}.{name}".lstrip(".")).items()}
+
+
+def _declared(key: str) -> list[Any]:
+    field = field_at(Recipe, key.split("."))
+    return [] if field is None else field.metadata
+
+
+def _named_by_content(section: type[BaseModel]) -> dict[str, Any]:
+    """The fields of `Effect.BY_CONTENT`, as pydantic excludes them: what they name is in the identity by its hash."""
+    excluded: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        if Effect.BY_CONTENT in field.metadata:
+            excluded[name] = True
+        elif inner := {k: v for part in sections_in(field.annotation) for k, v in _named_by_content(part).items()}:
+            excluded[name] = inner
+    return excluded
 
 
 def _shown(value: str | None) -> str:

@@ -21,9 +21,11 @@ from pudistill_cli.errors import RunError
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.folder import RunFolder
+from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.model_pair import Models
-from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, identity, plan
+from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, plan
 from pudistill_cli.teacher import Teacher, open_teacher
 from pudistill_cli.teacher.cache import AnswerCache
 
@@ -116,7 +118,7 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
     except BaseException:
         folder.close()
         raise
-    if not job.ledger.stage_done("eval"):
+    if not job.ledger.stage_done(Mark.EVAL()):
         job.close()
         raise not_finished(path)
     return job

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
-from typing import cast
 
-from pudistill_cli import __version__
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.config.prompts import PromptSettings
@@ -196,33 +193,3 @@ def _check_architecture(student: Student, choice: Choice) -> None:
                 "Check `model_type` in its config.json, or update: pip install -U --upgrade-strategy eager "
                 f'"pudistill[{backend.name}]"',
             )
-
-
-_NAMED_BY_CONTENT = {
-    "name": True,
-    "student": {"model", "original"},
-    "prompts": {"path", "train", "dev", "test", "extra"},
-}
-"""Settings that are not part of what a run is: their content is, by its fingerprint, wherever it lies."""
-
-
-def identity(checked: Plan) -> dict[str, str]:
-    """What makes a run this run: version, resolved recipe, and the content of student and prompts."""
-    sets = (checked.prompts.train, checked.prompts.dev, checked.prompts.test, *checked.prompts.extra.values())
-    content = sorted(f"{p.split} {p.key} {p.reference!r}" for prompts in sets for p in prompts)
-    return {
-        "version": __version__,
-        "student.fingerprint": checked.student.fingerprint,
-        "export.original": "given" if checked.student.original else "none",
-        "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
-        "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
-        **flattened(checked.recipe.model_dump(mode="json", exclude=_NAMED_BY_CONTENT)),
-    }
-
-
-def flattened(value: object, path: str = "") -> dict[str, str]:
-    """A recipe's settings by dotted key, as strings."""
-    if not isinstance(value, dict) or not value:
-        return {path: str(cast("object", value))}
-    parts = cast("dict[str, object]", value)
-    return {k: v for name, part in parts.items() for k, v in flattened(part, f"{path}.{name}".lstrip(".")).items()}

@@ -1,4 +1,4 @@
--- The ledger of a run, schema version 1. Documented in docs/ledger.md, with queries.
+-- The ledger of a run, schema version 2. Documented in docs/ledger.md, with queries.
 -- Columns marked JSON hold arrays or objects for json_each and json_extract.
 
 CREATE TABLE prompts (
@@ -25,14 +25,16 @@ CREATE TABLE anchors (
 
 CREATE TABLE candidates (
     id INTEGER PRIMARY KEY,
-    round INTEGER NOT NULL,             -- from 1; 0 of dev prompts, for the paper's claims
+    purpose TEXT NOT NULL CHECK (purpose IN ('round', 'rewrite', 'claims')),  -- what it was drawn for
+    round INTEGER NOT NULL,             -- from 1; 0 where the purpose is no round
     prompt_key TEXT NOT NULL REFERENCES prompts (key) ON DELETE CASCADE,
     k INTEGER NOT NULL,                 -- from 0
     tokens TEXT NOT NULL,               -- JSON: ids as drawn
     text TEXT NOT NULL,
     finish TEXT NOT NULL CHECK (finish IN ('stop', 'length')),
     logprobs TEXT NOT NULL,             -- JSON: of each token when it was drawn, in nats
-    UNIQUE (round, prompt_key, k)
+    UNIQUE (purpose, round, prompt_key, k),
+    CHECK ((purpose = 'round') = (round > 0))
 );
 
 CREATE TABLE scores (
@@ -43,11 +45,12 @@ CREATE TABLE scores (
 ) WITHOUT ROWID;
 
 CREATE TABLE anchor_scores (
-    round INTEGER NOT NULL,
+    purpose TEXT NOT NULL CHECK (purpose IN ('round', 'claims')),  -- of the candidates beside it
+    round INTEGER NOT NULL,             -- as theirs
     prompt_key TEXT NOT NULL REFERENCES prompts (key) ON DELETE CASCADE,
     scorer TEXT NOT NULL,
     score REAL NOT NULL,
-    PRIMARY KEY (round, prompt_key, scorer)
+    PRIMARY KEY (purpose, round, prompt_key, scorer)
 ) WITHOUT ROWID;
 
 CREATE TABLE groups (
@@ -76,7 +79,7 @@ CREATE TABLE metrics (
 );
 
 CREATE TABLE stages (
-    name TEXT PRIMARY KEY,              -- sft, round-1, dev/round-1, eval, export/hf, ...
+    name TEXT PRIMARY KEY,              -- a mark (run/marks.py): sft, round-1, dev/round-1, eval, export/hf, ...
     started TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     finished TEXT,                      -- NULL: it is done again whole
     detail TEXT                         -- JSON: what the stage ended with
@@ -95,11 +98,11 @@ CREATE TABLE eval_answers (
     UNIQUE (system, split, temperature, prompt_key, sample)
 );
 
--- Every score of a candidate, and what the update was told about it; place 1 is the scorer's favourite of its group.
+-- Every score of a candidate, and the preference that the update learned from; place 1 is the scorer's favourite of its group.
 CREATE VIEW ranked_candidates AS
 SELECT
-    c.round, c.prompt_key, c.k, c.text, c.finish, s.scorer, s.score,
-    rank() OVER (PARTITION BY c.round, c.prompt_key, s.scorer ORDER BY s.score DESC) AS place,
+    c.purpose, c.round, c.prompt_key, c.k, c.text, c.finish, s.scorer, s.score,
+    rank() OVER (PARTITION BY c.purpose, c.round, c.prompt_key, s.scorer ORDER BY s.score DESC) AS place,
     json_extract(g.label, '$[' || c.k || ']') AS label,
     json_extract(g.advantage, '$[' || c.k || ']') AS advantage
 FROM candidates AS c

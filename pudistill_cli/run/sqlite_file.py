@@ -17,19 +17,19 @@ from pudistill_cli.errors import RunError
 
 
 class SqliteFile:
-    """An open file; `schema` is what an empty one gets.
+    """An open file; `schema` is what an empty one gets, `migrations` take a file from their version to the next one.
 
     Raises:
         RunError: it cannot be used, or its version is newer than `version`. So does every method.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str, version: int, migrations: Mapping[int, str] = {}) -> None:
         self.path = path
         with self._errors():
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         try:
             with self._errors():
-                self._prepare(schema, version)
+                self._prepare(schema, version, migrations)
         except BaseException:
             self._db.close()
             raise
@@ -56,20 +56,23 @@ class SqliteFile:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _prepare(self, schema: str, version: int) -> None:
-        (found,) = self._db.execute("PRAGMA user_version").fetchone()
-        if found > version:
+    def _prepare(self, schema: str, version: int, migrations: Mapping[int, str]) -> None:
+        (held,) = self._db.execute("PRAGMA user_version").fetchone()
+        if held > version:
             raise RunError(
-                f"{self.path} was written by a newer pudistill: its schema has version {found}, "
+                f"{self.path} was written by a newer pudistill: its schema has version {held}, "
                 f"this one reads version {version}.",
                 "Upgrade: pip install -U pudistill",
             )
         self._db.execute("PRAGMA journal_mode = WAL")
         # In WAL this keeps every commit through a kill, and their order through a power cut.
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        if found == 0:
+        if held == 0:
             self._db.executescript(f"BEGIN; {schema} PRAGMA user_version = {version}; COMMIT;")
+        for older in range(held, version) if held else ():
+            # A table is migrated by being made anew, while nothing that refers to it is checked.
+            self._db.executescript(f"BEGIN; {migrations[older]} PRAGMA user_version = {older + 1}; COMMIT;")
+        self._db.execute("PRAGMA foreign_keys = ON")
 
     @contextmanager
     def _errors(self) -> Generator[None]:
@@ -80,6 +83,13 @@ class SqliteFile:
                 f"{self.path} cannot be used: {error}.",
                 "Check the permissions and the free space of its folder.",
             ) from error
+
+
+class Tables:
+    """Some of a file's tables."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
 
 
 def to_json(value: Any) -> str:

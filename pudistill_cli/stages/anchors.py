@@ -50,15 +50,19 @@ class Anchors:
         return [self.rl_pool[(start + i) % len(self.rl_pool)] for i in range(self.per_round)]
 
 
+def keep_prompts(job: Job) -> None:
+    """Put the prompts of every set into the ledger."""
+    job.ledger.add_prompts([p for prompts in _sets(job).values() for p in prompts])
+
+
 def ask_teacher(job: Job) -> Anchors:
     """Ask for every answer that is not cached yet, and sort the anchored prompts by their use.
 
     Raises:
         DataError: no training prompt has a usable answer, or none fits the context.
     """
-    sets = {"train": job.prompts.train, "dev": job.prompts.dev, "test": job.prompts.test, **job.prompts.extra}
+    sets = _sets(job)
     wanted = [p for name, prompts in sets.items() for p in prompts if name in ASKED or p.reference is None]
-    job.ledger.add_prompts([p for prompts in sets.values() for p in prompts])
     answers = _answers(job, wanted)
     anchored = {name: _anchored(job, name, prompts, answers) for name, prompts in sets.items()}
     train = anchored.pop("train")
@@ -84,6 +88,10 @@ def ask_teacher(job: Job) -> Anchors:
             "Use a smaller share, or `sft.share: all` to use every prompt in both stages.",
         )
     return Anchors(by_hash[:cut], _rankable(job, by_hash[cut:]), anchored, job.recipe.prefer.prompts_per_round)
+
+
+def _sets(job: Job) -> dict[str, tuple[Prompt, ...]]:
+    return {"train": job.prompts.train, "dev": job.prompts.dev, "test": job.prompts.test, **job.prompts.extra}
 
 
 def _record(job: Job, anchored: Sequence[Anchored]) -> None:
@@ -186,22 +194,35 @@ def _one_tokenizer(job: Job, anchored: Sequence[Anchored]) -> None:
             )
 
 
+def anchor_in_view(job: Job, anchored: Anchored, anchor: str | None = None) -> Tokens:
+    """The prompt with its anchor in view, or another one, worded as for the scorer `likelihood`."""
+    wording = job.recipe.rank.templates(job.recipe.prompts.format).view
+    answer = anchored.answer if anchor is None else anchor
+    return job.encode_prompt(placed(anchored.prompt.messages, wording, anchor=answer))
+
+
+def view_fits(job: Job, anchored: Anchored) -> bool:
+    """Whether the context holds the prompt with the anchor in view, and the longest answer behind it."""
+    view = job.recipe.rank.templates(job.recipe.prompts.format).view
+    return _fits(job, anchored, view, answers=1)
+
+
 def judge_reads(job: Job, anchored: Anchored) -> bool:
     """Whether the context holds every question to the judge: the anchor in view, and the longest answer in its place.
 
     Answers are sampled later, so each counts as `max_new_tokens`; the anchor is scored too, and may be longer.
     """
     wordings, scorers = job.recipe.rank.templates(job.recipe.prompts.format), job.recipe.rank.scorer
-    longest = max(job.max_new_tokens, len(anchored.answer_tokens))
-
-    def fits(template: str, answers: int, behind: int = 0) -> bool:
-        empty = {"candidate": "", "first": "", "second": ""}
-        question = placed(anchored.prompt.messages, template, anchor=anchored.answer, **empty)
-        return len(job.encode_prompt(question)) + answers * longest + behind <= job.spec.context
-
-    views = all(fits(view, 1) for view in (wordings.view, *wordings.other_views))
+    views = all(_fits(job, anchored, view, answers=1) for view in (wordings.view, *wordings.other_views))
     asked = [question for name in scorers for question in wordings.questions(name)]
-    return views and all(fits(wording, answers, WORD) for wording, answers in asked)
+    return views and all(_fits(job, anchored, wording, answers, WORD) for wording, answers in asked)
+
+
+def _fits(job: Job, anchored: Anchored, template: str, answers: int, behind: int = 0) -> bool:
+    longest = max(job.max_new_tokens, len(anchored.answer_tokens))
+    empty = {"candidate": "", "first": "", "second": ""}
+    question = placed(anchored.prompt.messages, template, anchor=anchored.answer, **empty)
+    return len(job.encode_prompt(question)) + answers * longest + behind <= job.spec.context
 
 
 def _rankable(job: Job, train: list[Anchored]) -> list[Anchored]:

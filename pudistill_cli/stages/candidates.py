@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.rollouts import Rollout, of_round
 from pudistill_cli.stages.anchors import Anchored
 from pudistill_cli.types import Candidate, PromptTokens, Sampling
 
@@ -41,23 +42,9 @@ class CandidateGroup:
         return (*self.candidates, *(e.candidate for e in self.earlier))
 
 
-HELD_OUT = 0
-"""The number under which groups of held-out prompts are kept (stages/claims.py): rounds count from 1."""
-
-
-def policy_of(number: int) -> str:
-    """The name of the adapter that samples in round `number`; held-out groups have the first round's."""
-    return "sft" if number <= 1 else f"round-{number - 1}"
-
-
-def title_of(number: int) -> str:
-    """What a round is called on the screen."""
-    return "claims" if number == HELD_OUT else f"round {number}"
-
-
 def sample_candidates(job: Job, prompts: list[Anchored], number: int) -> list[CandidateGroup]:
     """The round's groups; the run is told where too many were cut off."""
-    groups = draw_groups(job, prompts, number)
+    groups = draw_groups(job, prompts, of_round(number))
     drawn = [c for g in groups for c in g.candidates]
     truncated = sum(c.finish == "length" for c in drawn) / max(1, len(drawn))
     job.metrics("prefer", number, 0, {"truncated_share": truncated, "candidates": float(len(drawn))})
@@ -69,24 +56,24 @@ def sample_candidates(job: Job, prompts: list[Anchored], number: int) -> list[Ca
     return groups
 
 
-def draw_groups(job: Job, prompts: list[Anchored], number: int) -> list[CandidateGroup]:
+def draw_groups(job: Job, prompts: list[Anchored], rollout: Rollout) -> list[CandidateGroup]:
     """A prompt's candidates; those that the ledger holds are read from it.
 
     With `prefer.k_min` the size of a group hangs on the last round's: a run that goes on finds the same.
     """
-    held = job.ledger.candidates(number)
+    held = job.ledger.candidates(rollout)
     prefer = job.recipe.prefer
-    few = with_little_spread(job, number) if prefer.k_min else frozenset[str]()
+    few = with_little_spread(job, rollout.round) if prefer.k_min else frozenset[str]()
     missing = [p for p in prompts if p.prompt.key not in held]
     if missing:
-        with job.console.bar(f"{title_of(number)}: sampling", len(prompts)) as bar:
+        with job.console.bar(f"{rollout.title}: sampling", len(prompts)) as bar:
             bar.advance(len(prompts) - len(missing))
             for k, asked in (
                 (prefer.k, [p for p in missing if p.prompt.key not in few]),
                 (prefer.k_min, [p for p in missing if p.prompt.key in few]),
             ):
                 if k and asked:
-                    for key, candidates in _drawn(job, asked, k, number):
+                    for key, candidates in _drawn(job, asked, k, rollout):
                         held[key] = candidates
                         bar.advance()
     return [CandidateGroup(p, tuple(held[p.prompt.key])) for p in prompts]
@@ -105,7 +92,7 @@ def with_little_spread(job: Job, number: int) -> frozenset[str]:
     return frozenset(key for key, little in latest.items() if little)
 
 
-def _drawn(job: Job, prompts: list[Anchored], k: int, number: int) -> Iterator[tuple[str, list[Candidate]]]:
+def _drawn(job: Job, prompts: list[Anchored], k: int, rollout: Rollout) -> Iterator[tuple[str, list[Candidate]]]:
     """Yield (key, K candidates) as the ledger has them."""
     prefer = job.recipe.prefer
     sampling = Sampling(
@@ -114,11 +101,12 @@ def _drawn(job: Job, prompts: list[Anchored], k: int, number: int) -> Iterator[t
         top_p=prefer.top_p,
         top_k=prefer.top_k,
         seed=job.recipe.seed,
-        round=number,
+        round=rollout.stream,
     )
     requests = [PromptTokens(p.prompt.key, p.prompt_tokens) for p in prompts]
-    for index, candidates in job.engine.sample(requests, k, sampling, job.adapter(policy_of(number))):
+    policy = None if rollout.policy is None else job.adapter(rollout.policy)
+    for index, candidates in job.engine.sample(requests, k, sampling, policy):
         anchored = prompts[index]
         texts = [job.decode(anchored.prompt_tokens, c.tokens) for c in candidates]
-        job.ledger.add_group(number, anchored.prompt.key, candidates, texts)
+        job.ledger.add_group(rollout, anchored.prompt.key, candidates, texts)
         yield anchored.prompt.key, list(candidates)

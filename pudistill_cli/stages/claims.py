@@ -14,8 +14,10 @@ from pudistill_cli.method.preferences import round_targets
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.statistics import mean_kendall
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.rollouts import CLAIMS, of_round
 from pudistill_cli.stages.anchors import Anchored, Anchors, judge_reads
-from pudistill_cli.stages.candidates import HELD_OUT, draw_groups
+from pudistill_cli.stages.candidates import draw_groups
 from pudistill_cli.stages.evaluator import components
 from pudistill_cli.stages.ranking import preference_settings, score_groups, scored_groups
 from pudistill_cli.stages.selection import Selection
@@ -77,8 +79,8 @@ def _why_unknown(job: Job, scorer: Scorer | None, prompts: list[Anchored]) -> st
 def _held_out_groups(job: Job, scorer: Scorer, prompts: list[Anchored]) -> list[Group]:
     """K candidates of the SFT student a prompt, scored and labelled as a round's; those cut off are left out."""
     assert job.metric_function is not None
-    groups = draw_groups(job, prompts, HELD_OUT)
-    raw = [score_groups(job, part, groups, HELD_OUT) for part in components(scorer)]
+    groups = draw_groups(job, prompts, CLAIMS)
+    raw = [score_groups(job, part, groups, CLAIMS) for part in components(scorer)]
     scored = scored_groups(job, groups, raw)
     found: list[Group] = []
     for group, ranked, targets in zip(groups, scored, round_targets(scored, preference_settings(job)), strict=True):
@@ -94,14 +96,16 @@ def _held_out_groups(job: Job, scorer: Scorer, prompts: list[Anchored]) -> list[
 
 def _label_free(job: Job, scorer: Scorer | None) -> dict[str, float]:
     """What the gates found, and how far an ensemble's scorers agree on the first round's candidates."""
-    reports: list[dict[str, Any]] = job.ledger.stage_detail("rank")["reports"] if job.ledger.stage_done("rank") else []
+    reports: list[dict[str, Any]] = (
+        job.ledger.stage_detail(Mark.GATES())["reports"] if job.ledger.stage_done(Mark.GATES()) else []
+    )
     found: dict[str, float | None] = {}
     for report in reports:
         found[f"{report['gate']} gate, {report['scorer']}"] = report["measure"]
         for detail in ("orders", "views"):
             found[f"{detail} alike, {report['scorer']}"] = report["details"].get(detail)
     for a, b in combinations(components(scorer) if scorer is not None else (), 2):
-        first, second = job.ledger.scores(1, a.name), job.ledger.scores(1, b.name)
+        first, second = (job.ledger.scores(of_round(1), scorer.name) for scorer in (a, b))
         both = [(first[key].candidates, second[key].candidates) for key in first if key in second]
         tau, groups = mean_kendall([x for x, _ in both], [y for _, y in both])
         found[f"Kendall, {a.name} and {b.name}"] = tau if groups else None

@@ -13,6 +13,7 @@ from pudistill_cli.method.pu import Prior, class_prior, posterior
 from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.registry import sees_anchor
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.stages.candidates import CandidateGroup
 from pudistill_cli.stages.positives import positives
 
@@ -52,7 +53,7 @@ def as_unlabeled(
     every = posterior(np.concatenate([r[:-1] for r in rows]), p, prior.estimate)
     found = np.split(every, np.cumsum([len(r) - 1 for r in rows])[:-1])
     for group, row in zip(groups, found, strict=True):
-        job.ledger.add_scores(number, group.anchored.prompt.key, POSTERIOR, row[: len(group.candidates)])
+        job.ledger.add_scores(of_round(number), group.anchored.prompt.key, POSTERIOR, row[: len(group.candidates)])
     job.metrics("prefer", number, 0, {f"class_prior_{name}": value for name, value in asdict(prior).items()})
     prefer = job.recipe.prefer
     decision = decide(prior, prefer.prior_start, prefer.prior_stop, first=number == 1)

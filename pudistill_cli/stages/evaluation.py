@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.claims import Claim, measure_claims
-from pudistill_cli.stages.ending import why_ended
+from pudistill_cli.stages.ending import Ending, recorded_end
 from pudistill_cli.stages.evaluator import GREEDY, Evaluator, Figures, System
 from pudistill_cli.stages.selection import Selection
 
@@ -41,7 +42,7 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     if best.last is not None:
         systems.append(System("PU-RL", best.last.name))
     own = _own_temperatures(job, best, systems)
-    job.ledger.begin_stage("eval")
+    job.ledger.begin_stage(Mark.EVAL())
     figures = [
         evaluator.figures(system, SFT, name, temperature, own["SFT"] if is_own else temperature)
         for name in sets
@@ -52,15 +53,16 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
         job.ledger.add_metrics(
             "eval", 0, 0, {f"{f.set}/{f.system}@{f.temperature:g}/{name}": i for name, i in f.measures.items()}
         )
-    verdict = _verdict(job, figures, own, evaluator.measure) if rounds else _why_no_round(job, scorer)
-    if rounds and (why := why_ended(job, len(rounds))):
-        verdict += f" The rounds ended after {len(rounds)} of {job.recipe.prefer.rounds}: {why}."
+    ending = recorded_end(job)
+    verdict = _verdict(job, figures, own, evaluator.measure) if rounds else _why_no_round(ending)
+    if rounds and ending is not None:
+        verdict += f" The rounds ended after {ending.after} of {job.recipe.prefer.rounds}: {ending.why}."
     if rounds and best.choice.name == "sft":
         verdict += " Dev found every round behind SFT, so SFT is what is kept and exported."
     claims = measure_claims(job, anchors, best, scorer)
     results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict)
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
-    job.ledger.finish_stage("eval", {"chosen": results.chosen, "verdict": results.verdict})
+    job.ledger.finish_stage(Mark.EVAL(), {"chosen": results.chosen, "verdict": results.verdict})
     return results
 
 
@@ -68,8 +70,8 @@ def _own_temperatures(job: Job, best: Selection, systems: list[System]) -> dict[
     """Per system, the temperature that dev chose; empty when nothing measures quality across temperatures."""
     if job.metric_function is None:
         return {}
-    found = {s.name: best.of(s.adapter) for s in systems if s.adapter is not None}
-    return {name: c.temperature for name, c in found.items() if c is not None}
+    on_dev = {s.name: best.of(s.adapter) for s in systems if s.adapter is not None}
+    return {name: c.temperature for name, c in on_dev.items() if c is not None}
 
 
 def _temperatures(job: Job, own: float | None) -> list[tuple[float, bool]]:
@@ -77,12 +79,8 @@ def _temperatures(job: Job, own: float | None) -> list[tuple[float, bool]]:
     return fixed if own is None else [*fixed, (own, True)]
 
 
-def _why_no_round(job: Job, scorer: Scorer | None) -> str:
-    if job.recipe.prefer.rounds == 0:
-        return "SFT only, as the recipe has it (prefer.rounds is 0)."
-    if scorer is None:
-        return "SFT only: no scorer passed its gate."
-    return f"SFT only: {why_ended(job, trained=0)}."
+def _why_no_round(ending: Ending | None) -> str:
+    return "SFT only, as the recipe has it (prefer.rounds is 0)." if ending is None else f"SFT only: {ending.why}."
 
 
 def _verdict(job: Job, figures: list[Figures], own: dict[str, float], measure: str) -> str:
@@ -112,6 +110,6 @@ def _verdict(job: Job, figures: list[Figures], own: dict[str, float], measure: s
 
 def _gain(figures: list[Figures], measure: str, temperature: float, *, own: bool) -> int:
     """1 or -1 where the interval of the gain over SFT is above or below zero, else 0."""
-    found = figures[-1] if own else next((f for f in figures if f.temperature == temperature), figures[-1])
-    gain = found.gain.get(measure)
+    at = figures[-1] if own else next((f for f in figures if f.temperature == temperature), figures[-1])
+    gain = at.gain.get(measure)
     return 0 if gain is None else int(gain.low > 0) - int(gain.high < 0)

@@ -15,7 +15,7 @@ from pudistill_cli.method.scorers.verdict import Verdict
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
 from pudistill_cli.metrics import chrf, distinct_n
 from pudistill_cli.run.context import Job
-from pudistill_cli.run.ledger import StoredAnswer
+from pudistill_cli.run.ledger_answers import StoredAnswer
 from pudistill_cli.stages.anchors import Anchored, judge_reads
 from pudistill_cli.types import Continuations, PromptTokens, Sampling, Tokens
 

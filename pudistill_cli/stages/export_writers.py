@@ -18,6 +18,7 @@ from pudistill_cli.errors import ExportError, PudistillError
 from pudistill_cli.models import merged_checkpoint
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchored, Anchors
 from pudistill_cli.stages.verification import Distributions, answers_that_end, distributions, float32_engine
 from pudistill_cli.types import Sampling
@@ -181,9 +182,9 @@ def _advice(job: Job, keeps_more: str) -> str:
 
 def _generation(job: Job, name: str) -> GenerationSettings:
     """As the run evaluated the adapter, at the temperature where dev found it best."""
-    chosen = f"dev/{name}"
-    found = job.ledger.stage_detail(chosen) if job.ledger.stage_done(chosen) else {}
-    temperature = float(found.get("temperature", job.recipe.prefer.temperature))
+    mark = Mark.DEV(name)
+    on_dev = job.ledger.stage_detail(mark) if job.ledger.stage_done(mark) else {}
+    temperature = float(on_dev.get("temperature", job.recipe.prefer.temperature))
     return GenerationSettings(
         job.recipe.prompts.format, job.recipe.student.template_kwargs, Sampling(job.max_new_tokens, temperature)
     )

@@ -14,6 +14,7 @@ from pudistill_cli.backend_api.exporter import WrittenExport
 from pudistill_cli.config.export import formats_of
 from pudistill_cli.errors import ExportError
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.export_writers import writer_of
 from pudistill_cli.stages.verification import (
@@ -43,7 +44,7 @@ def export_best(job: Job, anchors: Anchors, name: str) -> list[Exported]:
     targets = [
         t
         for t in formats_of(job.recipe.export, job.student.keeps_its_types)
-        if not job.ledger.stage_done(f"export/{t}")
+        if not job.ledger.stage_done(Mark.EXPORT(t))
     ]
     return export_targets(job, anchors, name, targets)
 
@@ -61,8 +62,8 @@ def export_targets(job: Job, anchors: Anchors, name: str, targets: list[Target])
 
 
 def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, target: Target) -> Exported:
-    stage = f"export/{target}"
-    job.ledger.begin_stage(stage)
+    mark = Mark.EXPORT(target)
+    job.ledger.begin_stage(mark)
     final = job.folder.export(str(target))
     partial = final.with_name(final.name + ".partial")
     _remove(partial)
@@ -83,7 +84,7 @@ def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, targe
         _remove(partial)
     steps = tuple(step.replace(str(partial), str(final)) for step in written.next_steps)
     exported = Exported(target, final, comparison, steps)
-    job.ledger.finish_stage(stage, {"path": str(final), **asdict(comparison)})
+    job.ledger.finish_stage(mark, {"path": str(final), **asdict(comparison)})
     _report(job, exported, writer.keeps_more)
     for notice in notices:
         job.console.warn(notice)

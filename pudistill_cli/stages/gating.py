@@ -13,18 +13,16 @@ from pudistill_cli.method.gates import GateReport, choose, drift_gate, examine
 from pudistill_cli.method.scorers import Item, Scorer
 from pudistill_cli.method.scorers.registry import scorer_from
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.rollouts import of_round, policy_of
 from pudistill_cli.stages.anchors import Anchors
-from pudistill_cli.stages.candidates import CandidateGroup, policy_of, sample_candidates
+from pudistill_cli.stages.candidates import CandidateGroup, sample_candidates
+from pudistill_cli.stages.ending import Ending, Reason
 from pudistill_cli.stages.evaluator import components, item_of
 from pudistill_cli.stages.ranking import score_groups
 
 AUTO = ("likelihood", "token-f1")
 """What `scorer: auto` puts through the gates; the others are there for a recipe to name."""
-
-
-def gates_of(number: int) -> str:
-    """What the ledger keeps a later round's gates under."""
-    return f"gates/round-{number}"
 
 
 def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
@@ -40,20 +38,21 @@ def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
                 "nothing checks it. Give a measure (eval.metric), or leave the gates on."
             )
         return _scorer(job, names)
-    if job.ledger.stage_done("rank"):
-        passed = job.ledger.stage_detail("rank")["passed"]
+    mark = Mark.GATES()
+    if job.ledger.stage_done(mark):
+        passed = job.ledger.stage_detail(mark)["passed"]
         return _scorer(job, passed) if passed else None
-    job.ledger.begin_stage("rank")
+    job.ledger.begin_stage(mark)
     items = _items(job, sample_candidates(job, anchors.for_rl(1)[: rank.gate_prompts], 1))
     scorers = [_scorer(job, [name]) for name in names]
     with job.console.bar("gates", len(scorers)) as bar:
         reports = examine(job.judge(), scorers, items, job.recipe.seed, rank.min_anchor, rank.min_kendall)
         bar.advance(len(scorers))
     for report in reports:
-        job.console.say(f"gate: {_found(report)}: {'passed' if report.passed else 'failed'}")
+        job.console.say(f"gate: {_outcome(report)}: {'passed' if report.passed else 'failed'}")
     trusted = choose(reports) is not None
     passed = [name for name, report in zip(names, reports, strict=True) if trusted and report.passed]
-    job.ledger.finish_stage("rank", {"passed": passed, "reports": [_record(r) for r in reports]})
+    job.ledger.finish_stage(mark, {"passed": passed, "reports": [_record(r) for r in reports]})
     if not trusted:
         job.console.warn(
             "No scorer passed its gate: this student cannot rank its own answers to these prompts, so the run ends "
@@ -62,48 +61,57 @@ def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
     return _scorer(job, passed) if trusted else None
 
 
-def still_trusted(job: Job, scorer: Scorer, groups: Sequence[CandidateGroup], number: int) -> bool:
-    """Whether what ranks round `number`, all scored by now, passes on its groups as well; decided once a round.
+def no_scorer_ending(job: Job, anchors: Anchors) -> Ending | None:
+    """Why there is no scorer, and so no round; None where the recipe asks for none."""
+    if job.recipe.prefer.rounds == 0:
+        return None
+    return Ending.of(Reason.NO_SCORER if anchors.rl_pool else Reason.NO_PROMPTS, 0)
+
+
+def gate_ending(job: Job, scorer: Scorer, groups: Sequence[CandidateGroup], number: int) -> Ending | None:
+    """The end of the rounds, where what ranks round `number`, all scored by now, fails on its groups; decided once.
 
     The student has changed: its mistakes are other ones, and a refreshed judge is another one. A measure ends the
     rounds where it is below its threshold by more than chance.
     """
-    rank = job.recipe.rank
+    rank, mark = job.recipe.rank, Mark.ROUND_GATES(number)
     if number == 1 or not rank.gates:
-        return True
-    stage = gates_of(number)
-    if job.ledger.stage_done(stage):
-        return not job.ledger.stage_detail(stage)["fell"]
-    job.ledger.begin_stage(stage)
-    reports = _reports(job, components(scorer), list(groups), number)
-    fell = [report for report in reports if report.fell]
-    job.ledger.finish_stage(stage, {"fell": [r.scorer.name for r in fell], "reports": [_record(r) for r in reports]})
-    for report in fell:
-        job.console.warn(f"Round {number}: {_found(report)}. What it says of these answers is not to be learned from.")
-    if fell:
-        job.console.warn(
-            f"The rounds end before the update of round {number}; of the adapters so far the one that dev chooses is "
-            "kept. More SFT, or another scorer (rank.scorer), may last longer."
-        )
-    return not fell
+        return None
+    if not job.ledger.stage_done(mark):
+        job.ledger.begin_stage(mark)
+        reports = _reports(job, components(scorer), list(groups), number)
+        fallen = [report for report in reports if report.fell]
+        names = [report.scorer.name for report in fallen]
+        job.ledger.finish_stage(mark, {"fell": names, "reports": [_record(report) for report in reports]})
+        for report in fallen:
+            job.console.warn(
+                f"Round {number}: {_outcome(report)}. What it says of these answers is not to be learned from."
+            )
+        if fallen:
+            job.console.warn(
+                f"The rounds end before the update of round {number}; of the adapters so far the one that dev chooses "
+                "is kept. More SFT, or another scorer (rank.scorer), may last longer."
+            )
+    names = dict.fromkeys(job.ledger.stage_detail(mark)["fell"])
+    return Ending.of(Reason.GATE, number - 1, " and ".join(names), number) if names else None
 
 
 def _reports(job: Job, scorers: Sequence[Scorer], groups: list[CandidateGroup], number: int) -> list[GateReport]:
     """The gates on the first of a round's groups; of a refreshed judge also whether it agrees with the first one."""
-    rank, seed, policy = job.recipe.rank, job.recipe.seed, policy_of(number)
-    known = {s.name: [scores[:-1] for scores in score_groups(job, s, groups, number)] for s in scorers}
+    rank, seed, rollout = job.recipe.rank, job.recipe.seed, of_round(number)
+    known = {s.name: [scores[:-1] for scores in score_groups(job, s, groups, rollout)] for s in scorers}
     shown = groups[: rank.gate_prompts]
     known = {name: scores[: len(shown)] for name, scores in known.items()}
     items = _items(job, shown)
-    judge = job.judge(policy)
-    student = replace(judge, adapter=job.adapter(policy))
-    with job.console.bar(f"round {number}: gates", len(scorers)) as bar:
-        found = examine(judge, scorers, items, seed, rank.min_anchor, rank.min_kendall, student, known)
+    judge = job.judge(rollout.policy)
+    student = replace(judge, adapter=job.adapter(policy_of(number)))
+    with job.console.bar(f"{rollout.title}: gates", len(scorers)) as bar:
+        reports = examine(judge, scorers, items, seed, rank.min_anchor, rank.min_kendall, student, known)
         if rank.judge == "refreshed":
             asked = [s for s in scorers if s.model]
-            found += [drift_gate(job.judge(), s, items, known[s.name], rank.min_kendall, seed) for s in asked]
+            reports += [drift_gate(job.judge(), s, items, known[s.name], rank.min_kendall, seed) for s in asked]
         bar.advance(len(scorers))
-    return found
+    return reports
 
 
 def _items(job: Job, groups: Sequence[CandidateGroup]) -> list[Item]:
@@ -118,7 +126,7 @@ def _scorer(job: Job, names: Sequence[str]) -> Scorer:
     return scorer_from(names, rank.weighting, length_free=rank.length_free)
 
 
-def _found(report: GateReport) -> str:
+def _outcome(report: GateReport) -> str:
     what = {
         "corruption": "puts the anchor above a corrupted copy or another's in {:.0%} of the pairs (needs {:.0%})",
         "agreement": "agrees with likelihood inside groups, Kendall {:.2f} (needs {:.2f})",

@@ -13,10 +13,11 @@ import numpy as np
 from pudistill_cli.method.scorers import Array, Scorer, Text
 from pudistill_cli.method.scorers.registry import is_relative
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.rollouts import REWRITES, of_round
 from pudistill_cli.stages.anchors import Anchored, judge_reads
-from pudistill_cli.stages.candidates import CandidateGroup, policy_of, title_of
+from pudistill_cli.stages.candidates import CandidateGroup
 from pudistill_cli.stages.evaluator import item_of
-from pudistill_cli.stages.rewrites import REWRITES, whole
+from pudistill_cli.stages.rewrites import whole
 
 
 def positives(
@@ -57,14 +58,15 @@ def _beside_rewrites(
 ) -> dict[str, float]:
     """By prompt, the score of the anchor with its view's rewrite in its place; all at once, or from the ledger."""
     name = f"{scorer.name}/rewrite"
-    held = job.ledger.anchor_scores(number, name)
+    rollout = of_round(number)
+    held = job.ledger.anchor_scores(rollout, name)
     if all(key in held for key in views):
         return held
     shown = [g.anchored for g in groups if g.anchored.prompt.key in views]
     items = [replace(item_of(a, [(a.answer_tokens, a.answer)]), anchor=views[a.prompt.key]) for a in shown]
-    with job.console.bar(f"{title_of(number)}: {scorer.name}, rewrites in view", len(items)) as bar:
-        for index, scores in scorer.score(job.judge(policy_of(number)), items):
+    with job.console.bar(f"{rollout.title}: {scorer.name}, rewrites in view", len(items)) as bar:
+        for index, scores in scorer.score(job.judge(rollout.policy), items):
             held[items[index].key] = float(scores[0])
             bar.advance()
-    job.ledger.add_anchor_scores(number, name, held)
+    job.ledger.add_anchor_scores(rollout, name, held)
     return held

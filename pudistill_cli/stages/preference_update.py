@@ -10,20 +10,21 @@ from dataclasses import asdict
 from pudistill_cli.backend_api.contract import GroupBatch, Row, TrainGroup
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.method.off_policy import sampler_gap
-from pudistill_cli.method.scorers.reading import placed
 from pudistill_cli.run.context import Job
-from pudistill_cli.stages.anchors import Anchored
-from pudistill_cli.stages.candidates import policy_of
+from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.rollouts import policy_of
+from pudistill_cli.stages.anchors import anchor_in_view
 from pudistill_cli.stages.ranking import Ranked, RankedGroup
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
 from pudistill_cli.stages.train_step import stopped, train_step
-from pudistill_cli.types import Adapter, Continuations, Floats, Tokens
+from pudistill_cli.types import Adapter, Continuations, Floats
 
 
 def improve(job: Job, ranked: Ranked, number: int) -> None:
     """Train the policy on the round's groups and freeze the result as adapter `round-N`."""
     name = f"round-{number}"
-    if job.ledger.stage_done(name):
+    mark = Mark.ROUND(number)
+    if job.ledger.stage_done(mark):
         job.restore_learner(name)
         return
     if number == 1:
@@ -35,7 +36,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     total = per_round * job.recipe.prefer.rounds
     first = per_round * (number - 1)
     slower = f"train.lr={job.preference_lr / 3:.1g}"
-    job.ledger.begin_stage(name)
+    job.ledger.begin_stage(mark)
     with _judge(job, number) as judge, job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
         batches = shuffled_batches(groups, train.groups_per_step, job.recipe.seed, 1, number)
         for step, batch in enumerate(batches, start=first):
@@ -48,7 +49,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
             bar.note(**{k: v for k, v in metrics.items() if k in ("loss", "kl")})
             bar.advance()
     job.save_learner(name)
-    job.ledger.finish_stage(name, {"groups": len(groups), "steps": per_round, "objective": objective.name})
+    job.ledger.finish_stage(mark, {"groups": len(groups), "steps": per_round, "objective": objective.name})
     job.drop_older_states(name)
 
 
@@ -70,16 +71,10 @@ def _train_groups(job: Job, groups: list[RankedGroup], number: int) -> list[Trai
             reference=reference[i],
             behaviour=behaviour[i],
             targets=g.targets,
-            view=_view(job, g.anchored) if objective.distils else (),
+            view=anchor_in_view(job, g.anchored) if objective.distils else (),
         )
         for i, g in enumerate(useful)
     ]
-
-
-def _view(job: Job, anchored: Anchored) -> Tokens:
-    """The prompt with the anchor in view, worded as for the scorer `likelihood`."""
-    wording = job.recipe.rank.templates(job.recipe.prompts.format).view
-    return job.encode_prompt(placed(anchored.prompt.messages, wording, anchor=anchored.answer))
 
 
 @contextmanager

@@ -21,9 +21,12 @@ from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.ensemble import combine
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.rollouts import Rollout, of_round
 from pudistill_cli.stages.anchors import Anchored
-from pudistill_cli.stages.candidates import CandidateGroup, policy_of, title_of
+from pudistill_cli.stages.candidates import CandidateGroup
 from pudistill_cli.stages.class_prior import Decision, as_unlabeled
+from pudistill_cli.stages.ending import Ending, Reason
 from pudistill_cli.stages.evaluator import components, item_of
 from pudistill_cli.stages.reuse import with_earlier
 from pudistill_cli.types import Floats, Tokens
@@ -44,14 +47,15 @@ class RankedGroup:
 class Ranked:
     """A round's groups, and whether they are trained on."""
 
+    number: int
     groups: list[RankedGroup]
     decision: Decision | Literal["all cut off"]
     """By the class prior (class_prior.py), or by there being nothing to rank; the ledger has it as `round-N/prior`."""
 
     @property
-    def ends_the_rounds(self) -> bool:
-        """Nothing is trained from here on."""
-        return self.decision != "train"
+    def ending(self) -> Ending | None:
+        """The end of the rounds, where nothing is trained from here on."""
+        return None if self.decision == "train" else Ending.of(Reason.named(self.decision), self.number - 1)
 
 
 def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> Ranked:
@@ -79,9 +83,9 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     decision = unlabeled.decision if any(t.member.any() for t in targets) else "all cut off"
     if decision == "all cut off":
         job.console.warn(f"Round {number}: no candidate came to an end, so the rounds end here.")
-    job.ledger.begin_stage(f"round-{number}/prior")
-    job.ledger.finish_stage(f"round-{number}/prior", {"decision": decision})
-    return Ranked(ranked, decision)
+    job.ledger.begin_stage(Mark.ROUND_PRIOR(number))
+    job.ledger.finish_stage(Mark.ROUND_PRIOR(number), {"decision": decision})
+    return Ranked(number, ranked, decision)
 
 
 def preference_settings(job: Job) -> PreferenceSettings:
@@ -102,19 +106,19 @@ def scored_groups(
 
 def scores_of_rows(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> list[Array]:
     """Per group (M,): `score_groups`, with those of earlier answers, from their own rounds, before the anchor's."""
-    scores = score_groups(job, scorer, groups, number)
-    held = {n: job.ledger.scores(n, scorer.name) for n in {e.round for g in groups for e in g.earlier}}
+    scores = score_groups(job, scorer, groups, of_round(number))
+    held = {n: job.ledger.scores(of_round(n), scorer.name) for n in {e.round for g in groups for e in g.earlier}}
     return [
         np.array([*s[:-1], *(held[e.round][g.anchored.prompt.key].candidates[e.k] for e in g.earlier), s[-1]])
         for g, s in zip(groups, scores, strict=True)
     ]
 
 
-def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> list[Array]:
+def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], rollout: Rollout) -> list[Array]:
     """Per group (K + 1,): the candidates' scores, then the anchor's."""
     held = {
         key: np.append(scores.candidates, scores.anchor)
-        for key, scores in job.ledger.scores(number, scorer.name).items()
+        for key, scores in job.ledger.scores(rollout, scorer.name).items()
         if scores.anchor is not None
     }
     # The last bits of a score depend on what it was computed together with, so a half-done round is done again whole.
@@ -130,10 +134,10 @@ def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], number:
             )
             for g in missing
         ]
-        with job.console.bar(f"{title_of(number)}: {scorer.name}", len(groups)) as bar:
-            for index, scores in scorer.score(job.judge(policy_of(number)), items):
+        with job.console.bar(f"{rollout.title}: {scorer.name}", len(groups)) as bar:
+            for index, scores in scorer.score(job.judge(rollout.policy), items):
                 key = missing[index].anchored.prompt.key
-                job.ledger.add_scores(number, key, scorer.name, scores[:-1], float(scores[-1]))
+                job.ledger.add_scores(rollout, key, scorer.name, scores[:-1], float(scores[-1]))
                 held[key] = scores
                 bar.advance()
     return [held[g.anchored.prompt.key] for g in groups]

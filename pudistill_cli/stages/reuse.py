@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from pudistill_cli.method.off_policy import truncated_weights
 from pudistill_cli.run.context import Job
-from pudistill_cli.stages.candidates import CandidateGroup, Earlier, policy_of
+from pudistill_cli.run.rollouts import of_round, policy_of
+from pudistill_cli.stages.candidates import CandidateGroup, Earlier
 from pudistill_cli.types import Continuations, Floats
 
 
@@ -20,7 +21,7 @@ def with_earlier(job: Job, groups: Sequence[CandidateGroup], number: int) -> lis
     found: dict[str, list[Earlier]] = {g.anchored.prompt.key: [] for g in groups}
     known = {g.anchored.prompt.key: {g.anchored.answer_tokens, *(c.tokens for c in g.candidates)} for g in groups}
     for back in range(number - 1, max(0, number - 1 - job.recipe.prefer.reuse), -1):
-        held = job.ledger.candidates(back)
+        held = job.ledger.candidates(of_round(back))
         for key in found:
             for k, candidate in enumerate(held.get(key, ())):
                 if candidate.finish == "stop" and candidate.tokens not in known[key]:

@@ -11,16 +11,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from pudistill_cli.backend_api.contract import Row
-from pudistill_cli.method.scorers.reading import placed
 from pudistill_cli.run.context import Job
-from pudistill_cli.stages.anchors import Anchored, judge_reads
+from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.rollouts import REWRITES
+from pudistill_cli.stages.anchors import Anchored, anchor_in_view, view_fits
 from pudistill_cli.types import Candidate, Continuations, PromptTokens, Sampling, Tokens
 
-REWRITES = -1
-"""The number under which the ledger keeps them among the candidates: rounds count from 1."""
-STAGE = "rewrites"
-MIN_TOLD = 0.3
-"""What the anchor in view must tell the base about the anchor, as `told` has it, for rewrites to be worth learning."""
+MIN_SAVED = 0.3
+"""The `share_saved` from which rewrites are worth learning."""
+GATE_PROMPTS = 100
+"""Prompts that the gate looks at."""
 
 
 def rows_of_epochs(job: Job, anchored: Sequence[Anchored]) -> list[list[Row]]:
@@ -30,9 +30,9 @@ def rows_of_epochs(job: Job, anchored: Sequence[Anchored]) -> list[list[Row]]:
     has no view either.
     """
     epochs = range(job.recipe.sft.epochs * job.recipe.sft.students)
-    readable = [a for a in anchored if judge_reads(job, a)] if job.recipe.sft.rewrites is not False else []
-    views = {a.prompt.key: _view(job, a, a.answer) for a in readable}
-    if not readable or not _worth_it(job, readable, views):
+    readable = [a for a in anchored if view_fits(job, a)] if job.recipe.sft.rewrites is not False else []
+    views = {a.prompt.key: anchor_in_view(job, a) for a in readable}
+    if not readable or not _pass_the_gate(job, readable, views):
         return [[Row(a.prompt_tokens, a.answer_tokens) for a in anchored] for _ in epochs]
     written = _written(job, readable, views)
     anchors = [Row(a.prompt_tokens, a.answer_tokens, views.get(a.prompt.key, ())) for a in anchored]
@@ -55,7 +55,7 @@ def whole(drawn: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Tokens]]:
     return {key: tokens for key, tokens in ended.items() if tokens}
 
 
-def told(own: Sequence[float], other: Sequence[float]) -> float:
+def share_saved(own: Sequence[float], other: Sequence[float]) -> float:
     """The share of the anchors' nats that the own anchor in view saves, against another prompt's in view (ours).
 
     1 - sum own / sum other, both of -log p(anchor | prompt, an anchor in view): 1 where the base copies what it is
@@ -64,30 +64,30 @@ def told(own: Sequence[float], other: Sequence[float]) -> float:
     return 1 - sum(own) / sum(other) if sum(other) > 0 else 0.0
 
 
-def _worth_it(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]) -> bool:
+def _pass_the_gate(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]) -> bool:
     """`sft.rewrites`, or for `auto` whether the base looks at the anchor; decided once a run."""
     if job.recipe.sft.rewrites is True:
         return True
-    if not job.ledger.stage_done(STAGE):
-        job.ledger.begin_stage(STAGE)
-        shown = list(readable[: job.recipe.rank.gate_prompts])
-        pairs = list(_with_anothers(job, shown))
+    mark = Mark.REWRITES_GATE()
+    if not job.ledger.stage_done(mark):
+        job.ledger.begin_stage(mark)
+        pairs = list(_with_anothers(job, readable[:GATE_PROMPTS]))
         own = _nats(job, [Continuations(views[a.prompt.key], (a.answer_tokens,)) for a, _ in pairs], "own anchors")
         other = _nats(job, [Continuations(view, (a.answer_tokens,)) for a, view in pairs], "others' anchors")
-        share = told(own, other)
-        job.ledger.finish_stage(STAGE, {"told": share, "prompts": len(pairs), "used": share >= MIN_TOLD})
+        share = share_saved(own, other)
+        job.ledger.finish_stage(mark, {"told": share, "prompts": len(pairs), "used": share >= MIN_SAVED})
         job.console.say(
             f"gate: the anchor in view tells the base {share:.0%} of what it could tell about the anchor "
-            f"(needs {MIN_TOLD:.0%}): {'SFT learns from rewrites too' if share >= MIN_TOLD else 'no rewrites'}"
+            f"(needs {MIN_SAVED:.0%}): {'SFT learns from rewrites too' if share >= MIN_SAVED else 'no rewrites'}"
         )
-    return bool(job.ledger.stage_detail(STAGE)["used"])
+    return bool(job.ledger.stage_detail(mark)["used"])
 
 
 def _with_anothers(job: Job, anchored: Sequence[Anchored]) -> Iterator[tuple[Anchored, Tokens]]:
     """Yield (a prompt, its view with the next prompt's anchor that is another and leaves room for the own one)."""
     for i, a in enumerate(anchored):
         for other in (*anchored[i + 1 :], *anchored[:i]):
-            view = _view(job, a, other.answer) if other.answer != a.answer else ()
+            view = anchor_in_view(job, a, other.answer) if other.answer != a.answer else ()
             if view and len(view) + len(a.answer_tokens) <= job.spec.context:
                 yield a, view
                 break
@@ -95,18 +95,12 @@ def _with_anothers(job: Job, anchored: Sequence[Anchored]) -> Iterator[tuple[Anc
 
 def _nats(job: Job, requests: Sequence[Continuations], title: str) -> list[float]:
     """-log p of each request's one answer by the base, summed over its tokens."""
-    found = [math.nan] * len(requests)
+    nats = [math.nan] * len(requests)
     with job.console.bar(f"rewrites: {title}", len(requests)) as bar:
         for index, (logprobs,) in job.engine.logprobs(requests, None):
-            found[index] = -float(logprobs.sum())
+            nats[index] = -float(logprobs.sum())
             bar.advance()
-    return found
-
-
-def _view(job: Job, anchored: Anchored, anchor: str) -> Tokens:
-    """The prompt with an anchor in view, worded as for the scorer `likelihood`."""
-    wording = job.recipe.rank.templates(job.recipe.prompts.format).view
-    return job.encode_prompt(placed(anchored.prompt.messages, wording, anchor=anchor))
+    return nats
 
 
 def _written(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]) -> dict[str, list[Tokens]]:
@@ -115,7 +109,7 @@ def _written(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]
     missing = [a for a in readable if a.prompt.key not in held]
     if missing:
         sft = job.recipe.sft
-        sampling = Sampling(job.max_new_tokens, sft.rewrite_temperature, seed=job.recipe.seed, round=REWRITES)
+        sampling = Sampling(job.max_new_tokens, sft.rewrite_temperature, seed=job.recipe.seed, round=REWRITES.stream)
         requests = [PromptTokens(a.prompt.key, views[a.prompt.key]) for a in missing]
         with job.console.bar("rewrites", len(readable)) as bar:
             bar.advance(len(readable) - len(missing))

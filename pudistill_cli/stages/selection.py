@@ -13,11 +13,11 @@ import numpy as np
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.statistics import Interval, paired_difference
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.ending import Ending, Reason, rounds_to_train
 from pudistill_cli.stages.evaluator import Evaluator, System, temperature_name
 
-STOP = "dev/stop"
-"""The ledger's mark of rounds that dev ended."""
 PATIENCE = 2
 """Rounds in a row worse than SFT that end the rounds: one that broke SFT was repaired by those after it (LOG.md)."""
 
@@ -53,56 +53,55 @@ class Selection:
 
     def consider(self, name: str) -> None:
         """Evaluate an adapter on dev at each of `eval.dev_temperatures`."""
-        stage = f"dev/{name}"
+        mark = Mark.DEV(name)
         job = self.job
         temperatures = list(job.recipe.eval.dev_temperatures)
         measure = self.evaluator.selection_name
-        if job.ledger.stage_done(stage):
-            held = Considered(**job.ledger.stage_detail(stage))
+        if job.ledger.stage_done(mark):
+            held = Considered(**job.ledger.stage_detail(mark))
             if (held.measure, held.tried, len(held.values)) == (measure, temperatures, len(self.dev)):
                 self.considered.append(held)
                 return
         if not self.dev:
             self.considered.append(Considered(name, measure, temperatures, [], math.nan, job.recipe.prefer.temperature))
             return
-        job.ledger.begin_stage(stage)
+        job.ledger.begin_stage(mark)
         values = np.stack([self.evaluator.selection_values(System(name, name), "dev", t) for t in temperatures])
         means = dict(zip(temperatures, values.mean(axis=1).tolist(), strict=True))
         temperature = max(means, key=lambda t: (means[t], -t))
-        found = Considered(name, measure, temperatures, values.mean(axis=0).tolist(), means[temperature], temperature)
+        on_average = values.mean(axis=0).tolist()
+        considered = Considered(name, measure, temperatures, on_average, means[temperature], temperature)
         job.metrics("dev", len(self.considered), 0, {f"{measure}@{t:g}": mean for t, mean in means.items()})
-        self.considered.append(found)
-        job.ledger.finish_stage(stage, asdict(found))
+        self.considered.append(considered)
+        job.ledger.finish_stage(mark, asdict(considered))
         job.console.say(
-            f"{name}: dev {measure} {found.score:.3f} over temperatures, "
-            f"{found.best:.3f} at {temperature_name(temperature)}"
+            f"{name}: dev {measure} {considered.score:.3f} over temperatures, "
+            f"{considered.best:.3f} at {temperature_name(temperature)}"
         )
 
-    def gives_up(self, number: int) -> bool:
-        """Whether the `PATIENCE` rounds up to `number` are worse than SFT on dev (paired 95 % interval below zero).
+    def dev_ending(self, number: int) -> Ending | None:
+        """The end of the rounds, where the `PATIENCE` ones up to `number` are worse than SFT on dev.
 
-        Decided once: other `eval` settings on a run that went on, or did not, change nothing about that.
+        Worse is a paired 95 % interval below zero. A run that has gone on, or ended, is not asked again: other `eval`
+        settings change nothing about that.
         """
-        job, name = self.job, f"round-{number}"
-        if number == job.recipe.prefer.rounds or job.ledger.stage_done(f"round-{number + 1}"):
-            return False
-        if job.ledger.stage_done(STOP):
-            return True
+        job = self.job
+        last = number == rounds_to_train(job)[-1]
+        if last or job.ledger.stage_done(Mark.ROUND(number + 1)):
+            return None
         sft, *rounds = self.considered
-        gains = [self._gain(found, sft) for found in rounds[-PATIENCE:]] if self.dev else []
+        gains = [self._gain(considered, sft) for considered in rounds[-PATIENCE:]] if self.dev else []
         if len(gains) < PATIENCE or any(gain.high >= 0 for gain in gains):
-            return False
-        job.ledger.begin_stage(STOP)
-        job.ledger.finish_stage(STOP, {"after": name, "gains": [asdict(gain) for gain in gains]})
+            return None
         job.console.warn(
-            f"{PATIENCE} rounds in a row are worse than SFT on dev, {name} by {-gains[-1].mean:.3f} "
+            f"{PATIENCE} rounds in a row are worse than SFT on dev, round-{number} by {-gains[-1].mean:.3f} "
             f"[{-gains[-1].high:.3f}, {-gains[-1].low:.3f}], so the rounds end here and {self.choice.name} is kept. "
             f"A lower rate may help (--set train.lr={job.preference_lr / 3:.1g}), or another scorer (rank.scorer)."
         )
-        return True
+        return Ending.of(Reason.DEV, number, PATIENCE)
 
-    def _gain(self, found: Considered, over: Considered) -> Interval:
-        return paired_difference(found.values, over.values, seed=self.job.recipe.seed)
+    def _gain(self, considered: Considered, over: Considered) -> Interval:
+        return paired_difference(considered.values, over.values, seed=self.job.recipe.seed)
 
     @property
     def choice(self) -> Considered:
@@ -123,9 +122,9 @@ class Selection:
         The best of many noisy figures is chosen for its noise; later rounds have learned more.
         """
         best = max(considered, key=lambda c: c.score)
-        for found in reversed(considered):
-            if not self.dev or self._gain(best, found).low <= 0:
-                return found
+        for later in reversed(considered):
+            if not self.dev or self._gain(best, later).low <= 0:
+                return later
         return best
 
     def of(self, name: str) -> Considered | None:

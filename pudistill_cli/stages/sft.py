@@ -10,6 +10,7 @@ from pudistill_cli.backend_api.contract import Row, SftBatch
 from pudistill_cli.console import Bar
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.adapter_average import begun_anew, mean_of
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.rewrites import rows_of_epochs
@@ -22,13 +23,13 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
 
     Several `sft.students` are trained one after another, each for epochs of its own; their mean is the result.
     """
-    if job.ledger.stage_done("sft"):
+    if job.ledger.stage_done(Mark.SFT()):
         job.restore_learner("sft")
         return
     settings = job.recipe.sft
     rows = rows_of_epochs(job, anchors.for_sft)
     steps = math.ceil(len(rows[0]) / settings.batch) * settings.epochs
-    job.ledger.begin_stage("sft")
+    job.ledger.begin_stage(Mark.SFT())
     with job.console.bar("SFT", steps * settings.students) as bar:
         losses = [
             _learn_one(job, student, rows[student * settings.epochs :][: settings.epochs], steps, bar)
@@ -38,7 +39,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     if settings.students > 1:
         detail["kept"] = _mix(job)
     job.save_learner("sft")
-    job.ledger.finish_stage("sft", detail)
+    job.ledger.finish_stage(Mark.SFT(), detail)
     for name in ("sft-start", *map(_name, range(settings.students))):
         shutil.rmtree(job.folder.adapter(name), ignore_errors=True)
 
@@ -46,7 +47,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
 def _learn_one(job: Job, student: int, rows: Sequence[Sequence[Row]], steps: int, bar: Bar) -> float:
     """Train one student on its epochs, if that was not finished before; returns the mean loss of its last epoch."""
     settings = job.recipe.sft
-    mark = f"sft/student-{student + 1}"
+    mark = Mark.STUDENT(student + 1)
     if job.ledger.stage_done(mark):
         bar.advance(steps)
         return float(job.ledger.stage_detail(mark)["loss"])

@@ -12,6 +12,7 @@ from benchmarks.evidence.rounds import ranked, rounds
 from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, identities, targets
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.ledger import Ledger
+from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.teacher import Answer
 from pudistill_cli.types import Candidate, Message
 
@@ -34,7 +35,7 @@ def ledger(tmp_path: Path) -> Path:
             held.add_anchor(prompt, Answer("9", "ok", "stop", False, 1, 1, ""), "by hand")
             ends = ["stop", "stop", "stop", "length" if CUT_OFF[prompt] else "stop"]
             drawn = [Candidate((int(a),), np.zeros(1, np.float32), e) for a, e in zip(answers, ends, strict=True)]
-            held.add_group(1, prompt, drawn, list(answers))
+            held.add_group(of_round(1), prompt, drawn, list(answers))
             truncated = np.array([e == "length" for e in ends] + [False])
             group = ScoredGroup(np.array(SCORES[prompt]), identities([[int(a)] for a in answers + "9"]), truncated)
             held.add_targets(1, prompt, "by hand", targets(group, PreferenceSettings(), 1.0), 1.0)

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.prior_truth import priors_and_truth
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.ledger import Ledger
+from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.teacher import Answer
 from pudistill_cli.types import Candidate, Message
 
@@ -33,7 +34,7 @@ def test_a_candidate_counts_that_is_not_behind_the_anchor(tmp_path: Path) -> Non
         for number, groups in DRAWN.items():
             for prompt, texts in groups.items():
                 candidates = [Candidate((1,), np.zeros(1, np.float32), "stop") for _ in texts]
-                ledger.add_group(number, prompt, candidates, texts)
+                ledger.add_group(of_round(number), prompt, candidates, texts)
         for number, estimate in ((1, 0.7), (2, 0.4)):
             prior = {"class_prior_estimate": estimate, "class_prior_low": 0.1, "class_prior_high": 0.9}
             ledger.add_metrics("prefer", number, 0, {**prior, "truncated_share": 0.0})

@@ -48,7 +48,7 @@ def test_when_no_scorer_passes_the_gates_sft_is_all_and_is_exported(
 
 def test_the_gates_decide_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     tiny = Tiny.make(tmp_path, prefer={"rounds": 1})
-    assert call(*tiny.arguments("--until", "sft")).code == 0
+    assert call(*tiny.arguments("--until", "rank")).code == 0
     monkeypatch.setattr(gating, "examine", lambda *_: pytest.fail("examined again"))
     assert call(*tiny.arguments()).code == 0
 

@@ -113,8 +113,10 @@ def test_runs_go_to_the_folder_runs_here(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("until", "done"),
     [
+        ("prompts", set()),
         ("anchors", set()),
-        ("sft", {"sft", "rank", "dev/sft"}),
+        ("sft", {"sft"}),
+        ("rank", {"sft", "rank"}),
         ("prefer", {"sft", "rank", "dev/sft", "round-1/prior", "round-1", "dev/round-1"}),
         ("eval", {"sft", "rank", "dev/sft", "round-1/prior", "round-1", "dev/round-1", "eval"}),
     ],
@@ -127,6 +129,10 @@ def test_until_stops_after_a_stage_and_the_same_command_goes_on(
     assert ended.code == 0, ended.err
     assert f"Stopped after {until}" in ended.out
     assert {n for (n,) in tiny.rows("SELECT name FROM stages WHERE finished IS NOT NULL")} == done
+    assert bool(tiny.value("SELECT count(*) FROM prompts"))
+    assert bool(tiny.value("SELECT count(*) FROM anchors")) == (until != "prompts")
+    assert bool(tiny.value("SELECT count(*) FROM candidates")) == (until not in ("prompts", "anchors", "sft"))
+    assert bool(tiny.value("SELECT count(*) FROM eval_answers")) == (until in ("prefer", "eval"))
     assert call(*tiny.arguments()).code == 0
     assert (tiny.run / "export" / "hf").is_dir()
 
@@ -134,7 +140,13 @@ def test_until_stops_after_a_stage_and_the_same_command_goes_on(
 def test_until_an_unknown_stage_is_refused(tmp_path: Path, call: Call) -> None:
     ended = call(*Tiny.make(tmp_path).arguments("--until", "sfft"))
     assert ended.code == 2
-    assert "anchors, sft, prefer, eval, export" in ended.flat
+    assert "--until sfft: no such stage (did you mean 'sft'?)." in ended.flat
+    assert "prompts, anchors, sft, rank, prefer, eval, export" in ended.flat
+
+
+def test_the_help_of_until_names_every_stage(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "prompts, anchors, sft, rank, prefer, eval or export" in call("run", "--help").out
 
 
 # --- anchors ---

@@ -117,12 +117,32 @@ def test_what_sft_has_used_is_fixed(tmp_path: Path, key: str):
         pass
 
 
+@pytest.mark.parametrize("key", ["prefer__k", "sft__lr"])
+def test_the_gate_of_rewrites_is_no_finished_work(tmp_path: Path, key: str):
+    """`sft.rewrites: auto` decides before anything is trained."""
+    finish(tmp_path, "rewrites")
+    with opened(tmp_path, **{key: "other"}):
+        pass
+    assert left(tmp_path) == ({"rewrites"} if key == "prefer__k" else set())  # what SFT learns from is asked again
+    finish(tmp_path, "sft/student-1")
+    if key == "sft__lr":
+        with pytest.raises(RunError, match="'sft' has finished"), opened(tmp_path, **{key: "another"}):
+            pass
+
+
+@pytest.mark.parametrize(
+    "key", ["train__clip_norm", "train__weight_decay", "rank__view", "prefer__max_new_tokens", "student__dtype"]
+)
+def test_what_sft_uses_is_fixed_by_sft_whatever_its_section(tmp_path: Path, key: str):
+    finish(tmp_path, "sft")
+    with pytest.raises(RunError, match="'sft' has finished"), opened(tmp_path, **{key: "other"}):
+        pass
+
+
 def test_only_later_stages_are_touched(tmp_path: Path):
     finish(tmp_path, "sft", "dev/sft")
     with opened(tmp_path, rank__scorer="chrf", prefer__k="8") as folder:
-        # Resolved for the first round, so it is resolved again; the device is not.
-        assert folder.resolve_once({"max_new_tokens": 99}) == {"max_new_tokens": 99}
-        assert folder.resolve_once({"device": "cuda"}) == {"device": "cpu"}
+        assert folder.resolve_once({"device": "cuda", "max_new_tokens": 99}) == {"device": "cpu", "max_new_tokens": 52}
     assert left(tmp_path) == {"sft"}
     with opened(tmp_path, rank__scorer="chrf", prefer__k="8"):  # it is that run now
         pass

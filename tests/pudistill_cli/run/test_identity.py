@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from pudistill_cli.config.fields import sections_in
 from pudistill_cli.config.schema import Recipe
-from pudistill_cli.config.teacher import EndpointTeacher
-from pudistill_cli.run.identity import NEUTRAL, STAGES, Difference, differences, stage_of_key, stage_of_mark
+from pudistill_cli.config.stages import Effect, Stage
+from pudistill_cli.run.identity import Difference, differences, effects_of, stage_of
 
 
-def test_every_section_of_the_recipe_has_its_stage():
-    stages = {name: stage_of_key(f"{name}.x") for name in Recipe.model_fields if name != "name"}
-    assert stages == {
-        "seed": "sft",
-        "student": "sft",
-        "teacher": "anchors",
-        "prompts": "prompts",
-        "backend": "sft",
-        "lora": "sft",
-        "sft": "sft",
-        "rank": "rank",
-        "prefer": "prefer",
-        "train": "prefer",
-        "eval": "eval",
-        "export": "export",
-    }
+def settings(section: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting of a recipe by dotted key, those of each kind of teacher too, with its field."""
+    for name, field in section.model_fields.items():
+        inner = sections_in(field.annotation)
+        yield from (found for part in inner for found in settings(part, f"{path}{name}."))
+        if not inner:
+            yield f"{path}{name}", field
 
 
-def test_a_key_that_is_not_known_touches_everything():
-    assert stage_of_key("new_section.x") == STAGES[0]
+@pytest.mark.parametrize(("key", "field"), [pytest.param(*found, id=found[0]) for found in settings()])
+def test_every_setting_says_on_its_field_what_a_change_of_it_redoes(key: str, field: FieldInfo) -> None:
+    stages = [mark for mark in field.metadata if isinstance(mark, Stage)]
+    instead = [mark for mark in field.metadata if mark in (Effect.NONE, Effect.BY_CONTENT)]
+    assert len(stages) + len(instead) == 1
 
 
 @pytest.mark.parametrize(
-    ("mark", "stage"),
+    ("key", "stage"),
     [
-        ("sft", "sft"),
-        ("rank", "rank"),
-        ("round-2", "prefer"),
-        ("round-2/sample", "prefer"),
-        ("dev/round-2", "eval"),
-        ("eval", "eval"),
-        ("export/hf", "export"),
+        ("version", Stage.PROMPTS),
+        ("prompts.fingerprint", Stage.PROMPTS),
+        ("prompts.dev_share", Stage.PROMPTS),
+        ("teacher.extra_body.seed", Stage.ANCHORS),
+        ("student.fingerprint", Stage.SFT),
+        ("student.template_kwargs.enable_thinking", Stage.SFT),
+        ("backend.resolved", Stage.SFT),
+        ("seed", Stage.SFT),
+        ("rank.view", Stage.SFT),  # what rewrites are written behind
+        ("prefer.max_new_tokens", Stage.SFT),  # how long they may be
+        ("train.clip_norm", Stage.SFT),
+        ("train.weight_decay", Stage.SFT),
+        ("rank.scorer", Stage.RANK),
+        ("prefer.k", Stage.PREFER),
+        ("train.objective.beta", Stage.PREFER),
+        ("eval.metric", Stage.EVAL),
+        ("export.original", Stage.EXPORT),
     ],
 )
-def test_marks_of_the_ledger_belong_to_stages(mark: str, stage: str):
-    assert stage_of_mark(mark) == stage
+def test_a_setting_matters_from_the_first_stage_that_uses_it(key: str, stage: Stage) -> None:
+    assert stage_of(key) is stage
+
+
+@pytest.mark.parametrize("key", ["new_section.x", "sft.new_setting", "sft"])
+def test_a_key_that_is_not_known_touches_everything(key: str) -> None:
+    assert stage_of(key) is Stage.PROMPTS
 
 
 def test_differences_come_in_the_order_of_the_stages():
     old = {"eval.metric": "none", "prefer.k": "4", "seed": "0", "gone": "1"}
     new = {"eval.metric": "exact", "prefer.k": "8", "seed": "0", "teacher.kind": "file"}
     assert differences(old, new) == [
-        Difference("gone", "1", None, "prompts"),
-        Difference("teacher.kind", None, "file", "anchors"),
-        Difference("prefer.k", "4", "8", "prefer"),
-        Difference("eval.metric", "none", "exact", "eval"),
+        Difference("gone", "1", None, Stage.PROMPTS),
+        Difference("teacher.kind", None, "file", Stage.ANCHORS),
+        Difference("prefer.k", "4", "8", Stage.PREFER),
+        Difference("eval.metric", "none", "exact", Stage.EVAL),
     ]
     assert [str(d) for d in differences(old, new)][:3] == [
         "gone: 1 -> (not there)",
@@ -69,9 +83,13 @@ def test_a_long_value_is_cut_and_stays_on_its_line():
     assert "\n" not in str(difference)
 
 
-def test_how_the_teacher_is_reached_makes_no_other_run():
-    neutral = {key.removeprefix("teacher.") for key in NEUTRAL}
-    assert neutral < set(EndpointTeacher.model_fields)
-    assert differences(dict.fromkeys(NEUTRAL, "1"), dict.fromkeys(NEUTRAL, "2")) == []
-    changes_answers = {"kind", "model", "base_url", "system", "temperature", "top_p", "max_tokens", "extra_body"}
-    assert set(EndpointTeacher.model_fields) - neutral == changes_answers | {"max_tokens_field"}
+def test_how_the_teacher_is_reached_makes_no_other_run() -> None:
+    neutral = {key for key, _ in settings() if Effect.NONE in effects_of(key)}
+    assert neutral == {
+        f"teacher.{name}"
+        for name in (
+            "api_key_env", "concurrency", "timeout", "retries", "max_calls", "max_tokens_total", "max_cost",
+            "price_in", "price_out",
+        )
+    }  # fmt: skip
+    assert differences(dict.fromkeys(neutral, "1"), dict.fromkeys(neutral, "2")) == []

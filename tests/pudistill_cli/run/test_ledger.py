@@ -14,15 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pudistill_cli.config.stages import Stage
 from pudistill_cli.errors import RunError
 from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, group_scale, identities, targets
 from pudistill_cli.method.statistics import Interval
 from pudistill_cli.prompts import Prompt
-from pudistill_cli.run.ledger import VERSION, HeldAnswer, Ledger, StoredAnswer
+from pudistill_cli.run.ledger import VERSION, Ledger
+from pudistill_cli.run.ledger_answers import HeldAnswer, StoredAnswer
+from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.rollouts import CLAIMS, REWRITES, of_round
+from pudistill_cli.stages.ending import Ending, Reason
 from pudistill_cli.teacher import Answer
 from pudistill_cli.types import Candidate, Message
 from tests.tiny import ROOT
 
+ROUND = of_round(1)
 DOCS = ROOT / "docs" / "ledger.md"
 
 
@@ -103,69 +109,69 @@ def test_candidates_come_back_to_the_last_bit(ledger: Ledger):
     bits = rng.integers(0, 0x7F7FFFFF, 500, dtype=np.uint32) | np.uint32(0x80000000)
     logprobs = np.concatenate([bits.view(np.float32), np.array([-0.0, 0.0, -1e-45, -3.4028235e38], np.float32)])
     drawn = [Candidate(tuple(range(len(logprobs))), logprobs, "length"), candidate(3)]
-    ledger.add_group(1, "a", drawn, ["one", "two\n\U0001f600"])
-    first, second = ledger.candidates(1)["a"]
+    ledger.add_group(ROUND, "a", drawn, ["one", "two\n\U0001f600"])
+    first, second = ledger.candidates(ROUND)["a"]
     assert first.logprobs.dtype == np.float32
     assert first.logprobs.tobytes() == logprobs.tobytes()
     assert (first.tokens, first.finish) == (drawn[0].tokens, "length")
     assert second.tokens == (3,)
-    assert ledger.candidates(2) == {}
+    assert ledger.candidates(of_round(2)) == {}
     assert read(ledger, "SELECT text FROM candidates ORDER BY k") == [("one",), ("two\n\U0001f600",)]
 
 
 def test_a_group_done_again_replaces_all_of_it(ledger: Ledger):
-    ledger.add_group(1, "a", [candidate(1), candidate(2), candidate(3)], ["x", "y", "z"])
-    ledger.add_group(1, "b", [candidate(4)], ["w"])
-    ledger.add_scores(1, "a", "likelihood", [0.1, 0.2, 0.3], anchor=1.0)
-    ledger.add_scores(1, "b", "likelihood", [0.4])
-    ledger.add_group(1, "a", [candidate(9)], ["new"])
+    ledger.add_group(ROUND, "a", [candidate(1), candidate(2), candidate(3)], ["x", "y", "z"])
+    ledger.add_group(ROUND, "b", [candidate(4)], ["w"])
+    ledger.add_scores(ROUND, "a", "likelihood", [0.1, 0.2, 0.3], anchor=1.0)
+    ledger.add_scores(ROUND, "b", "likelihood", [0.4])
+    ledger.add_group(ROUND, "a", [candidate(9)], ["new"])
     assert read(ledger, "SELECT prompt_key, k, text FROM candidates ORDER BY 1") == [("a", 0, "new"), ("b", 0, "w")]
-    assert list(ledger.scores(1, "likelihood")) == ["b"]
+    assert list(ledger.scores(ROUND, "likelihood")) == ["b"]
     assert read(ledger, "SELECT count(*) FROM anchor_scores") == [(0,)]
 
 
 def test_a_group_is_whole_or_not_there(ledger: Ledger):
-    ledger.add_group(1, "a", [candidate(1)], ["x"])
+    ledger.add_group(ROUND, "a", [candidate(1)], ["x"])
     with pytest.raises(RunError, match="CHECK constraint failed"):
-        ledger.add_group(1, "a", [candidate(1), candidate(2, finish="stopped")], ["new", "new"])
+        ledger.add_group(ROUND, "a", [candidate(1), candidate(2, finish="stopped")], ["new", "new"])
     with pytest.raises(RunError, match="FOREIGN KEY"):
-        ledger.add_group(1, "unknown", [candidate(1)], ["x"])
+        ledger.add_group(ROUND, "unknown", [candidate(1)], ["x"])
     assert read(ledger, "SELECT prompt_key, text FROM candidates") == [("a", "x")]
 
 
 def test_scores_keep_their_order_and_every_bit(ledger: Ledger):
     scores = np.random.default_rng(1).normal(size=12)
-    ledger.add_group(1, "a", [candidate(i) for i in range(12)], [str(i) for i in range(12)])
-    ledger.add_scores(1, "a", "pmi", scores)
-    ledger.add_scores(1, "a", "likelihood", -scores, anchor=0.1)
-    ledger.add_scores(1, "a", "likelihood", scores[::-1], anchor=0.2)
-    found = ledger.scores(1, "likelihood")["a"]
+    ledger.add_group(ROUND, "a", [candidate(i) for i in range(12)], [str(i) for i in range(12)])
+    ledger.add_scores(ROUND, "a", "pmi", scores)
+    ledger.add_scores(ROUND, "a", "likelihood", -scores, anchor=0.1)
+    ledger.add_scores(ROUND, "a", "likelihood", scores[::-1], anchor=0.2)
+    found = ledger.scores(ROUND, "likelihood")["a"]
     assert found.candidates.tolist() == scores[::-1].tolist()
     assert found.anchor == 0.2
-    assert ledger.scores(1, "pmi")["a"].anchor is None
+    assert ledger.scores(ROUND, "pmi")["a"].anchor is None
     with pytest.raises(ValueError, match="shorter"):
-        ledger.add_scores(1, "a", "likelihood", scores[:-1])
+        ledger.add_scores(ROUND, "a", "likelihood", scores[:-1])
 
 
 def test_anchors_scored_alone_are_kept_and_go_with_the_group(ledger: Ledger):
-    ledger.add_group(1, "a", [candidate(1)], ["x"])
-    ledger.add_anchor_scores(1, "likelihood/rewrite", {"a": -0.1, "b": -1 / 3})
-    ledger.add_anchor_scores(1, "likelihood/rewrite", {"a": -0.2})
-    assert ledger.anchor_scores(1, "likelihood/rewrite") == {"a": -0.2, "b": -1 / 3}
-    assert ledger.anchor_scores(2, "likelihood/rewrite") == ledger.anchor_scores(1, "likelihood") == {}
-    ledger.add_group(1, "a", [candidate(2)], ["y"])
-    assert ledger.anchor_scores(1, "likelihood/rewrite") == {"b": -1 / 3}
+    ledger.add_group(ROUND, "a", [candidate(1)], ["x"])
+    ledger.add_anchor_scores(ROUND, "likelihood/rewrite", {"a": -0.1, "b": -1 / 3})
+    ledger.add_anchor_scores(ROUND, "likelihood/rewrite", {"a": -0.2})
+    assert ledger.anchor_scores(ROUND, "likelihood/rewrite") == {"a": -0.2, "b": -1 / 3}
+    assert ledger.anchor_scores(of_round(2), "likelihood/rewrite") == ledger.anchor_scores(ROUND, "likelihood") == {}
+    ledger.add_group(ROUND, "a", [candidate(2)], ["y"])
+    assert ledger.anchor_scores(ROUND, "likelihood/rewrite") == {"b": -1 / 3}
     with pytest.raises(RunError, match="FOREIGN KEY"):
-        ledger.add_anchor_scores(1, "pmi/rewrite", {"a": 0.0, "unknown": 0.0})
-    assert ledger.anchor_scores(1, "pmi/rewrite") == {}
+        ledger.add_anchor_scores(ROUND, "pmi/rewrite", {"a": 0.0, "unknown": 0.0})
+    assert ledger.anchor_scores(ROUND, "pmi/rewrite") == {}
 
 
 def test_targets_say_what_the_update_was_told(ledger: Ledger):
     scores = np.array([1.0, 3.0, 2.0, 3.0])  # two candidates that count, one cut off, and the anchor
     group = ScoredGroup(scores, identities([(1,), (2,), (3,), (4,)]), np.array([False, False, True, False]))
     told = targets(group, PreferenceSettings(), run_deviation=0.0)
-    ledger.add_group(1, "a", [candidate(1), candidate(2), candidate(3, finish="length")], ["x", "y", "z"])
-    ledger.add_scores(1, "a", "likelihood", scores[:-1], anchor=3.0)
+    ledger.add_group(ROUND, "a", [candidate(1), candidate(2), candidate(3, finish="length")], ["x", "y", "z"])
+    ledger.add_scores(ROUND, "a", "likelihood", scores[:-1], anchor=3.0)
     ledger.add_targets(1, "a", "likelihood", told, group_scale(scores[told.member == 1], 0.0))
     ((member, label, advantage, pairs),) = read(ledger, "SELECT member, label, advantage, pairs FROM groups")
     assert json.loads(str(member)) == [1, 1, 0, 1]
@@ -173,7 +179,7 @@ def test_targets_say_what_the_update_was_told(ledger: Ledger):
     assert json.loads(str(advantage)) == told.advantage.tolist()
     assert (ledger.scales(1), ledger.scales(2)) == ({"a": group_scale(scores[told.member == 1], 0.0)}, {})
     assert [(p["chosen"], p["rejected"]) for p in json.loads(str(pairs))] == [(3, 0), (1, 0)]
-    ledger.add_scores(1, "a", "pmi", -scores[:-1])  # it did not decide, so its view of a candidate has the same label
+    ledger.add_scores(ROUND, "a", "pmi", -scores[:-1])  # it did not decide: the label stays
     by_pmi = read(ledger, "SELECT k, place, label FROM ranked_candidates WHERE scorer = 'pmi' ORDER BY place")
     assert by_pmi == [(0, 1, told.label[0]), (2, 2, 0), (1, 3, told.label[1])]
     ranked = read(ledger, "SELECT k, place, label FROM ranked_candidates WHERE scorer = 'likelihood' ORDER BY place")
@@ -230,13 +236,13 @@ def test_eval_answers_come_back_by_system_set_and_temperature(ledger: Ledger):
 
 def _finished_run(ledger: Ledger) -> None:
     ledger.add_anchor("a", answer("A"), "teacher")
-    ledger.add_group(1, "a", [candidate(1)], ["x"])
-    ledger.add_scores(1, "a", "likelihood", [0.5], anchor=1.0)
+    ledger.add_group(ROUND, "a", [candidate(1)], ["x"])
+    ledger.add_scores(ROUND, "a", "likelihood", [0.5], anchor=1.0)
     for system in ("round-1", "PU-RL"):
         ledger.add_eval_answers(system, "test", 0.0, "t", [StoredAnswer("x", (1,), "stop")])
-    for stage in ("sft", "round-1", "dev/round-1", "eval", "export/hf"):
-        ledger.begin_stage(stage)
-        ledger.finish_stage(stage, {})
+    for mark in ("sft", "round-1", "dev/round-1", "eval", "export/hf"):
+        ledger.begin_stage(mark)
+        ledger.finish_stage(mark, {})
     for stage in ("sft", "prefer", "dev"):
         ledger.add_metrics(stage, 1, 0, {"loss": 1.0})
 
@@ -256,7 +262,7 @@ def test_forgetting_takes_a_stage_and_what_came_after_it(
     ledger: Ledger, stage: str, stages: set[str], metrics: set[str], left: tuple[int, ...]
 ):
     _finished_run(ledger)
-    ledger.forget_from(stage, keep_answers_of=["base", "round-1"])
+    ledger.forget_from(Stage.named(stage), keep_answers_of=["base", "round-1"])
     assert ledger.finished_stages() == stages
     assert {name for (name,) in read(ledger, "SELECT stage FROM metrics")} == metrics
     tables = ("prompts", "anchors", "candidates", "eval_answers")
@@ -265,14 +271,111 @@ def test_forgetting_takes_a_stage_and_what_came_after_it(
     assert read(ledger, "SELECT count(*) FROM scores") == [(left[2],)]
 
 
-@pytest.mark.parametrize(("finished", "stage", "left"), [(True, "prefer", 1), (False, "prefer", 0), (True, "sft", 0)])
-def test_rewrites_stay_with_the_sft_that_learned_from_them(ledger: Ledger, finished: bool, stage: str, left: int):
-    ledger.add_group(-1, "a", [candidate(1)], ["x"])
-    ledger.begin_stage("sft")
-    if finished:
-        ledger.finish_stage("sft", {})
-    ledger.forget_from(stage)
-    assert len(ledger.candidates(-1)) == left
+@pytest.mark.parametrize(("first", "left"), [(Stage.EVAL, 3), (Stage.PREFER, 1), (Stage.RANK, 1), (Stage.SFT, 0)])
+def test_rewrites_are_of_sft_and_the_others_of_what_ranked_them(ledger: Ledger, first: Stage, left: int):
+    for rollout in (REWRITES, CLAIMS, ROUND):
+        ledger.add_group(rollout, "a", [candidate(1)], ["x"])
+    ledger.forget_from(first)
+    assert read(ledger, "SELECT count(*) FROM candidates") == [(left,)]
+    assert len(ledger.candidates(REWRITES)) == min(left, 1)
+
+
+def test_what_candidates_were_drawn_for_keeps_them_apart(ledger: Ledger):
+    for rollout, text in ((REWRITES, "rewrite"), (CLAIMS, "claim"), (ROUND, "first"), (of_round(2), "second")):
+        ledger.add_group(rollout, "a", [candidate(1)], [text])
+        if rollout is not REWRITES:
+            ledger.add_scores(rollout, "a", "likelihood", [len(text)], anchor=float(len(text)))
+    by_purpose = read(ledger, "SELECT purpose, round, text FROM candidates ORDER BY id")
+    assert by_purpose == [
+        ("rewrite", 0, "rewrite"),
+        ("claims", 0, "claim"),
+        ("round", 1, "first"),
+        ("round", 2, "second"),
+    ]
+    ledger.add_group(CLAIMS, "a", [candidate(2)], ["another"])
+    assert ledger.scores(CLAIMS, "likelihood") == {}
+    assert ledger.anchor_scores(ROUND, "likelihood") == {"a": 5.0}
+    assert ledger.scores(of_round(2), "likelihood")["a"].candidates.tolist() == [6.0]
+    with closing(sqlite3.connect(ledger.path)) as db, pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        db.execute("UPDATE candidates SET round = 0 WHERE purpose = 'round'")
+
+
+# --- a ledger of schema version 1 ---
+
+
+def version_1(path: Path, marks: dict[str, object]) -> None:
+    """As it was written before purposes: rewrites are round -1, the groups of claims round 0."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript(Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8"))
+        db.execute("INSERT INTO prompts VALUES ('a', 'train', '[]', NULL, 'p.jsonl', 1)")
+        for number in (-1, 0, 1, 2):
+            values = (number + 10, number, "a", 0, "[1]", str(number), "stop", "[-0.5]")
+            db.execute("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+            if number >= 0:
+                db.execute("INSERT INTO scores VALUES (?, 'likelihood', ?)", (number + 10, number))
+                db.execute("INSERT INTO anchor_scores VALUES (?, 'a', 'likelihood', ?)", (number, -number))
+        for name, detail in marks.items():
+            values = (name, "2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z", json.dumps(detail))
+            db.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", values)
+        db.execute("PRAGMA user_version = 1")
+
+
+def test_an_older_ledger_is_migrated_and_nothing_is_lost(tmp_path: Path):
+    version_1(tmp_path / "ledger.sqlite", {"sft": {"loss": 0.1}, "round-1": {}})
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        for rollout, number in ((REWRITES, -1), (CLAIMS, 0), (ROUND, 1), (of_round(2), 2)):
+            (found,) = ledger.candidates(rollout)["a"]
+            assert (found.tokens, found.logprobs.tolist()) == ((1,), [-0.5])
+            if number >= 0:
+                scores = ledger.scores(rollout, "likelihood")["a"]
+                assert (scores.candidates.tolist(), scores.anchor) == ([number], -number)
+        assert ledger.finished_stages() == {"sft", "round-1"}
+        assert read(ledger, "PRAGMA user_version") == [(VERSION,)]
+        assert read(ledger, "PRAGMA foreign_key_check") == read(ledger, "PRAGMA integrity_check")[1:] == []
+        assert read(ledger, "SELECT count(*) FROM ranked_candidates") == [(3,)]
+        with ledger._file.transaction() as db:
+            db.execute("DELETE FROM prompts")
+        assert read(ledger, "SELECT count(*) FROM scores") == [(0,)]
+
+
+@pytest.mark.parametrize("table", ["candidates", "anchor_scores", "stages", "groups", "scores"])
+def test_a_migrated_ledger_has_the_columns_of_a_new_one(tmp_path: Path, table: str):
+    version_1(tmp_path / "old.sqlite", {})
+    with closing(Ledger(tmp_path / "old.sqlite")) as old, closing(Ledger(tmp_path / "new.sqlite")) as new:
+        for pragma in ("table_info", "foreign_key_list", "index_list"):
+            assert read(old, f"PRAGMA {pragma}({table})") == read(new, f"PRAGMA {pragma}({table})")
+
+
+@pytest.mark.parametrize(
+    ("marks", "ending"),
+    [
+        ({"round-1": {}, "round-2": {}, "dev/stop": {"after": "round-2"}}, (Reason.DEV, 2, 2)),
+        (
+            {"round-1": {}, "gates/round-2": {"fell": ["likelihood", "pmi", "likelihood"]}},
+            (Reason.GATE, 1, "likelihood and pmi", 2),
+        ),
+        ({"rank": {"passed": []}}, (Reason.NO_SCORER, 0)),
+        ({"rank": {"passed": ["pmi"]}, "round-1/prior": {"decision": "too few"}}, (Reason.TOO_FEW, 0)),
+        (
+            {"round-1/prior": {"decision": "train"}, "round-1": {}, "round-2/prior": {"decision": "nothing left"}},
+            (Reason.NOTHING_LEFT, 1),
+        ),
+        ({"round-1": {}, "round-2/prior": {"decision": "all cut off"}}, (Reason.ALL_CUT_OFF, 1)),
+        ({"round-1": {}, "gates/round-2": {"fell": []}, "round-2/prior": {"decision": "train"}}, None),
+        ({}, None),
+    ],
+)
+def test_why_an_older_run_ended_is_recorded_as_a_new_one_does(
+    tmp_path: Path, marks: dict[str, object], ending: tuple[object, ...] | None
+):
+    version_1(tmp_path / "ledger.sqlite", marks)
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        assert "dev/stop" not in ledger.finished_stages()
+        kept = ledger.stage_detail(Mark.ROUNDS_END()) if ledger.stage_done(Mark.ROUNDS_END()) else None
+        expected = None if ending is None else Ending.of(*ending)
+        assert kept == (
+            None if expected is None else {"reason": expected.reason.word, "after": expected.after, "why": expected.why}
+        )
 
 
 def test_what_was_committed_survives_a_kill(tmp_path: Path):
@@ -283,7 +386,7 @@ from pathlib import Path
 import tests.pudistill_cli.run.test_ledger as t
 ledger = t.Ledger(Path({str(path)!r}))
 ledger.add_prompts([t.prompt("a"), t.prompt("b")])
-ledger.add_group(1, "a", [t.candidate(1)], ["x"])
+ledger.add_group(t.ROUND, "a", [t.candidate(1)], ["x"])
 with ledger._file.transaction() as db:
     db.execute("DELETE FROM candidates")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -291,7 +394,7 @@ with ledger._file.transaction() as db:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True)
     assert done.returncode == -9, done.stderr
     with closing(Ledger(path)) as ledger:
-        assert list(ledger.candidates(1)) == ["a"]
+        assert list(ledger.candidates(ROUND)) == ["a"]
 
 
 def test_the_queries_of_the_documentation(ledger: Ledger):
@@ -300,8 +403,8 @@ def test_the_queries_of_the_documentation(ledger: Ledger):
     for key in "ab":
         ledger.add_anchor(key, answer(f"the answer to {key}"), "teacher")
         drawn = [candidate(1, 2), candidate(1, 2, 3), candidate(1, finish="length"), candidate(2, 2)]
-        ledger.add_group(1, key, drawn, ["w", "x", "y", "z"])
-        ledger.add_scores(1, key, "likelihood", [0.5, 0.75, 0.25, 0.5], anchor=1.0)
+        ledger.add_group(ROUND, key, drawn, ["w", "x", "y", "z"])
+        ledger.add_scores(ROUND, key, "likelihood", [0.5, 0.75, 0.25, 0.5], anchor=1.0)
     ledger.add_anchor("t", answer("", "refused"), "teacher")
     said, extremes, lengths = (read(ledger, query) for query in queries)
     assert said == [("ok", 2, 9.0, 2), ("refused", 1, 9.0, 0)]

@@ -44,11 +44,11 @@ def held_out(tiny: Tiny) -> list[tuple[np.ndarray, list[tuple[int, ...]], np.nda
     groups = []
     for key, reference, anchor, anchor_score in tiny.rows(
         "SELECT key, reference, tokens, score FROM prompts JOIN anchors AS a ON a.prompt_key = key "
-        "JOIN anchor_scores AS s ON s.prompt_key = key WHERE split = 'dev' AND s.round = 0"
+        "JOIN anchor_scores AS s ON s.prompt_key = key WHERE split = 'dev' AND s.purpose = 'claims'"
     ):
         rows = tiny.rows(
             "SELECT text, tokens, finish, score FROM candidates JOIN scores ON id = candidate_id "
-            f"WHERE round = 0 AND prompt_key = '{key}' ORDER BY k"
+            f"WHERE purpose = 'claims' AND prompt_key = '{key}' ORDER BY k"
         )
         groups.append(
             (
@@ -108,7 +108,9 @@ def test_stability_is_the_paired_gain_that_dev_recorded(finished: Tiny) -> None:
 
 
 def test_the_candidates_are_those_of_dev_prompts_and_train_nothing(ranked: Tiny) -> None:
-    drawn = ranked.rows("SELECT DISTINCT split FROM candidates JOIN prompts ON prompt_key = key WHERE round = 0")
+    drawn = ranked.rows(
+        "SELECT DISTINCT split FROM candidates JOIN prompts ON prompt_key = key WHERE purpose = 'claims'"
+    )
     assert drawn == [("dev",)]
     assert ranked.value("SELECT count(*) FROM groups WHERE round = 0") == 0
     assert ranked.value("SELECT count(*) FROM metrics WHERE name LIKE 'claim/%' AND low <= value") == 3
@@ -152,7 +154,7 @@ def test_without_the_truth_nothing_is_drawn_and_it_is_said(
     tiny = Tiny.make(tmp_path, prefer={"rounds": 1}, **changes)
     ended = call(*tiny.arguments("--until", "eval"))
     assert ended.code == 0, ended.err
-    assert tiny.value("SELECT count(*) FROM candidates WHERE round = 0") == 0
+    assert tiny.value("SELECT count(*) FROM candidates WHERE purpose = 'claims'") == 0
     for name in ("order", "concentration"):
         found = claims_of(tiny)[name]
         assert (found["check"]["holds"], found["check"]["value"]) == (None, None)
@@ -177,4 +179,4 @@ def test_at_most_so_many_prompts_are_paid_for(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(claims, "MOST_PROMPTS", 2)
     tiny = Tiny.make(tmp_path, prefer={"rounds": 1}, eval={"dev_prompts": 3})
     assert call(*tiny.arguments("--until", "eval")).code == 0
-    assert tiny.value("SELECT count(DISTINCT prompt_key) FROM candidates WHERE round = 0") == 2
+    assert tiny.value("SELECT count(DISTINCT prompt_key) FROM candidates WHERE purpose = 'claims'") == 2

@@ -52,7 +52,7 @@ def test_rounds_end_where_nothing_is_left_to_rank(tmp_path: Path, monkeypatch: p
     assert ended.code == 0, ended.err
     assert "about 98% of the candidates are as good as the anchor [96%, 100%]" in ended.flat
     assert "above 95% there is nothing left to rank: the rounds end here" in ended.flat
-    assert tiny.rows("SELECT DISTINCT round FROM candidates WHERE round > 0") == [(1,)]
+    assert tiny.rows("SELECT DISTINCT round FROM candidates WHERE purpose = 'round'") == [(1,)]
     assert tiny.rows(DECISION) == [("nothing left",)]
     results = json.loads((tiny.run / "results.json").read_text())
     assert results["chosen"] == "sft"

@@ -44,6 +44,12 @@ def chosen(tiny: Tiny) -> str:
     return results(tiny)["chosen"]
 
 
+def recorded(tiny: Tiny) -> dict[str, Any] | None:
+    """Why the rounds ended early, as the ledger has it."""
+    details = tiny.rows("SELECT detail FROM stages WHERE name = 'rounds-end'")
+    return json.loads(details[0][0]) if details else None
+
+
 def test_two_rounds_in_a_row_behind_sft_are_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
@@ -55,6 +61,7 @@ def test_two_rounds_in_a_row_behind_sft_are_the_last(
     assert "--set train.lr=0.0001" in ended.flat
     assert (adapters(tiny), chosen(tiny)) == (["round-1", "round-2", "sft"], "sft")
     assert "The rounds ended after 2 of 4: 2 in a row were worse than SFT on dev." in results(tiny)["verdict"]
+    assert recorded(tiny) == {"reason": "dev", "after": 2, "why": "2 in a row were worse than SFT on dev"}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +83,7 @@ def test_a_round_behind_sft_may_be_repaired(
     assert "in a row" not in ended.flat
     assert (len(adapters(tiny)), chosen(tiny)) == (5, "round-4")
     assert "The rounds ended" not in results(tiny)["verdict"]
+    assert recorded(tiny) is None
 
 
 def test_an_early_end_lasts_and_so_does_a_run_that_went_on(
@@ -147,8 +155,9 @@ def test_a_scorer_that_falls_below_its_gate_ends_the_rounds_once_and_for_all(
         in ended.flat
     )
     assert "The rounds end before the update of round 2" in ended.flat
-    why = "likelihood fell below the gate on the candidates of round 2."
-    assert f"The rounds ended after 1 of 3: {why}" in results(tiny)["verdict"]
+    why = "likelihood fell below the gate on the candidates of round 2"
+    assert f"The rounds ended after 1 of 3: {why}." in results(tiny)["verdict"]
+    assert recorded(tiny) == {"reason": "gate", "after": 1, "why": why}
     assert adapters(tiny) == ["round-1", "sft"]
     assert len(examined) == 2
     again = call(*tiny.arguments("--until", "eval"))
@@ -195,7 +204,7 @@ def test_a_scorer_that_alone_decides_everything_is_warned_about(
     metric: str, gates: bool, warned: bool, tmp_path: Path, call: Call
 ) -> None:
     tiny = Tiny.make(tmp_path, rank={"gates": gates}, eval={"metric": metric}, prefer={"rounds": 1})
-    ended = call(*tiny.arguments("--until", "sft"))
+    ended = call(*tiny.arguments("--until", "rank"))
     assert ended.code == 0, ended.err
     assert ("the scorer that ranks also chooses what is kept" in ended.flat) == warned
 

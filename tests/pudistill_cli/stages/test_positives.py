@@ -18,11 +18,11 @@ from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.registry import SCORERS, is_relative
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import reopen
+from pudistill_cli.run.rollouts import REWRITES, of_round
 from pudistill_cli.stages import class_prior as stage
 from pudistill_cli.stages.anchors import Anchored, ask_teacher, judge_reads
 from pudistill_cli.stages.candidates import CandidateGroup, draw_groups
 from pudistill_cli.stages.positives import positives
-from pudistill_cli.stages.rewrites import REWRITES
 from pudistill_cli.types import Candidate, Continuations
 from tests.pudistill_cli.stages.test_rewrites import in_view
 from tests.pudistill_cli.test_resume import Killed, bomb
@@ -63,7 +63,7 @@ def job(copied: Tiny) -> Iterator[Job]:
 
 @pytest.fixture
 def groups(job: Job) -> list[CandidateGroup]:
-    return draw_groups(job, ask_teacher(job).for_rl(1), 1)
+    return draw_groups(job, ask_teacher(job).for_rl(1), of_round(1))
 
 
 def rewritten(job: Job, anchored: Anchored, *texts: str, finish: str = "stop") -> None:
@@ -94,7 +94,7 @@ def test_without_rewrites_nothing_is_asked(job: Job, groups: list[CandidateGroup
     scorer = Seen()
     assert found(job, scorer, groups) == [OWN] * len(groups)
     assert scorer.asked == []
-    assert job.ledger.anchor_scores(1, "seen/rewrite") == {}
+    assert job.ledger.anchor_scores(of_round(1), "seen/rewrite") == {}
 
 
 def test_a_rewrite_that_the_context_does_not_hold_is_not_in_view(job: Job, groups: list[CandidateGroup]) -> None:
@@ -115,7 +115,7 @@ def test_scores_are_kept_once_all_are_there(job: Job, groups: list[CandidateGrou
         rewritten(job, group.anchored, '{"do":"say"}')
     with pytest.raises(Killed):
         found(job, Seen(until=2), groups)
-    assert job.ledger.anchor_scores(1, "seen/rewrite") == {}
+    assert job.ledger.anchor_scores(of_round(1), "seen/rewrite") == {}
     first, again = Seen(), Seen()
     assert found(job, first, groups) == found(job, again, groups) != [OWN] * len(groups)
     assert [len(first.asked), len(again.asked)] == [3, 0]
@@ -157,7 +157,7 @@ def test_the_prior_is_told_the_likelihood_beside_the_rewrite(tmp_path: Path, cal
     assert 0 < len(beside) < SIZES["train"]
     with closing(reopen(tiny.run.name, tiny.runs, Console(as_json=True), [])) as job:
         asked = ask_teacher(job).for_rl(1)
-        own, rewrites = job.ledger.anchor_scores(1, "likelihood"), job.ledger.candidates(REWRITES)
+        own, rewrites = job.ledger.anchor_scores(of_round(1), "likelihood"), job.ledger.candidates(REWRITES)
         assert p[:, 0].tolist() == [beside.get(a.prompt.key, own[a.prompt.key]) for a in asked]
         for a in asked:
             others = [c.tokens for c in rewrites[a.prompt.key] if c.finish == "stop" and c.tokens != a.answer_tokens]
@@ -174,7 +174,7 @@ def test_a_run_without_rewrites_is_told_the_anchors_scores(tmp_path: Path, call:
     tiny = run(tmp_path, call, "eval", prefer={"rounds": 1})
     assert tiny.rows(BESIDE) == []
     with closing(reopen(tiny.run.name, tiny.runs, Console(as_json=True), [])) as job:
-        own = job.ledger.anchor_scores(1, "likelihood")
+        own = job.ledger.anchor_scores(of_round(1), "likelihood")
         assert told[0][:, 0].tolist() == [own[a.prompt.key] for a in ask_teacher(job).for_rl(1)]
 
 

@@ -15,9 +15,10 @@ from pudistill_cli.backend_api.contract import Row
 from pudistill_cli.console import Console
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import reopen
+from pudistill_cli.run.rollouts import REWRITES
 from pudistill_cli.stages import rewrites, sft
 from pudistill_cli.stages.anchors import Anchored, ask_teacher
-from pudistill_cli.stages.rewrites import REWRITES, rows_of_epochs, told
+from pudistill_cli.stages.rewrites import rows_of_epochs, share_saved
 from pudistill_cli.types import PromptTokens, Sampling, Tokens
 from tests.tiny import SIZES, Ended, Tiny
 
@@ -25,8 +26,8 @@ Call = Callable[..., Ended]
 REWRITING = {"epochs": 2, "rewrites": True}
 ROOM = {"max_new_tokens": 60}
 """For every rewrite to come to an end."""
-IDS = "SELECT id FROM candidates WHERE round = -1 ORDER BY id"
-WRITTEN = "SELECT prompt_key, tokens, finish FROM candidates WHERE round = -1 ORDER BY prompt_key, k"
+IDS = "SELECT id FROM candidates WHERE purpose = 'rewrite' ORDER BY id"
+WRITTEN = "SELECT prompt_key, tokens, finish FROM candidates WHERE purpose = 'rewrite' ORDER BY prompt_key, k"
 
 
 def run(folder: Path, call: Call, until: str = "sft", **changes: Any) -> Tiny:
@@ -74,7 +75,7 @@ def test_the_base_writes_them_with_the_anchor_in_view(tmp_path: Path, call: Call
     with closing(reopen(tiny.run.name, tiny.runs, Console(as_json=True), [])) as job:
         (asked,) = (a for a in ask_teacher(job).for_sft if a.prompt.key == key)
         view = in_view(job, asked)
-        sampling = Sampling(job.max_new_tokens, 0.3, seed=job.recipe.seed, round=REWRITES)
+        sampling = Sampling(job.max_new_tokens, 0.3, seed=job.recipe.seed, round=REWRITES.stream)
         ((_, candidates),) = job.engine.sample([PromptTokens(key, view)], 2, sampling, None)
     assert [(c.tokens, c.finish) for c in candidates] == written(tiny)[key]
 
@@ -110,14 +111,17 @@ def test_what_they_change(tmp_path: Path, call: Call) -> None:
 GATE = "SELECT detail FROM stages WHERE name = 'rewrites'"
 
 
-def test_auto_asks_whether_the_base_looks_at_the_anchor(tmp_path: Path, call: Call) -> None:
-    tiny = Tiny.make(tmp_path, sft={"rewrites": "auto"}, rank={"gate_prompts": 8})
+def test_auto_asks_whether_the_base_looks_at_the_anchor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    monkeypatch.setattr(rewrites, "GATE_PROMPTS", 8)
+    tiny = Tiny.make(tmp_path, sft={"rewrites": "auto"})
     ended = call(*tiny.arguments("--until", "sft"))
     ((detail,),) = tiny.rows(GATE)
-    found = json.loads(detail)
-    assert (found["prompts"], found["used"]) == (8, True)
-    assert found["told"] > 0.5
-    assert f"tells the base {found['told']:.0%} of what it could tell" in " ".join(ended.err.split())
+    gate = json.loads(detail)
+    assert (gate["prompts"], gate["used"]) == (8, True)
+    assert gate["told"] > 0.5
+    assert f"tells the base {gate['told']:.0%} of what it could tell" in " ".join(ended.err.split())
     assert len(written(tiny)) == SIZES["train"]
 
 
@@ -125,7 +129,7 @@ def test_auto_does_without_where_it_looks_too_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     alone = run(tmp_path / "alone", call)
-    monkeypatch.setattr(rewrites, "MIN_TOLD", 0.99)
+    monkeypatch.setattr(rewrites, "MIN_SAVED", 0.99)
     tiny = Tiny.make(tmp_path / "auto", sft={"rewrites": "auto"})
     ended = call(*tiny.arguments("--until", "sft"))
     ((detail,),) = tiny.rows(GATE)
@@ -147,12 +151,46 @@ def test_the_gate_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "tells the base" not in " ".join(ended.err.split())
 
 
+def test_settings_of_later_stages_may_change_once_auto_has_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """The gate's mark is no finished work; what is written stays with SFT, and is written again where SFT changes."""
+    tiny = Tiny.make(tmp_path, sft={"rewrites": "auto"})
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert call(*tiny.arguments("--until", "sft")).code == 130
+    drawn = tiny.rows(IDS)
+    assert drawn
+    ended = call(*tiny.arguments("--until", "sft", "--set", "prefer.k=3"))
+    assert ended.code == 0, ended.err
+    assert tiny.rows(IDS) == drawn
+    again = Tiny.make(tmp_path / "epochs", sft={"rewrites": "auto"})
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert call(*again.arguments("--until", "sft")).code == 130
+    ended = call(*again.arguments("--until", "sft", "--set", "sft.epochs=2"))
+    assert ended.code == 0, ended.err
+    assert len(again.rows(IDS)) == 2 * len(drawn)
+
+
+@pytest.mark.parametrize("rewrites", [True, False])
+def test_what_sft_used_is_fixed_once_it_has_finished(rewrites: bool, tmp_path: Path, call: Call) -> None:
+    tiny = run(tmp_path, call, sft={"rewrites": rewrites})
+    for change in (
+        "train.clip_norm=0.5", "train.weight_decay=0.1", "rank.view='{prompt} {anchor}'", "prefer.max_new_tokens=20",
+    ):  # fmt: skip
+        ended = call(*tiny.arguments("--set", change))
+        assert ended.code == 7
+        setting = change.partition("=")[0]
+        assert f"its stage 'sft' has finished with other settings (old -> new): {setting}" in ended.flat
+
+
 @pytest.mark.parametrize(
     ("own", "other", "share"), [([1.0, 2.0], [4.0, 8.0], 0.75), ([3.0], [3.0], 0.0), ([], [], 0.0), ([2.0], [0.0], 0.0)]
 )
 def test_what_an_anchor_tells(own: list[float], other: list[float], share: float) -> None:
     """1 - 3/12; as dear as beside another's; nothing to compare; nothing to save."""
-    assert told(own, other) == pytest.approx(share)
+    assert share_saved(own, other) == pytest.approx(share)
 
 
 def test_the_plan_names_the_steps_with_and_without(tmp_path: Path, call: Call) -> None:
