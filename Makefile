@@ -22,6 +22,7 @@ check: lint types test wheel installed
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -117,9 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PUDISTILL_CACHE"] = folder
         for size in options.sizes:
-            record["sizes"][size] = found = measure(size, Path(folder), options.repeats)
-            rates = ", ".join(f"{n} {found[n]['tokens_per_s']:,.0f} tok/s" for n in ("torch", "llamacpp"))
-            print(f"{size:>5}: {rates}, ratio {found['ratio']:.2f}", flush=True)
+            record["sizes"][size] = measured = measure(size, Path(folder), options.repeats)
+            rates = ", ".join(f"{n} {measured[n]['tokens_per_s']:,.0f} tok/s" for n in ("torch", "llamacpp"))
+            print(f"{size:>5}: {rates}, ratio {measured['ratio']:.2f}", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=2) + "\n")
     print(f"written to {options.out}")

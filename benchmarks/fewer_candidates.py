@@ -108,14 +108,14 @@ def path_of(row: str, seed: int, code: str) -> Path:
 def report(results: Mapping[str, Sequence[Result]]) -> None:
     """Print and write the table: means over prompts and seeds, intervals over prompts, the seeds' values averaged."""
     table: list[dict[str, Any]] = []
-    for row, found in results.items():
-        tokens = round(float(np.mean([sum(r["tokens"]) for r in found])))
-        line: dict[str, Any] = {"row": row, "settings": list(ROWS[row]), "seeds": len(found), "tokens": tokens}
+    for row, of_row in results.items():
+        tokens = round(float(np.mean([sum(r["tokens"]) for r in of_row])))
+        line: dict[str, Any] = {"row": row, "settings": list(ROWS[row]), "seeds": len(of_row), "tokens": tokens}
         for name in ("candidates", "core seconds"):
-            line[name] = round(float(np.mean([np.sum(r[name]) for r in found])), 1)
-        line["chosen"] = [r["chosen"] for r in found]
+            line[name] = round(float(np.mean([np.sum(r[name]) for r in of_row])), 1)
+        line["chosen"] = [r["chosen"] for r in of_row]
         for t in map(str, TEMPERATURES):
-            after, before = values(found, t), values(found, t, sft=True)
+            after, before = values(of_row, t), values(of_row, t, sft=True)
             gain = paired_difference(after, before, seed=0)
             line[t] = {
                 "exact": as_list(bootstrap_mean(after, seed=0)),
@@ -123,7 +123,7 @@ def report(results: Mapping[str, Sequence[Result]]) -> None:
                 "gain, points per 1,000 tokens": [round(1e5 * x / tokens, 3) for x in (gain.mean, gain.low, gain.high)],
             }
             for base in BASELINES:
-                if row != base and len(results.get(base, ())) == len(found):
+                if row != base and len(results.get(base, ())) == len(of_row):
                     line[t][f"over {base}"] = as_list(paired_difference(after, values(results[base], t), seed=0))
         table.append(line)
     for line in table:
@@ -137,9 +137,9 @@ def as_list(interval: Interval) -> list[float]:
     return [round(x, 4) for x in (interval.mean, interval.low, interval.high)]
 
 
-def values(found: Sequence[Result], temperature: str, *, sft: bool = False) -> np.ndarray:
+def values(of_row: Sequence[Result], temperature: str, *, sft: bool = False) -> np.ndarray:
     """(N, S) exact per test prompt, mean over samples, for each seed's chosen adapter or for SFT's."""
-    return np.stack([r["test"]["sft" if sft else r["chosen"]][temperature] for r in found], axis=1)
+    return np.stack([r["test"]["sft" if sft else r["chosen"]][temperature] for r in of_row], axis=1)
 
 
 def main() -> None:

@@ -30,12 +30,12 @@ from benchmarks.cells import ROOT, code_hash, run_alone
 from benchmarks.evidence.rows import PLAIN
 from benchmarks.evidence.store import FIXTURES
 from benchmarks.evidence.tasks import TASKS, able
-from benchmarks.fixtures.judge.panel import Trained, trained
+from benchmarks.fixtures.judge.trained import Trained, trained
 from benchmarks.judges_report import provenance
 from benchmarks.judges_scorers import Length, Planted
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
-from pudistill_cli.judging.panel import seat
+from pudistill_cli.judging.evaluation_set import build_evaluation_set
 from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect, corrupted_items, exchanged_items
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer
 from pudistill_cli.method.scorers.registry import SCORERS
@@ -47,7 +47,7 @@ from pudistill_cli.stages.anchors import Anchored, ask_teacher
 from pudistill_cli.stages.sft import learn_anchors
 
 CACHE = ROOT / ".benchmarks" / "gates"
-DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "pudistill_cli/config/schema.py",
+DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "pudistill_cli/config",
               "backends/pudistill_torch", "recipes/quickstart", "benchmarks/fixtures/judge",
               "benchmarks/judges_scorers.py", "benchmarks/evidence/rows.py", "benchmarks/gates.py")  # fmt: skip
 RESULTS = ROOT / "benchmarks" / "results" / "gates.json"
@@ -75,30 +75,30 @@ THRESHOLDS = {**dict.fromkeys((*SHARES, EXCHANGED, CORRUPTION, UNLIKELY), MIN_AN
 def measured(run: Trained, adapter: str | None) -> Iterator[dict[str, Any]]:
     """Yield a row for each scorer with that adapter as the judge: the truth, and what every gate would measure."""
     judge, student = run.judge(adapter), run.judge("sft")
-    panel = seat(judge, SCORED, run.sampled("sft")[:PROMPTS], run.job.spec.context)
-    assert not panel.too_long, "the answers fit the context"
-    pairs = pairs_of(student, panel.items)
+    data = build_evaluation_set(judge, SCORED, run.sampled("sft")[:PROMPTS], run.job.spec.context)
+    assert not data.too_long, "the answers fit the context"
+    pairs = pairs_of(student, data.items)
     by_name: dict[str, list[Array]] = {}
     for scorer in SCORED:
-        scores = by_name[scorer.name] = collect(scorer, judge, panel.items)
-        right = [pair_accuracy(s, np.array(g.grades)) for s, g in zip(scores, panel.gold, strict=True)]
-        found = {gate: wins(scorer, judge, items) for gate, items in pairs.items()}
-        found[CORRUPTION] = (found["a quarter"] + found[EXCHANGED]) / 2
-        found[AGREEMENT] = mean_kendall(scores, by_name["likelihood"])[0]
+        scores = by_name[scorer.name] = collect(scorer, judge, data.items)
+        right = [pair_accuracy(s, np.array(g.grades)) for s, g in zip(scores, data.gold, strict=True)]
+        gates = {gate: wins(scorer, judge, items) for gate, items in pairs.items()}
+        gates[CORRUPTION] = (gates["a quarter"] + gates[EXCHANGED]) / 2
+        gates[AGREEMENT] = mean_kendall(scores, by_name["likelihood"])[0]
         accuracy = asdict(bootstrap_mean([x for x in right if np.isfinite(x)], seed=0))
-        yield {"scorer": scorer.name, "model": scorer.model, "accuracy": accuracy, "gates": found}
+        yield {"scorer": scorer.name, "model": scorer.asks_model, "accuracy": accuracy, "gates": gates}
 
 
 def pairs_of(student: Judge, items: Sequence[Item]) -> dict[str, list[Item]]:
     """By gate, items of the anchor and what it must be scored above."""
-    found = {gate: corrupted_items(student, items, 0, share) for gate, share in SHARES.items()}
-    found[EXCHANGED] = exchanged_items(student, items)
+    pairs = {gate: corrupted_items(student, items, 0, share) for gate, share in SHARES.items()}
+    pairs[EXCHANGED] = exchanged_items(student, items)
     blind = collect(SCORERS["likelihood-blind"], student, items)
-    found[UNLIKELY] = [
+    pairs[UNLIKELY] = [
         replace(item, candidates=(item.anchor, item.candidates[int(s.argmin())]))
         for item, s in zip(items, blind, strict=True)
     ]
-    return found
+    return pairs
 
 
 def wins(scorer: Scorer, judge: Judge, items: Sequence[Item]) -> float:
@@ -142,7 +142,7 @@ def learned(folder: Path, task: str, seed: int) -> Generator[Trained]:
         job.close()
 
 
-def worth(row: Mapping[str, Any]) -> bool | None:
+def should_pass(row: Mapping[str, Any]) -> bool | None:
     """Whether the scorer should pass; None where the interval holds the bar."""
     accuracy = row["accuracy"]
     return None if accuracy["low"] <= BAR <= accuracy["high"] else bool(accuracy["mean"] > BAR)
@@ -151,7 +151,7 @@ def worth(row: Mapping[str, Any]) -> bool | None:
 def decided(rows: Sequence[Mapping[str, Any]], gate: str) -> list[tuple[float, bool]]:
     """(measure, whether it should pass) of the scorers that the gate is for."""
     asked = [row for row in rows if gate == AGREEMENT or row["model"]]
-    return [(row["gates"][gate], truth) for row in asked if (truth := worth(row)) is not None]
+    return [(row["gates"][gate], truth) for row in asked if (truth := should_pass(row)) is not None]
 
 
 def right(decisions: Sequence[tuple[float, bool]], threshold: float) -> int:
@@ -169,7 +169,7 @@ def fitted(decisions: Sequence[tuple[float, bool]]) -> float:
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A line for each gate: right decisions on every task, by the product's threshold and by the other tasks'."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for gate, own in THRESHOLDS.items():
         by_task = {task: decided([r for r in rows if r["task"] == task], gate) for task in tasks}
         line: dict[str, Any] = {"gate": gate, "threshold": own, "tasks": {}}
@@ -180,8 +180,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "right": right(by_task[task], own),
                 "transferred": {"threshold": threshold, "right": right(by_task[task], threshold)},
             }
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def show(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> None:

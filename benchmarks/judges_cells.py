@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fixtures.judge.panel import Trained, trained
+from benchmarks.fixtures.judge.trained import Trained, trained
 from benchmarks.judges_scorers import ASKED, WORDINGS, named, scorers
-from pudistill_cli.judging.panel import ask_about, seat, worth_of
+from pudistill_cli.judging.evaluation import compare_with_gold, run_scorer
+from pudistill_cli.judging.evaluation_set import build_evaluation_set
 from pudistill_cli.judging.records import Gold
 from pudistill_cli.judging.report import as_json
 from pudistill_cli.method.scorers import Scorer
@@ -40,14 +41,14 @@ TRAINING: tuple[tuple[Scorer, str], ...] = (
 
 def cells(seeds: Sequence[int], training_seeds: Sequence[int]) -> dict[str, Callable[[Path], list[dict[str, Any]]]]:
     """What can be measured by itself, by name."""
-    found: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+    by_name: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
         f"judging-{seed}": partial(judging, seed=seed) for seed in seeds
     }
     for seed in training_seeds:
         for scorer, judge in TRAINING:
             name = f"training-{scorer.name}-{judge}-{seed}"
-            found[name] = partial(training, seed=seed, scorer=scorer, judge=judge)
-    return found
+            by_name[name] = partial(training, seed=seed, scorer=scorer, judge=judge)
+    return by_name
 
 
 def judging(folder: Path, seed: int) -> list[dict[str, Any]]:
@@ -74,14 +75,14 @@ def measured(run: Trained, adapter: str | None, gold: Sequence[Gold]) -> Iterato
     for name, templates in WORDINGS.items():
         plans.append((f", {name}", [SCORERS[s] for s in ASKED], replace(judge, templates=templates)))
     for suffix, asked, by in plans:
-        panel = seat(by, asked, gold, run.job.spec.context)
-        assert not panel.too_long, "the fixture's answers fit its context"
+        data = build_evaluation_set(by, asked, gold, run.job.spec.context)
+        assert not data.too_long, "the fixture's answers fit its context"
         for scorer in asked:
-            answers = ask_about(by, scorer, panel, lambda: None)
-            found = as_json([worth_of(scorer, panel, answers)])[0]
-            pairs = {g.key: pair_accuracy(s, np.array(g.grades)) for g, s in zip(gold, answers.scores, strict=True)}
+            output = run_scorer(by, scorer, data, lambda: None)
+            row = as_json([compare_with_gold(scorer, data, output)])[0]
+            pairs = {g.key: pair_accuracy(s, np.array(g.grades)) for g, s in zip(gold, output.scores, strict=True)}
             # Members of ensembles are asked once, so seconds would mislead.
-            yield {**found, "scorer": named(scorer) + suffix, "seconds": None, "pairs": pairs}
+            yield {**row, "scorer": named(scorer) + suffix, "seconds": None, "pairs": pairs}
 
 
 def exact_answers(run: Trained, adapter: str) -> np.ndarray:

@@ -44,11 +44,11 @@ def pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Accuracy by judge and scorer over all seeds, with the paired gain over the plain scorer of `OVER`."""
     by_prompt: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in rows:
-        found = by_prompt.setdefault((row["judge"], row["scorer"]), {})
+        accuracies = by_prompt.setdefault((row["judge"], row["scorer"]), {})
         for key, value in row["pairs"].items():
             if np.isfinite(value):
-                found.setdefault(key, []).append(value)
-    means = {name: {k: float(np.mean(v)) for k, v in found.items()} for name, found in by_prompt.items()}
+                accuracies.setdefault(key, []).append(value)
+    means = {name: {k: float(np.mean(v)) for k, v in accuracies.items()} for name, accuracies in by_prompt.items()}
     table: list[dict[str, Any]] = []
     for (judge, scorer), values in means.items():
         line = {"judge": judge, "scorer": scorer, "accuracy": asdict(bootstrap_mean(list(values.values()), seed=0))}

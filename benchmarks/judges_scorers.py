@@ -1,4 +1,7 @@
-"""What the judges' benchmark measures: every scorer, variants that no recipe has, and planted bad judges."""
+"""What the judges' benchmark measures: every scorer, variants that no recipe has, and planted bad judges.
+
+A bad judge claims to ask the model with the anchor in view, so that a run trusts it as far as it does the others.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from benchmarks.fixtures.judge import wordings
 from pudistill_cli.method.sampling import uniforms
-from pudistill_cli.method.scorers import Item, Judge, Scorer, Scores
+from pudistill_cli.method.scorers import Item, Judge, Scorer, Scores, no_questions
 from pudistill_cli.method.scorers.ensemble import Ensemble
 from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.pairwise import Pairwise, bradley_terry
@@ -32,11 +35,16 @@ class OneOrder:
     """`pairwise` at half its cost: each pair in one order only, with or without the batch's mean log-odds removed."""
 
     calibrated: bool
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = True
 
     @property
     def name(self) -> str:
         return "one-order-batch" if self.calibrated else "one-order"
+
+    def questions(self, templates: Templates) -> tuple[str, ...]:
+        return Pairwise().questions(templates)
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """The answer that was drawn earlier is shown first."""
@@ -53,7 +61,10 @@ class Planted:
     """A bad judge: uniform numbers, or another scorer's opinion turned round."""
 
     reversed: Scorer | None = None
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     @property
     def name(self) -> str:
@@ -73,7 +84,10 @@ class Length:
     """A bad judge: in love with long answers, or with short ones."""
 
     sign: int
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     @property
     def name(self) -> str:
@@ -91,11 +105,25 @@ class Once:
 
     scorer: Scorer
     held: dict[int, np.ndarray] = field(default_factory=dict)
-    model = True
 
     @property
     def name(self) -> str:
         return self.scorer.name
+
+    @property
+    def asks_model(self) -> bool:
+        return self.scorer.asks_model
+
+    @property
+    def sees_anchor(self) -> bool:
+        return self.scorer.sees_anchor
+
+    @property
+    def relative(self) -> bool:
+        return self.scorer.relative
+
+    def questions(self, templates: Templates) -> tuple[str, ...]:
+        return self.scorer.questions(templates)
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """As the scorer, or as it said before; a single item, which is only counted, is not kept."""

@@ -106,12 +106,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             demand = Demand("llama", 0, 1, width, feed_forward)
             for dtype, size in (("float32", 4), ("bfloat16", 2)):
                 formula = (demand.learner_gib(size, 1) - demand.learner_gib(size, 0)) * 2**30
-                found = measure(checkpoint, options.device, dtype)
+                n_bytes = measure(checkpoint, options.device, dtype)
                 rows.append(
-                    {"width": width, "feed_forward": feed_forward, "dtype": dtype, "bytes": found, "formula": formula}
+                    {"width": width, "feed_forward": feed_forward, "dtype": dtype, "bytes": n_bytes, "formula": formula}
                 )
                 print(
-                    f"{width:>4} x {feed_forward:>5} {dtype:>8}: {found:8,.0f} B, formula {formula:8,.0f}", flush=True
+                    f"{width:>4} x {feed_forward:>5} {dtype:>8}: {n_bytes:8,.0f} B, formula {formula:8,.0f}", flush=True
                 )
     result = {"machine": machine(options.device), "tokens": TOKENS, "layers": LAYERS, "rows": rows}
     options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -62,12 +62,12 @@ def speed(folder: Path, threads: int, options: dict[str, str], rows: int = 64) -
 
 def best_of(cases: dict[str, tuple[Path, int, dict[str, str], int]]) -> dict[str, float]:
     """The best of REPEATS, one case after the other each time."""
-    found: dict[str, float] = {}
+    best: dict[str, float] = {}
     for _ in range(REPEATS):
         for name, case in cases.items():
-            found[name] = max(found.get(name, 0.0), speed(*case))
-            print(f"  {name}: {found[name]:.0f} tok/s", flush=True)
-    return found
+            best[name] = max(best.get(name, 0.0), speed(*case))
+            print(f"  {name}: {best[name]:.0f} tok/s", flush=True)
+    return best
 
 
 def seconds_a_step(student: Path) -> dict[str, float]:
@@ -77,7 +77,7 @@ def seconds_a_step(student: Path) -> dict[str, float]:
     from pudistill_llamacpp.student_file import student_file
 
     model = Model.open(student_file(student, "bf16"))
-    found: dict[str, float] = {}
+    best: dict[str, float] = {}
     rows = PROMPTS * K
     for _ in range(REPEATS):
         for name, unified in (("separate", False), ("unified", True)):
@@ -90,10 +90,10 @@ def seconds_a_step(student: Path) -> dict[str, float]:
             for step in range(STEPS):
                 context.decode(np.full(rows, 300 + step), np.full(rows, PROMPT + step), np.arange(rows))
             seconds = (time.perf_counter() - started) / STEPS
-            found[name] = min(found.get(name, seconds), seconds)
+            best[name] = min(best.get(name, seconds), seconds)
             context.close()
     model.close()
-    return found
+    return best
 
 
 def errors(fluent: Path) -> Iterator[tuple[str, dict[str, float]]]:

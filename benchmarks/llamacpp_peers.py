@@ -73,8 +73,8 @@ def batched_bench(program: Path, file: Path, sequences: int, prompt: int, new: i
         "-ngl", "0", "--output-format", "jsonl",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return float(found[-1]["speed_tg"])
+    records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return float(records[-1]["speed_tg"])
 
 
 @contextmanager

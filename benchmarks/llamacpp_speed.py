@@ -63,12 +63,12 @@ def save_adapter(student: Path, folder: Path) -> Path:
 
 def in_turns(sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     """Rates (tokens a second) of each side, REPEATS times, one side after the other."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(REPEATS):
         for name, side in sides.items():
-            found[name].append(side())
-            print(f"  {repeat + 1}/{REPEATS} {name}: {found[name][-1]:.0f} tok/s", flush=True)
-    return found
+            rates[name].append(side())
+            print(f"  {repeat + 1}/{REPEATS} {name}: {rates[name][-1]:.0f} tok/s", flush=True)
+    return rates
 
 
 def rate(work: Callable[[], int]) -> Callable[[], float]:
@@ -111,7 +111,7 @@ def sampling(student: Path, adapter: Path, folder: Path, threads: int, quant: st
     share = python_share(lambda: ours(NEW))
     high.close()
     engine.close()
-    best = {name: max(found) for name, found in rates.items()}
+    best = {name: max(measured) for name, measured in rates.items()}
     transformers = max(value for name, value in best.items() if name.startswith("transformers"))
     return {
         "quant": engine.placement.quant,
@@ -152,10 +152,10 @@ def scoring(student: Path, adapter: Path, threads: int, quant: str) -> dict[str,
     prefix, answers = rows[0], rows[1:]
     engine = backend.open(spec_of(student, threads, quant))
     handle = engine.load_adapter(adapter)
-    found: dict[str, Any] = {}
+    logprobs: dict[str, Any] = {}
 
     def shared() -> int:
-        ((_, found["shared"]),) = engine.logprobs([Continuations(prefix, tuple(answers))], handle)
+        ((_, logprobs["shared"]),) = engine.logprobs([Continuations(prefix, tuple(answers))], handle)
         return K * NEW
 
     def full() -> int:
@@ -163,11 +163,11 @@ def scoring(student: Path, adapter: Path, threads: int, quant: str) -> dict[str,
         context = model.context(512, 1, engine._adapters.lora(handle), n_batch=512, n_ubatch=512, n_outputs=NEW)
         at = np.arange(length)
         wants = (at >= PREFIX - 1) & (at < length - 1)
-        found["full"] = []
+        logprobs["full"] = []
         for answer in answers:
             context.clear()
             logits = context.decode(prefix + answer, at, 0, wants)
-            found["full"].append(logprobs_of(logits, np.array(answer)))
+            logprobs["full"].append(logprobs_of(logits, np.array(answer)))
         context.close()
         return K * NEW
 
@@ -175,7 +175,7 @@ def scoring(student: Path, adapter: Path, threads: int, quant: str) -> dict[str,
     rates = in_turns({"shared": rate(shared), "full": rate(full)})
     engine.close()
     best = {name: max(values) for name, values in rates.items()}
-    difference = max(float(np.abs(a - b).max()) for a, b in zip(found["shared"], found["full"], strict=True))
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(logprobs["shared"], logprobs["full"], strict=True))
     return {
         "quant": engine.placement.quant,
         "tokens_per_second": best,

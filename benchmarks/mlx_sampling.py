@@ -90,7 +90,7 @@ class Peer:
         """Tokens drawn."""
         mx.random.seed(SEED)
         copies = [list(prompt) for prompt in prompts for _ in range(k)]
-        found = batch_generate(
+        generated = batch_generate(
             self._model,
             self._tokenizer,
             copies,
@@ -99,7 +99,7 @@ class Peer:
             completion_batch_size=len(copies),
             return_token_ids=True,
         )
-        return sum(map(len, found.token_ids))
+        return sum(map(len, generated.token_ids))
 
 
 def ours(engine: MlxEngine, prompts: list[tuple[int, ...]], k: int, new: int) -> int:
@@ -121,18 +121,18 @@ def compared(engine: MlxEngine, peer: Peer, count: int, length: int, k: int, new
     """Both sides in turns on `count` prompts of one length."""
     prompts = random_prompts(count, length, engine.model.head.vocabulary)
     sides = {"pudistill": lambda: ours(engine, prompts, k, new), "mlx_lm": lambda: peer.sample(prompts, k, new)}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    repeats: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for name, side in sides.items():  # warm-up
         assert side() == count * k * new, name
     for _ in range(REPEATS):
         for name, side in sides.items():
-            found[name].append(measured(side))
-    best = {name: max(rates)[0] for name, rates in found.items()}
+            repeats[name].append(measured(side))
+    best = {name: max(rates)[0] for name, rates in repeats.items()}
     result = {
         "prompt": length,
         "tokens_per_second": best,
-        "every_repeat": {name: [rate for rate, _ in rates] for name, rates in found.items()},
-        "peak_mib": {name: max(peak for _, peak in rates) for name, rates in found.items()},
+        "every_repeat": {name: [rate for rate, _ in rates] for name, rates in repeats.items()},
+        "peak_mib": {name: max(peak for _, peak in rates) for name, rates in repeats.items()},
         "ratio": best["pudistill"] / best["mlx_lm"],
         "fed": k * (length + new) / (length + k * new),
     }

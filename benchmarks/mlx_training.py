@@ -73,12 +73,12 @@ class Ours:
         self.held = mx.get_active_memory() - before
 
     def steps(self, pairs: list[Pair], count: int) -> list[tuple[float, float]]:
-        found: list[tuple[float, float]] = []
+        measured: list[tuple[float, float]] = []
         for _ in range(1 + count):
             started = time.perf_counter()
             loss = self._learner.step(self._batch(pairs), LR)["loss"]
-            found.append((loss, time.perf_counter() - started))
-        return found
+            measured.append((loss, time.perf_counter() - started))
+        return measured
 
     def _batch(self, pairs: list[Pair]) -> GroupBatch:
         requests = [Continuations(prompt, (chosen, rejected)) for prompt, chosen, rejected in pairs]

@@ -45,4 +45,4 @@ def priors_and_truth(ledger: Path, quality: Callable[[str, str], float]) -> list
         ):
             prompt = json.loads(messages)[-1]["content"]
             good.setdefault(round, []).append(quality(prompt, candidate) >= quality(prompt, anchor))
-    return [PriorAndTruth(n, **found, truth=sum(good[n]) / len(good[n])) for n, found in estimates.items()]
+    return [PriorAndTruth(n, **estimate, truth=sum(good[n]) / len(good[n])) for n, estimate in estimates.items()]

@@ -245,7 +245,7 @@ def against_transformers(student: Path, folder: Path, threads: int | None, devic
         "new_tokens": NEW_TOKENS,
         "dtype": "bfloat16",
         "threads": torch.get_num_threads(),
-        "tokens_per_second": {name: max(found) for name, found in rates.items()},
+        "tokens_per_second": {name: max(measured) for name, measured in rates.items()},
         "every_repeat": rates,
         "ratio": max(rates["pudistill"]) / max(rates["transformers"]),
     }

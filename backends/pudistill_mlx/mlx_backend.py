@@ -28,7 +28,7 @@ class MlxBackend:
         sample=True,
         score=True,
         learn=True,
-        objectives=frozenset({"dpo", "grpo", "ldl-grpo", "pu-dpo", "rft", "sdft", "spin"}),
+        distils=True,
         exports=frozenset({"mlx"}),
         quantised_bases=frozenset({"8bit", "4bit"}),
     )

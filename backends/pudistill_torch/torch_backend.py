@@ -27,7 +27,7 @@ class TorchBackend:
         sample=True,
         score=True,
         learn=True,
-        objectives=frozenset({"dpo", "grpo", "ldl-grpo", "pu-dpo", "rft", "sdft", "spin"}),
+        distils=True,
         exports=frozenset({"hf", "adapter"}),
     )
 

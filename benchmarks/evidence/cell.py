@@ -20,7 +20,7 @@ from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
 from pudistill_cli.loop import distil
 from pudistill_cli.method.sampling import uniforms
-from pudistill_cli.method.scorers import Item, Judge, Scores
+from pudistill_cli.method.scorers import Item, Judge, Scores, no_questions
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.metrics import Metric, distinct_n, load_metric
 from pudistill_cli.run.context import Job
@@ -64,7 +64,10 @@ class Oracle:
 
     truth: Truth
     name = "oracle"
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """The grade of each answer."""
@@ -79,7 +82,10 @@ class Random:
 
     seed: int
     name = "random"
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """Independent of the answers."""
@@ -99,7 +105,7 @@ def run_cell(settings: dict[str, Any]) -> dict[str, Any]:
             learned(folder, settings, number, overrides)
             for number, overrides in enumerate([[f"sft.epochs={n}"] for n in settings["epochs"]] or [[]])
         ]
-        job, anchors, chosen = max(tried, key=lambda found: found[2].score)
+        job, anchors, chosen = max(tried, key=lambda run: run[2].score)
         seconds = time.process_time() - started
         sets = {name: rows for name, rows in anchors.held_out.items() if (name == "dev") == settings["dev only"]}
         result = {
@@ -141,8 +147,8 @@ def measured(job: Job, sets: Mapping[str, Sequence[Anchored]], system: System) -
     for name, prompts in sets.items():
         sampled = Evaluator(job, {name: prompts[: SAMPLED[name]]}, samples=SAMPLES[name])
         for t in TEMPERATURES:
-            found = (sampled if t else greedy).quality(system, name, t).mean(axis=1)
-            grades.setdefault(name, {})[str(t)] = (1000 * found).round().astype(int).tolist()
+            quality = (sampled if t else greedy).quality(system, name, t).mean(axis=1)
+            grades.setdefault(name, {})[str(t)] = (1000 * quality).round().astype(int).tolist()
     last = "test" if "test" in sets else "dev"
     first = Evaluator(job, {last: sets[last][: SAMPLED[last]]}, samples=SAMPLES[last])
     answers = first.answers(system, last, 1.0)

@@ -26,13 +26,13 @@ UNTRUSTED = ("blind", "random", "oracle")
 TITLES = {"test": "Test: prompts like the training prompts", "other": "Other: out of template"}
 
 
-def report(found: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
+def report(results: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
     """Print the tables, write them as JSON and markdown, and draw them."""
-    if not found:
+    if not results:
         print("Nothing is kept yet.")
         return
     tasks: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
-    for cell, result in found:
+    for cell, result in results:
         tasks.setdefault(cell.task, {}).setdefault(cell.row, {})[cell.seed] = result
     tables = {task: [_line(task, row, kept) for row in kept] for task, kept in tasks.items()}
     text = "\n".join(_markdown(task, table) + _rounds(tasks[task]) for task, table in tables.items()) + _readings()
@@ -71,10 +71,10 @@ def grades(result: Mapping[str, Any], name: str, column: str) -> NDArray[np.floa
 
     Greedy decoding may have been asked about more prompts than the other temperatures.
     """
-    found = result["grades"][name]
+    by_temperature = result["grades"][name]
     if column == "own":
-        return np.array(found[str(result["own temperature"])][: min(map(len, found.values()))]) / 1000
-    return np.array(found[column]) / 1000
+        return np.array(by_temperature[str(result["own temperature"])][: min(map(len, by_temperature.values()))]) / 1000
+    return np.array(by_temperature[column]) / 1000
 
 
 def level(kept: Kept, name: str, column: str) -> Spread:
@@ -114,25 +114,25 @@ def _gain(results: Kept, base: Kept, name: str, column: str) -> dict[str, Any]:
     return {"gain": _rounded(spread), "above": above, "of": of}
 
 
-def _markdown(task: str, found: Sequence[Mapping[str, Any]]) -> str:
+def _markdown(task: str, table_rows: Sequence[Mapping[str, Any]]) -> str:
     """A table of levels a set, the method's gains over every other row, and what goes beside a gain."""
-    sets = [name for name in ("test", "other") if name in found[0]]
+    sets = [name for name in ("test", "other") if name in table_rows[0]]
     parts = [f"## {task}\n"]
     for name in sets:
         lines = [
             [row["row"], *(f"{row[name][c][0]:.3f}" for c in COLUMNS), *_shown(row["gain"].get(BASE), name)]
-            for row in found
+            for row in table_rows
         ]
         head = ["row", *COLUMNS.values(), f"greedy over {BASE}", "seeds"]
         parts += [f"{TITLES[name]}\n", *table(head, lines), ""]
-    parts += _against(found, sets)
+    parts += _against(table_rows, sets)
     head = ["row", *BESIDE]
-    beside = [[row["row"], *(f"{row[h]:g}" for h in head[1:])] for row in found]
+    beside = [[row["row"], *(f"{row[h]:g}" for h in head[1:])] for row in table_rows]
     return "\n".join([*parts, "Beside it, on test at T = 1\n", *table(head, beside), ""])
 
 
-def _against(found: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> list[str]:
-    method = next((row for row in found if row["row"] == METHOD), None)
+def _against(table_rows: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> list[str]:
+    method = next((row for row in table_rows if row["row"] == METHOD), None)
     if method is None:
         return []
     parts: list[str] = []
@@ -149,16 +149,16 @@ def _against(found: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> list[st
 def _shown(gains: Mapping[str, Any] | None, name: str, column: str = "0.0") -> tuple[str, str]:
     if gains is None:
         return "", ""
-    found = gains[name][column]
-    mean, low, high = found["gain"]
+    over = gains[name][column]
+    mean, low, high = over["gain"]
     clear = "**" if low > 0 or high < 0 else ""
-    return f"{clear}{mean:+.3f} [{low:+.3f}, {high:+.3f}]{clear}", f"{found['above']}/{found['of']}"
+    return f"{clear}{mean:+.3f} [{low:+.3f}, {high:+.3f}]{clear}", f"{over['above']}/{over['of']}"
 
 
 def _rounds(kept: Mapping[str, Kept]) -> str:
     """How well the class prior was estimated and the candidates were ranked, where the student itself ranks."""
-    found = {row: [r for result in results.values() for r in result["rounds"]] for row, results in kept.items()}
-    own = {row: rounds for row, rounds in found.items() if rounds and row not in UNTRUSTED}
+    by_row = {row: [r for result in results.values() for r in result["rounds"]] for row, results in kept.items()}
+    own = {row: rounds for row, rounds in by_row.items() if rounds and row not in UNTRUSTED}
     lines = [[row, *_judged(rounds)] for row, rounds in own.items()]
     if not lines:
         return ""

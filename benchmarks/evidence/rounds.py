@@ -22,15 +22,15 @@ Quality = Callable[[str, str], float]
 def rounds(ledger: Path, quality: Quality) -> list[dict[str, Any]]:
     """Per round: class prior and truth, pair accuracy, concentration of the labels, and the candidates' mean grade."""
     priors = {p.round: p for p in priors_and_truth(ledger, quality)}
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for number, (groups, grade) in ranked(ledger, quality).items():
         line: dict[str, Any] = {"round": number, "grade": round(grade, 4)}
         if number in priors:
             line["prior"] = {k: round(v, 4) for k, v in asdict(priors[number]).items() if k != "round"}
         line["order"] = _value(order(groups, seed=0))
         line["concentration"] = _value(concentration(groups, seed=0))
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def ranked(ledger: Path, quality: Quality) -> dict[int, tuple[list[Group], float]]:
@@ -42,7 +42,7 @@ def ranked(ledger: Path, quality: Quality) -> dict[int, tuple[list[Group], float
             "ORDER BY round, prompt_key, k"
         ):
             candidates.setdefault((number, key), []).append((row[0], row[1], row[2]))
-        found: dict[int, tuple[list[Group], list[float]]] = {}
+        by_round: dict[int, tuple[list[Group], list[float]]] = {}
         for number, key, member, label, advantage in db.execute(
             "SELECT round, prompt_key, member, label, advantage FROM groups ORDER BY round, prompt_key"
         ):
@@ -52,10 +52,10 @@ def ranked(ledger: Path, quality: Quality) -> dict[int, tuple[list[Group], float
             answers = [tokens for _, tokens, _ in rows]
             slots = np.array([1 / answers.count(a) for a in answers])
             scores, d = (np.array(json.loads(text))[: len(rows)] for text in (advantage, label))
-            groups, every = found.setdefault(number, ([], []))
+            groups, every = by_round.setdefault(number, ([], []))
             groups.append(Group(scores[whole], d[whole], slots[whole], grades[whole]))
             every.extend(grades.tolist())
-    return {number: (groups, float(np.mean(every))) for number, (groups, every) in found.items()}
+    return {number: (groups, float(np.mean(every))) for number, (groups, every) in by_round.items()}
 
 
 def _value(check: Check) -> list[float] | None:

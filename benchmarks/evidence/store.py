@@ -22,7 +22,7 @@ READS = RESULTS / "test-reads.jsonl"
 FROZEN = RESULTS / "frozen.json"
 """The commit whose code the kept cells ran with, and its hashes: while it is there, no other code adds a cell."""
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/stages", "pudistill_cli/loop.py",
-              "pudistill_cli/config/schema.py", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
+              "pudistill_cli/config", "backends/pudistill_torch", "benchmarks/evidence/cell.py",
               "benchmarks/evidence/rounds.py")  # fmt: skip
 FIXTURES = {
     "action": (
@@ -86,13 +86,13 @@ class Store:
     def _read(self) -> None:
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
-                found = json.loads(line)
-                self.lines[found["task"], found["row"], found["seed"]] = found
+                record = json.loads(line)
+                self.lines[record["task"], record["row"], record["seed"]] = record
 
     def of(self, cell: Cell) -> dict[str, Any] | None:
         """The cell's result, if it is of these settings and this code."""
-        found = self.lines.get((cell.task, cell.row, cell.seed))
-        return found["result"] if found is not None and found["key"] == cell.key else None
+        record = self.lines.get((cell.task, cell.row, cell.seed))
+        return record["result"] if record is not None and record["key"] == cell.key else None
 
     def keep(self, cell: Cell, result: dict[str, Any]) -> None:
         """Put a result in place of an older one; a reading of test is counted for good."""
@@ -113,8 +113,8 @@ def reads() -> dict[tuple[str, str, int], int]:
     """How often each cell has read its task's test prompts."""
     counted: dict[tuple[str, str, int], int] = {}
     for line in READS.read_text(encoding="utf-8").splitlines() if READS.exists() else ():
-        found = json.loads(line)
-        key = found["task"], found["row"], found["seed"]
+        record = json.loads(line)
+        key = record["task"], record["row"], record["seed"]
         counted[key] = counted.get(key, 0) + 1
     return counted
 
@@ -130,14 +130,14 @@ def missing(store: Store, wanted: Iterable[Cell]) -> list[Cell]:
     Raises:
         SystemExit: there are some, and the results are frozen.
     """
-    found = [c for c in wanted if store.of(c) is None]
-    if found and (frozen := frozen_at()):
+    todo = [c for c in wanted if store.of(c) is None]
+    if todo and (frozen := frozen_at()):
         raise SystemExit(
-            f"{len(found)} cells are not kept, and the results are frozen at commit {frozen['commit']}: cells of other "
+            f"{len(todo)} cells are not kept, and the results are frozen at commit {frozen['commit']}: cells of other "
             f"code do not belong beside them. Check that commit out to add them, or delete {FROZEN.relative_to(ROOT)} "
             "to run every cell anew."
         )
-    return found
+    return todo
 
 
 @cache

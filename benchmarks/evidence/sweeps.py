@@ -149,11 +149,11 @@ def settings(task: str, questions: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """By name: the bases of the questions, then their answers."""
     bases = {DEFAULT: (), ROUNDS: (*PLAIN[task], CHOSEN_ON)}
     asked = {name: QUESTIONS[name] for name in questions}
-    found: dict[str, tuple[str, ...]] = {question.base: bases[question.base] for question in asked.values()}
+    by_name: dict[str, tuple[str, ...]] = {question.base: bases[question.base] for question in asked.values()}
     for name, question in asked.items():
         for answer, overrides in question.answers.items():
-            found[f"{name}: {answer}"] = (*bases[question.base], *overrides, *_same_steps(task, overrides))
-    return found
+            by_name[f"{name}: {answer}"] = (*bases[question.base], *overrides, *_same_steps(task, overrides))
+    return by_name
 
 
 def _same_steps(task: str, overrides: Sequence[str]) -> list[str]:
@@ -195,15 +195,15 @@ and seed, with its 95 % interval.
 
 
 def _markdown(task: str, kept: Sequence[tuple[Cell, Mapping[str, Any]]]) -> str:
-    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    by_row: dict[str, dict[int, Mapping[str, Any]]] = {}
     for c, result in kept:
         if c.task == task:
-            found.setdefault(c.row, {})[c.seed] = result
+            by_row.setdefault(c.row, {})[c.seed] = result
     lines: list[list[str]] = []
-    for name, results in found.items():
+    for name, results in by_row.items():
         levels = [f"{level(results, 'dev', c).mean:.3f}" for c in COLUMNS]
         asked = QUESTIONS.get(name.split(":")[0])
-        gains = [_gain(results, found.get(asked.base, {}), c) if asked else "" for c in ("1.0", "0.0")]
+        gains = [_gain(results, by_row.get(asked.base, {}), c) if asked else "" for c in ("1.0", "0.0")]
         lines.append([name, str(len(results)), *levels, *gains])
     head = ["settings", "seeds", *COLUMNS.values(), "gain, T = 1", "gain, greedy"]
     return "\n".join([f"## {task}\n", *table(head, lines), ""])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pudistill_cli.method.objectives import GroupArrays
@@ -10,7 +10,6 @@ from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.objectives.terms import ratio, sequence
 from pudistill_cli.method.xp import stop_gradient
-from pudistill_torch.torch_backend import TorchBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,5 @@ VARIANTS = (FromSft, PerToken, Credit)
 
 
 def offer() -> None:
-    """Let recipes of this process name the variants, and torch learn by them."""
+    """Let recipes of this process name the variants."""
     OBJECTIVES.update({variant.name: variant for variant in VARIANTS})
-    known = TorchBackend.capabilities
-    TorchBackend.capabilities = replace(known, objectives=known.objectives.union(v.name for v in VARIANTS))

@@ -127,7 +127,8 @@ class Capabilities:
     sample: bool = False
     score: bool = False
     learn: bool = False
-    objectives: frozenset[str] = field(default_factory=frozenset[str])
+    distils: bool = False
+    """Learns from objectives that distil, too: the judge is read beside the policy (`GroupBatch.judge`)."""
     exports: frozenset[str] = field(default_factory=frozenset[str])
     quantised_bases: frozenset[str] = field(default_factory=frozenset[str])
 

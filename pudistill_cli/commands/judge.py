@@ -1,4 +1,4 @@
-"""`pudistill judge`: what any scorer of any student is worth, measured against gold judgements."""
+"""`pudistill judge`: any scorer of any student, evaluated against gold judgements."""
 
 from __future__ import annotations
 
@@ -55,17 +55,19 @@ def command(
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.judging.gold import read_gold
-    from pudistill_cli.judging.opening import Manner
-    from pudistill_cli.judging.panel import scorers_for, without_anchor
-    from pudistill_cli.judging.session import judge_file
+    from pudistill_cli.judging.judge_file import judge_file
+    from pudistill_cli.judging.loading import JudgeSettings
+    from pudistill_cli.judging.scorer_choice import choose_scorers, missing_anchors_notice
 
     if changes and recipe is None:
         raise UsageError(f"--set {changes[0]} changes a recipe, and none is named.", "Name one: --recipe RECIPE")
     console = Console(as_json=as_json)
     gold = read_gold(data)
-    scorers = scorers_for(scorer or [], gold.groups, length_free=length_free)
-    if not scorer and (notice := without_anchor(gold.groups)):
+    scorers = choose_scorers(scorer or [], gold.groups, length_free=length_free)
+    if not scorer and (notice := missing_anchors_notice(gold.groups)):
         console.warn(notice)
-    manner = Manner.of(model, None if recipe is None else load_recipe(recipe, changes or []).recipe)
+    settings = JudgeSettings.from_recipe(None if recipe is None else load_recipe(recipe, changes or []).recipe, model)
+    if wordings:
+        settings = settings.in_several_wordings()
     with stoppable(console, "the scorers' figures come together at the end, so there are none yet."):
-        judge_file(console, gold, scorers, manner.several() if wordings else manner, adapter, backend, context)
+        judge_file(console, gold, scorers, settings, adapter, backend, context)

@@ -90,6 +90,6 @@ def formats_of(export: ExportSettings, gguf_student: bool) -> list[Target]:
         "mlx": tuple(mlx_variant(bits, export.group_size) for bits in export.bits),
     }
     names = export.formats if export.formats != AUTO else ("gguf",) if gguf_student else CORE
-    found = [Target(f, v) for f in names for v in variants.get(f, ("",))]
+    targets = [Target(f, v) for f in names for v in variants.get(f, ("",))]
     beside = [Target("gguf-adapter")] if gguf_student and "gguf" in names else []
-    return list(dict.fromkeys([*found, *beside]))
+    return list(dict.fromkeys([*targets, *beside]))

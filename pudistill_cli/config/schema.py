@@ -19,11 +19,11 @@ from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.config.student import BackendSettings, LoraSettings, StudentSettings, both_sides
 from pudistill_cli.config.teacher import TeacherSettings
 from pudistill_cli.config.training import SftSettings, TrainSettings
-from pudistill_cli.method.scorers.registry import RELATIVE, SCORERS, sees_anchor
+from pudistill_cli.method.scorers.registry import named_scorers
 
 
 class Recipe(Section):
-    """Everything a run is told. The smallest useful one names a student, a teacher and prompts."""
+    """Everything a run is made from. The smallest useful one names a student, a teacher and prompts."""
 
     name: Annotated[Name, Effect.BY_CONTENT]
     """Of the run's folder; loading.py takes the file's name where this is not given."""
@@ -41,20 +41,21 @@ class Recipe(Section):
     export: ExportSettings = Field(default_factory=ExportSettings)
 
     @model_validator(mode="after")
-    def _posteriors_can_be_told(self) -> Recipe:
-        asking = [s for name in self.rank.scorer if name != "auto" and (s := SCORERS[name]).model]
-        told = self.rank.scorer == ("auto",) or (bool(asking) and all(map(sees_anchor, asking)))
-        if self.train.objective.name == "pu-dpo" and not told:
+    def _posteriors_have_a_scorer(self) -> Recipe:
+        asking = [scorer for scorer in named_scorers(self.rank.scorer) if scorer.asks_model]
+        seen = self.rank.scorer == ("auto",) or (bool(asking) and all(s.sees_anchor for s in asking))
+        if self.train.objective.needs_posterior and not seen:
             raise ValueError(
-                "train.objective pu-dpo weighs candidates by scorers that ask the model with the anchor in view, and "
-                f"rank.scorer is {', '.join(self.rank.scorer)}. Use rank.scorer: likelihood, or auto"
+                f"train.objective {self.train.objective.name} weighs candidates by scorers that ask the model with the "
+                f"anchor in view, and rank.scorer is {', '.join(self.rank.scorer)}. "
+                "Use rank.scorer: likelihood, or auto"
             )
         return self
 
     @model_validator(mode="after")
     def _scores_that_last(self) -> Recipe:
         rank = self.rank
-        relative = [n for n in rank.scorer if n in RELATIVE] + ["length_free"] * rank.length_free
+        relative = [s.name for s in named_scorers(rank.scorer) if s.relative] + ["length_free"] * rank.length_free
         relative += ["a judge that is refreshed"] * (rank.judge == "refreshed")
         if self.prefer.reuse and relative:
             raise ValueError(

@@ -28,14 +28,14 @@ class Problem:
 
 def problems_of(error: ValidationError, data: dict[str, Any], model: type[BaseModel]) -> list[Problem]:
     """One problem for each place in `data`: what the members of a union say about it is joined by "or"."""
-    found: dict[Dotted, list[str]] = {}
+    by_place: dict[Dotted, list[str]] = {}
     for details in error.errors(include_url=False, include_input=False):
         path, value = _place(details, data)
-        messages = found.setdefault(path, [])
+        messages = by_place.setdefault(path, [])
         message = _message(details, model) + _shown(details, path, value)
         if message not in messages:
             messages.append(message)
-    return [Problem(path, _joined(messages)) for path, messages in found.items()]
+    return [Problem(path, _joined(messages)) for path, messages in by_place.items()]
 
 
 def _place(details: ErrorDetails, data: dict[str, Any]) -> tuple[Dotted, Any]:

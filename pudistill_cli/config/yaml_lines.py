@@ -90,15 +90,15 @@ def _value(loader: _Loader, node: yaml.Node, path: Dotted, document: Document) -
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, path: Dotted, document: Document) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode) or not key_node.value:
             raise YamlProblem(line, "a key must be a word")
         key = str(key_node.value)
-        if key in found:
+        if key in mapping:
             document.duplicates.append((line, (*path, key)))
             continue
         document.lines[(*path, key)] = line
-        found[key] = _value(loader, value_node, (*path, key), document)
-    return found
+        mapping[key] = _value(loader, value_node, (*path, key), document)
+    return mapping

@@ -1,1 +1,1 @@
-"""What a judge is worth: any scorer of any student, measured against gold preferences or graded answers."""
+"""How well a judge judges: any scorer of any student, evaluated against gold preferences or graded answers."""

@@ -30,8 +30,8 @@ def auc_interval(
         return None
     rng = np.random.default_rng(seed)
     drawn = (np.bincount(rng.integers(0, len(prompts), len(prompts)), minlength=len(prompts)) for _ in range(n))
-    found = np.array([weighted_auc(rank, label, counts[owner].astype(np.float64)) for counts in drawn])
-    low, high = np.nanquantile(found, [0.025, 0.975])
+    resampled = np.array([weighted_auc(rank, label, counts[owner].astype(np.float64)) for counts in drawn])
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
     return Interval(whole, float(low), float(high))
 
 

@@ -68,4 +68,4 @@ def clustered(keys: Sequence[str], values: Array, seed: int) -> Interval | None:
             by_prompt.setdefault(key, []).append(value)
     if not by_prompt:
         return None
-    return bootstrap_mean([float(np.mean(found)) for found in by_prompt.values()], seed)
+    return bootstrap_mean([float(np.mean(of_prompt)) for of_prompt in by_prompt.values()], seed)

@@ -19,7 +19,7 @@ class Unannotated(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """Answers to one prompt and what they are worth."""
+    """Answers to one prompt and their grades."""
 
     key: str
     """Content hash of the prompt: the same prompt in several records is one cluster of the bootstrap."""
@@ -49,8 +49,8 @@ def gold_of(value: Any, place: str) -> Gold:
     elif "output_1" in record or "output_2" in record:
         texts, grades = (_answer(record, "output_1"), _answer(record, "output_2")), _annotated(record)
     else:
-        found = ", ".join(record) or "nothing"
-        raise ValueError(f"no `candidates`, no `chosen` and `rejected`, no `output_1` and `output_2` (it has {found})")
+        keys = ", ".join(record) or "nothing"
+        raise ValueError(f"no `candidates`, no `chosen` and `rejected`, no `output_1` and `output_2` (it has {keys})")
     messages = _messages(record)
     anchor = next((_text(record[n], f"`{n}`") for n in ("anchor", "reference", "output") if record.get(n)), None)
     return Gold(prompt_key(messages), messages, anchor, texts, grades, place)

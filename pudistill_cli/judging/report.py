@@ -1,4 +1,4 @@
-"""What a panel of scorers is worth, as two tables that fit in 80 columns, as JSON, and in one sentence."""
+"""Evaluations of scorers as two tables that fit in 80 columns, as JSON, and in one sentence."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any
 
 from rich.table import Table
 
-from pudistill_cli.judging.panel import Worth
+from pudistill_cli.judging.evaluation import ScorerEvaluation
 from pudistill_cli.method.statistics import Interval
 
 
-def tables(worth: Sequence[Worth]) -> list[Table]:
+def tables(evaluations: Sequence[ScorerEvaluation]) -> list[Table]:
     """Agreement with gold, then what else is true of each scorer."""
     agreement = _table("scorer", "accuracy", "Kendall", "AUC")
     beside = _table("scorer", "orders", "length", "tokens", "ms")
-    for one in worth:
-        m = one.measures
-        agreement.add_row(one.scorer, _cell(m.accuracy), _cell(m.kendall), _cell(m.auc))
-        row = (_cell(one.orders), _cell(m.length), _cell(one.tokens), f"{1000 * one.seconds:,.1f}")
-        beside.add_row(one.scorer, *row)
+    for e in evaluations:
+        m = e.measures
+        agreement.add_row(e.scorer, _cell(m.accuracy), _cell(m.kendall), _cell(m.auc))
+        beside.add_row(e.scorer, _cell(e.orders), _cell(m.length), _cell(e.tokens), f"{1000 * e.seconds:,.1f}")
     return [agreement, beside]
 
 
@@ -31,24 +30,24 @@ LEGEND = (
 )
 
 
-def as_json(worth: Sequence[Worth]) -> list[dict[str, Any]]:
+def as_json(evaluations: Sequence[ScorerEvaluation]) -> list[dict[str, Any]]:
     """One object a scorer; null where there was nothing to measure."""
-    found: list[dict[str, Any]] = []
-    for one in worth:
-        whole = asdict(one)
-        found.append({"scorer": whole.pop("scorer"), **whole.pop("measures"), **whole})
-    return found
+    objects: list[dict[str, Any]] = []
+    for evaluation in evaluations:
+        fields = asdict(evaluation)
+        objects.append({"scorer": fields.pop("scorer"), **fields.pop("measures"), **fields})
+    return objects
 
 
-def verdict(worth: Sequence[Worth]) -> str:
+def conclusion(evaluations: Sequence[ScorerEvaluation]) -> str:
     """Which scorer to use, if any, as one sentence."""
-    known = [(one, one.measures.accuracy) for one in worth if one.measures.accuracy is not None]
+    known = [(e, e.measures.accuracy) for e in evaluations if e.measures.accuracy is not None]
     if not known:
         return "No group has answers of unequal grades, so nothing can be said about who judges well."
-    best, accuracy = max(known, key=lambda found: found[1].mean)
+    best, accuracy = max(known, key=lambda pair: pair[1].mean)
     if accuracy.low <= 0.5:
         return f"No scorer is better than chance here: the best, {best.scorer}, may be a coin ({_cell(accuracy)})."
-    level = [one.scorer for one, other in known if one is not best and other.high >= accuracy.mean]
+    level = [e.scorer for e, other in known if e is not best and other.high >= accuracy.mean]
     beside = f" Not clearly worse: {', '.join(level)}." if level else ""
     return f"Best within groups: {best.scorer} ({_cell(accuracy)}).{beside}"
 

@@ -57,11 +57,11 @@ def order(groups: Sequence[Group], seed: int) -> Check:
     Pairs of equal truth are left out, and groups without another pair; equal scores count half.
     """
     accuracy = np.array([pair_accuracy(g.scores, g.quality) for g in groups], dtype=np.float64)
-    told = accuracy[np.isfinite(accuracy)]
-    if not len(told):
+    measured = accuracy[np.isfinite(accuracy)]
+    if not len(measured):
         return Check(None, 0, None)
-    value = bootstrap_mean(told, seed)
-    return Check(value, len(told), _side(value, CHANCE))
+    value = bootstrap_mean(measured, seed)
+    return Check(value, len(measured), _side(value, CHANCE))
 
 
 def concentration(groups: Sequence[Group], seed: int) -> Check:
@@ -73,15 +73,15 @@ def concentration(groups: Sequence[Group], seed: int) -> Check:
     apart (duplicates share one slot in both), q_best the best candidate's by the truth. A group of equal quality adds
     0 to both sums: it is left out, so that no resample is 0 / 0.
     """
-    told = [g for g in groups if len(g.quality) and g.quality.max() > g.quality.min()]
-    if not told:
+    varied = [g for g in groups if len(g.quality) and g.quality.max() > g.quality.min()]
+    if not varied:
         return Check(None, 0, None)
-    by_d = np.array([_mean(g.quality, g.label) for g in told])
-    uniform = np.array([_mean(g.quality, g.slots) for g in told])
-    best = np.array([float(g.quality.max()) for g in told])
+    by_d = np.array([_mean(g.quality, g.label) for g in varied])
+    uniform = np.array([_mean(g.quality, g.slots) for g in varied])
+    best = np.array([float(g.quality.max()) for g in varied])
     value = bootstrap_ratio(by_d - uniform, best - uniform, seed)
     beside = {"uniform": uniform, "d": by_d, "best": best}
-    return Check(value, len(told), _side(value, 0.0), {k: bootstrap_mean(v, seed) for k, v in beside.items()})
+    return Check(value, len(varied), _side(value, 0.0), {k: bootstrap_mean(v, seed) for k, v in beside.items()})
 
 
 def stability(sft: Sequence[float], rounds: Mapping[str, Sequence[float]], seed: int) -> Check:

@@ -70,12 +70,12 @@ def examine(
         return known[scorer.name] if scorer.name in known else collect(scorer, judge, items)
 
     trusted = scored(Likelihood())
-    asked = any(s.model for s in scorers)
+    asked = any(s.asks_model for s in scorers)
     wrong = [*corrupted_items(student or judge, items, seed), *exchanged_items(judge, items)] if asked else []
     reports: list[GateReport] = []
     for scorer in scorers:
         scores = trusted if scorer == Likelihood() else scored(scorer)
-        if scorer.model:
+        if scorer.asks_model:
             report = corruption_gate(judge, scorer, wrong, min_anchor, seed)
         else:
             report = agreement_gate(scorer, scores, trusted, min_kendall, seed)
@@ -95,7 +95,7 @@ def choose(reports: Sequence[GateReport]) -> Scorer | None:
     A string scorer was measured against the model's own judgement, so a model scorer must have passed too.
     """
     passed = tuple(report.scorer for report in reports if report.passed)
-    if not any(scorer.model for scorer in passed):
+    if not any(scorer.asks_model for scorer in passed):
         return None
     return passed[0] if len(passed) == 1 else Ensemble(passed)
 
@@ -109,7 +109,7 @@ def corruption_gate(judge: Judge, scorer: Scorer, wrong: Sequence[Item], thresho
     wins: dict[str, list[float]] = {}
     for item, s in zip(wrong, collect(scorer, judge, wrong), strict=True):
         wins.setdefault(item.key, []).append(float(np.sign(s[0] - s[1]) + 1) / 2)
-    shares = [sum(found) / len(found) for found in wins.values()]
+    shares = [sum(of_prompt) / len(of_prompt) for of_prompt in wins.values()]
     return GateReport(scorer, "corruption", _mean(shares, seed), threshold, {"prompts": len(shares)})
 
 
@@ -136,7 +136,7 @@ def corrupted_items(judge: Judge, items: Sequence[Item], seed: int, share: float
     the student's own distribution there, behind the anchor as it was and without the original, so that the copy is
     plausible. Anchors of one token are left out.
     """
-    found: list[Item] = []
+    corrupted: list[Item] = []
     for item in items:
         tokens = item.anchor.tokens
         length = min(len(tokens) - 1, STRETCH)
@@ -151,21 +151,21 @@ def corrupted_items(judge: Judge, items: Sequence[Item], seed: int, share: float
         copy = list(tokens)
         for place in order[: max(1, round(share * length))]:
             copy[start + place] = _other_token(log_p[place], tokens[start + place], token_u[place])
-        found.append(replace(item, candidates=(item.anchor, Text(tuple(copy), judge.decode(copy)))))
-    return found
+        corrupted.append(replace(item, candidates=(item.anchor, Text(tuple(copy), judge.decode(copy)))))
+    return corrupted
 
 
 def exchanged_items(judge: Judge, items: Sequence[Item]) -> list[Item]:
     """Per item its anchor as candidate 0 and, as candidate 1, the next item's that is another and fits the context."""
-    found: list[Item] = []
+    exchanged: list[Item] = []
     for i, item in enumerate(items):
         own = item.anchor.tokens
         longest = math.inf if judge.context is None else judge.context - len(ask(judge, item, judge.templates.view))
         anchors = (other.anchor for other in (*items[i + 1 :], *items[:i]))
         other = next((a for a in anchors if a.tokens != own and len(a.tokens) <= longest), None)
         if other is not None:
-            found.append(replace(item, candidates=(item.anchor, other)))
-    return found
+            exchanged.append(replace(item, candidates=(item.anchor, other)))
+    return exchanged
 
 
 def _other_token(log_p: Floats, token: int, u: float) -> int:

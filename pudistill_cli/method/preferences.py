@@ -31,7 +31,7 @@ class Targets:
     advantage: Array
     """(M,) centred, scaled scores; 0 for non-members."""
     posterior: Array
-    """(M,) probability of being as good as the anchor (`pu.posterior`); 1 at the anchor and its copies."""
+    """(M,) probability of being as good as the anchor (`class_prior.posterior`); 1 at the anchor and its copies."""
     pairs: Array
     """(P, M) one row a pair: +1 at the chosen, -1 at the rejected row."""
     pair_weight: Array
@@ -67,7 +67,7 @@ class ScoredGroup:
     votes: Array | None = None
     """(S, M) scores by S scorers, whose disagreement smooths the pairs."""
     posterior: Array | None = None
-    """(M - 1,) of the candidates, by `pu.posterior`; where there is none, only the anchor's copies are positive."""
+    """(M - 1,) of the candidates, by `class_prior.posterior`; without it, only the anchor's copies are positive."""
     weight: Array | None = None
     """(M,) in [0, 1]: importance weights of answers of earlier rounds, 1 for the others; None is 1 for all."""
 

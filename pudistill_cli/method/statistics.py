@@ -71,9 +71,9 @@ def pair_accuracy(scores: Array, grades: Array) -> float:
     """Share of the pairs of unequal grades that the scores order alike, a tie being half; NaN without such a pair."""
     upper = np.triu_indices(len(grades), 1)
     gold = np.sign(grades[:, None] - grades[None, :])[upper]
-    said = np.sign(scores[:, None] - scores[None, :])[upper]
-    told = gold != 0
-    return float(((1 + gold * said) / 2)[told].mean()) if told.any() else float("nan")
+    predicted = np.sign(scores[:, None] - scores[None, :])[upper]
+    unequal = gold != 0
+    return float(((1 + gold * predicted) / 2)[unequal].mean()) if unequal.any() else float("nan")
 
 
 def _resamples(count: int, seed: int, n: int) -> Iterator[NDArray[np.int64]]:

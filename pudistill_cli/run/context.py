@@ -18,7 +18,7 @@ from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import PromptSets
 from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.run.model_pair import Models
+from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.types import Adapter, Message, Tokens
 
@@ -41,7 +41,7 @@ class Job:
     learner_spec: ModelSpec
     resolved: Mapping[str, Any]
     """What `auto` means in this run: device, dtype, threads."""
-    models: Models
+    model_pair: ModelPair
     cache: AnswerCache
     metric_function: Metric | None
     offline: bool = False
@@ -52,12 +52,12 @@ class Job:
     @property
     def engine(self) -> Engine:
         """Samples and scores."""
-        return self.models.engine
+        return self.model_pair.engine
 
     @property
     def learner(self) -> Learner:
         """Trains."""
-        return self.models.learner
+        return self.model_pair.learner
 
     @property
     def tokenizer(self) -> StudentTokenizer:
@@ -95,7 +95,7 @@ class Job:
     def save_learner(self, name: str) -> None:
         """Freeze the adapter as it is under a name, with the learner's state for resume."""
         self.learner.snapshot(self.folder.adapter(name))
-        self.models.save(self.folder.state(name))
+        self.model_pair.save(self.folder.state(name))
 
     def drop_older_states(self, name: str) -> None:
         """Only once the ledger says that the stage `name` is done: until then a resume needs the one before it."""
@@ -106,11 +106,11 @@ class Job:
     def restore_learner(self, name: str) -> None:
         """Go on from a finished stage; does nothing when a later one is finished too."""
         if self.folder.state(name).exists():
-            self.models.go_on_from(self.folder.state(name))
+            self.model_pair.go_on_from(self.folder.state(name))
 
     def restart_optimizer(self, name: str) -> None:
         """The adapter `name`, and an optimizer without a past: a new stage begins."""
-        self.models.go_on_from(self.folder.adapter(name))
+        self.model_pair.go_on_from(self.folder.adapter(name))
 
     def judge_name(self, policy: str | None = "sft") -> str | None:
         """The adapter that judges what the adapter `policy` sampled; None is the bare base (`rank.judge`)."""
@@ -128,7 +128,7 @@ class Job:
             decode=self.tokenizer.decode,
             templates=rank.templates(self.recipe.prompts.format),
             context=self.spec.context,
-            tell=self._tell_once,
+            warn=self._tell_once,
         )
 
     def _tell_once(self, notice: str) -> None:
@@ -170,7 +170,7 @@ class Job:
     def free_models(self) -> None:
         """Give the memory of engine and learner back, for good: only the exports are left to do."""
         self._adapters.clear()
-        self.models.free()
+        self.model_pair.free()
 
     def close(self) -> None:
         """Free the model and close the files."""

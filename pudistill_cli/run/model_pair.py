@@ -9,7 +9,7 @@ from pudistill_cli.backend_api.contract import Engine, Learner
 from pudistill_cli.backend_api.oom_retry import OnHalved, retrying_engine, retrying_learner
 
 
-class Models:
+class ModelPair:
     """Asking for one of them makes sure that it is loaded, and with `in_turns` that the other is not.
 
     Both try again in smaller passes where memory was short, and call `on_halved` then.

@@ -24,7 +24,7 @@ from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
-from pudistill_cli.run.model_pair import Models
+from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, plan
 from pudistill_cli.teacher import Teacher, open_teacher
 from pudistill_cli.teacher.cache import AnswerCache
@@ -53,7 +53,7 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
     on_halved = halving_notice(console.warn, folder.keep_token_budget)
-    models = Models(choice.engine.open(spec), learn, on_halved, in_turns=choice.suspend)
+    model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, in_turns=choice.suspend)
     return Job(
         recipe=recipe,
         student=student,
@@ -66,7 +66,7 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         spec=spec,
         learner_spec=learner_spec,
         resolved=resolved,
-        models=models,
+        model_pair=model_pair,
         cache=AnswerCache(cache_path() / "anchors.sqlite"),
         metric_function=load_metric(recipe.eval.metric),
         offline=offline,

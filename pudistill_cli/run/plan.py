@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.registry import backends
+from pudistill_cli.config.objective_settings import DEFAULT
 from pudistill_cli.config.prompts import PromptSettings
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.student import check_base
@@ -138,10 +139,10 @@ def _with_able_learner(choice: Choice, recipe: Recipe, student: Student, console
 
 
 def _resolved(choice: Choice, spec: ModelSpec, learner_spec: ModelSpec) -> dict[str, str]:
-    found = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
+    resolved = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
     if choice.engine.name != choice.learner.name or spec.options:
-        found |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
-    return found
+        resolved |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
+    return resolved
 
 
 def read_prompt_sets(settings: PromptSettings) -> PromptSets:
@@ -171,12 +172,12 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
 
 def _check_capabilities(recipe: Recipe, choice: Choice) -> None:
     engine, learner = choice.engine, choice.learner
-    objective = recipe.train.objective.name
+    objective = recipe.train.objective
     check_base(recipe.lora, learner.name, learner.capabilities.quantised_bases)
-    if objective not in learner.capabilities.objectives:
+    if objective.distils and not learner.capabilities.distils:
         raise BackendError(
-            f"The {learner.name} backend has no objective {objective!r}.",
-            f"It has: {', '.join(sorted(learner.capabilities.objectives))}.",
+            f"The {learner.name} backend cannot distil the judge, as train.objective {objective.name} does here.",
+            f"Use one that does not: --set train.objective={DEFAULT}",
         )
     if not (engine.capabilities.sample and engine.capabilities.score and learner.capabilities.learn):
         raise BackendError(

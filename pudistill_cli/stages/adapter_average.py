@@ -28,12 +28,12 @@ def begun_anew(like: Path, final: Path, *key: int) -> None:
     A is uniform within 1 / sqrt(in) of 0, as PEFT and MLX draw it.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    found: dict[str, Matrix] = {}
+    fresh: dict[str, Matrix] = {}
     for name, matrix in sorted(_matrices(like).items()):
         bound = 1 / math.sqrt(matrix.shape[1])
         drawn = rng.uniform(-bound, bound, matrix.shape) if _is_a(name) else np.zeros(matrix.shape)
-        found[name] = drawn.astype(np.float32)
-    _write(like, final, found)
+        fresh[name] = drawn.astype(np.float32)
+    _write(like, final, fresh)
 
 
 def mean_of(students: Sequence[Path], final: Path) -> float:
@@ -42,7 +42,7 @@ def mean_of(students: Sequence[Path], final: Path) -> float:
     Nearest by Frobenius norm (Eckart and Young 1936), each matrix by itself: the mean has rank r x students at most.
     """
     every = [_matrices(folder) for folder in students]
-    found: dict[str, Matrix] = {}
+    mean: dict[str, Matrix] = {}
     kept = whole = 0.0
     for name in filter(_is_a, every[0]):
         other = name.replace("lora_A", "lora_B")
@@ -50,9 +50,9 @@ def mean_of(students: Sequence[Path], final: Path) -> float:
         a = np.concatenate([m[name] for m in every]).astype(np.float64)  # (students x r, in)
         b = np.concatenate([m[other] for m in every], axis=1).astype(np.float64) / len(every)  # (out, students x r)
         left, right, singular = _cut(a, b, rank)
-        found[name], found[other] = right.astype(np.float32), left.astype(np.float32)
+        mean[name], mean[other] = right.astype(np.float32), left.astype(np.float32)
         kept, whole = kept + float((singular[:rank] ** 2).sum()), whole + float((singular**2).sum())
-    _write(students[0], final, found)
+    _write(students[0], final, mean)
     return kept / whole if whole else 1.0
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from pudistill_cli.errors import DataError, TeacherError
 from pudistill_cli.method.scorers.reading import WORD, placed
+from pudistill_cli.method.scorers.registry import named_scorers
+from pudistill_cli.method.scorers.templates import ANSWERS, answers_in
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import teacher_of
@@ -212,16 +214,15 @@ def judge_reads(job: Job, anchored: Anchored) -> bool:
 
     Answers are sampled later, so each counts as `max_new_tokens`; the anchor is scored too, and may be longer.
     """
-    wordings, scorers = job.recipe.rank.templates(job.recipe.prompts.format), job.recipe.rank.scorer
+    wordings, scorers = job.recipe.rank.templates(job.recipe.prompts.format), named_scorers(job.recipe.rank.scorer)
     views = all(_fits(job, anchored, view, answers=1) for view in (wordings.view, *wordings.other_views))
-    asked = [question for name in scorers for question in wordings.questions(name)]
-    return views and all(_fits(job, anchored, wording, answers, WORD) for wording, answers in asked)
+    asked = [question for scorer in scorers for question in scorer.questions(wordings)]
+    return views and all(_fits(job, anchored, question, answers_in(question), WORD) for question in asked)
 
 
 def _fits(job: Job, anchored: Anchored, template: str, answers: int, behind: int = 0) -> bool:
     longest = max(job.max_new_tokens, len(anchored.answer_tokens))
-    empty = {"candidate": "", "first": "", "second": ""}
-    question = placed(anchored.prompt.messages, template, anchor=anchored.answer, **empty)
+    question = placed(anchored.prompt.messages, template, anchor=anchored.answer, **dict.fromkeys(ANSWERS, ""))
     return len(job.encode_prompt(question)) + answers * longest + behind <= job.spec.context
 
 

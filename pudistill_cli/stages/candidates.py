@@ -43,7 +43,7 @@ class CandidateGroup:
 
 
 def sample_candidates(job: Job, prompts: list[Anchored], number: int) -> list[CandidateGroup]:
-    """The round's groups; the run is told where too many were cut off."""
+    """The round's groups; the user is warned where too many were cut off."""
     groups = draw_groups(job, prompts, of_round(number))
     drawn = [c for g in groups for c in g.candidates]
     truncated = sum(c.finish == "length" for c in drawn) / max(1, len(drawn))

@@ -82,7 +82,7 @@ def _held_out_groups(job: Job, scorer: Scorer, prompts: list[Anchored]) -> list[
     groups = draw_groups(job, prompts, CLAIMS)
     raw = [score_groups(job, part, groups, CLAIMS) for part in components(scorer)]
     scored = scored_groups(job, groups, raw)
-    found: list[Group] = []
+    ranked_groups: list[Group] = []
     for group, ranked, targets in zip(groups, scored, round_targets(scored, preference_settings(job)), strict=True):
         prompt = group.anchored.prompt
         reference, asked = prompt.reference or "", prompt.messages[-1].content
@@ -90,8 +90,8 @@ def _held_out_groups(job: Job, scorer: Scorer, prompts: list[Anchored]) -> list[
         quality = np.array([job.metric_function(text, reference, asked) for text in texts])
         member = targets.member[:-1] > 0
         scores, label, slots = (v[:-1][member] for v in (ranked.scores, targets.label, targets.slots))
-        found.append(Group(scores, label, slots, quality[member]))
-    return found
+        ranked_groups.append(Group(scores, label, slots, quality[member]))
+    return ranked_groups
 
 
 def _label_free(job: Job, scorer: Scorer | None) -> dict[str, float]:
@@ -99,17 +99,17 @@ def _label_free(job: Job, scorer: Scorer | None) -> dict[str, float]:
     reports: list[dict[str, Any]] = (
         job.ledger.stage_detail(Mark.GATES())["reports"] if job.ledger.stage_done(Mark.GATES()) else []
     )
-    found: dict[str, float | None] = {}
+    values: dict[str, float | None] = {}
     for report in reports:
-        found[f"{report['gate']} gate, {report['scorer']}"] = report["measure"]
+        values[f"{report['gate']} gate, {report['scorer']}"] = report["measure"]
         for detail in ("orders", "views"):
-            found[f"{detail} alike, {report['scorer']}"] = report["details"].get(detail)
+            values[f"{detail} alike, {report['scorer']}"] = report["details"].get(detail)
     for a, b in combinations(components(scorer) if scorer is not None else (), 2):
         first, second = (job.ledger.scores(of_round(1), scorer.name) for scorer in (a, b))
         both = [(first[key].candidates, second[key].candidates) for key in first if key in second]
         tau, groups = mean_kendall([x for x, _ in both], [y for _, y in both])
-        found[f"Kendall, {a.name} and {b.name}"] = tau if groups else None
-    return {name: value for name, value in found.items() if value is not None}
+        values[f"Kendall, {a.name} and {b.name}"] = tau if groups else None
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _stability(job: Job, best: Selection) -> Claim:

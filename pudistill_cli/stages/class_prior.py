@@ -1,4 +1,4 @@
-"""The class prior of a round: what it is estimated from, what is told and recorded, and whether the round trains."""
+"""The class prior of a round: what it is estimated from, what is said of it, and whether the round trains."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pudistill_cli.method.pu import Prior, class_prior, posterior
+from pudistill_cli.method.class_prior import Prior, class_prior, posterior
 from pudistill_cli.method.scorers import Array, Scorer
-from pudistill_cli.method.scorers.registry import sees_anchor
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.stages.candidates import CandidateGroup
@@ -38,11 +37,11 @@ def as_unlabeled(
     """Estimate prior and posteriors from each scorer's raw scores, per group (M,), and decide about the round.
 
     Only scorers that ask the model with the anchor in view count: string scorers and the student's own likelihood
-    give the anchor away (method/pu.py). P are the anchors as stages/positives.py has them scored. The prior is that of
-    as many candidates of every group as the smallest has: who gets more hangs on the scores. Posteriors are those of
-    all rows; the ledger keeps those of the round's own.
+    give the anchor away (method/class_prior.py). P are the anchors as stages/positives.py has them scored. The prior is
+    that of as many candidates of every group as the smallest has: who gets more hangs on the scores. Posteriors are
+    those of all rows; the ledger keeps those of the round's own.
     """
-    asked = [i for i, scorer in enumerate(scorers) if scorer.model and sees_anchor(scorer)]
+    asked = [i for i, scorer in enumerate(scorers) if scorer.asks_model and scorer.sees_anchor]
     if not asked:
         return Unlabeled(Prior(math.nan, math.nan, math.nan), None, "train")
     features = [raw[i] for i in asked]
@@ -51,14 +50,14 @@ def as_unlabeled(
     k = min(len(g.candidates) for g in groups)
     prior = class_prior(np.stack([r[:k] for r in rows]), p, seed=job.recipe.seed)
     every = posterior(np.concatenate([r[:-1] for r in rows]), p, prior.estimate)
-    found = np.split(every, np.cumsum([len(r) - 1 for r in rows])[:-1])
-    for group, row in zip(groups, found, strict=True):
+    by_group = np.split(every, np.cumsum([len(r) - 1 for r in rows])[:-1])
+    for group, row in zip(groups, by_group, strict=True):
         job.ledger.add_scores(of_round(number), group.anchored.prompt.key, POSTERIOR, row[: len(group.candidates)])
     job.metrics("prefer", number, 0, {f"class_prior_{name}": value for name, value in asdict(prior).items()})
     prefer = job.recipe.prefer
     decision = decide(prior, prefer.prior_start, prefer.prior_stop, first=number == 1)
     _tell(job, prior, decision, number)
-    return Unlabeled(prior, found, decision)
+    return Unlabeled(prior, by_group, decision)
 
 
 def decide(prior: Prior, start: float, stop: float, *, first: bool) -> Decision:

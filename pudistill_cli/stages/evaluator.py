@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pudistill_cli.method.scorers import Item, Scorer, Text
 from pudistill_cli.method.scorers.ensemble import Ensemble
+from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.scorers.verdict import Verdict
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
@@ -53,6 +54,17 @@ class Figures:
 def components(scorer: Scorer) -> tuple[Scorer, ...]:
     """The scorers whose raw scores are kept: an ensemble's members, or the scorer itself."""
     return scorer.scorers if isinstance(scorer, Ensemble) else (scorer,)
+
+
+def absolute(scorer: Scorer) -> Scorer:
+    """What compares systems in the scorer's place: its first part that asks the model, or a rating if that is relative.
+
+    A relative score says nothing outside its group or call, and an ensemble's mean is 0 in every group. Of one answer a
+    prompt, regressing the length out changes nothing.
+    """
+    first = next((s for s in components(scorer) if s.asks_model), components(scorer)[0])
+    plain = first.scorer if isinstance(first, LengthFree) else first
+    return Verdict(blind=not plain.sees_anchor) if plain.relative else plain
 
 
 class Evaluator:
@@ -120,10 +132,7 @@ class Evaluator:
         Of the prompts where it can read answers of every length: the same ones for every system.
         """
         assert self.scorer is not None
-        # An ensemble's scores are centred within the group, so they cannot compare systems.
-        scorer = next((s for s in components(self.scorer) if s.model), components(self.scorer)[0])
-        if scorer.name.startswith("verdict-batch"):  # nor can scores whose mean over the call is taken out
-            scorer = Verdict()
+        scorer = absolute(self.scorer)
         answers = self.answers(system, name, temperature)
         items = [
             item_of(p, [(a.tokens, a.text) for a in row])
@@ -171,8 +180,8 @@ class Evaluator:
         prompts = [p for p in self.sets[name] if p.answer_tokens]
         adapter = self.job.adapter(system.adapter) if system.adapter else None
         requests = [Continuations(p.prompt_tokens, (p.answer_tokens,)) for p in prompts]
-        found = {i: -float(np.mean(lp[0])) for i, lp in self.job.engine.logprobs(requests, adapter)}
-        return np.array([found[i] for i in range(len(requests))])
+        nll = {i: -float(np.mean(lp[0])) for i, lp in self.job.engine.logprobs(requests, adapter)}
+        return np.array([nll[i] for i in range(len(requests))])
 
     # --- what dev chooses by ---
 

@@ -119,9 +119,9 @@ class AdapterAlone:
         """On the base, in float32."""
         with float32_engine(self._job) as engine:
             handle = engine.load_adapter(self._out)
-            found = _read(engine, handle, rows, self._job.max_new_tokens)
+            read = _read(engine, handle, rows, self._job.max_new_tokens)
             engine.drop_adapter(handle)
-        return found
+        return read
 
 
 class OfBackend:

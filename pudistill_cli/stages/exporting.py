@@ -91,13 +91,13 @@ def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, targe
     return exported
 
 
-def _refuse_another_model(target: Target, found: Comparison, limit: float | None) -> None:
-    if not np.isfinite(found.kl) or (limit is not None and found.kl > limit):
+def _refuse_another_model(target: Target, comparison: Comparison, limit: float | None) -> None:
+    if not np.isfinite(comparison.kl) or (limit is not None and comparison.kl > limit):
         raise ExportError(
-            f"The {target} export is not the trained model: mean next-token KL {found.kl:.2e} nats.",
+            f"The {target} export is not the trained model: mean next-token KL {comparison.kl:.2e} nats.",
             "Nothing was kept of it. Please report this with the student's config.json.",
         )
-    if found.trained_ended and not found.ended:
+    if comparison.trained_ended and not comparison.ended:
         raise ExportError(
             f"The {target} export does not come to an end where the trained model does.",
             "Nothing was kept of it. Export in more bits, or report this with the student's tokenizer_config.json.",
@@ -116,14 +116,14 @@ def _card(job: Job, name: str, comparison: Comparison, written: WrittenExport) -
 
 
 def _report(job: Job, exported: Exported, keeps_more: str) -> None:
-    target, found = exported.target, exported.comparison
+    target, comparison = exported.target, exported.comparison
     job.console.say(
-        f"{target}: loaded back and compared on {found.answers} held-out answers: "
-        f"KL {found.kl:.1e} nats a token, {found.ratio:.1%} of what training changed after SFT"
+        f"{target}: loaded back and compared on {comparison.answers} held-out answers: "
+        f"KL {comparison.kl:.1e} nats a token, {comparison.ratio:.1%} of what training changed after SFT"
     )
-    if found.ratio > RATIO_LOST:
+    if comparison.ratio > RATIO_LOST:
         job.console.warn(f"This {target} export lost the training. {keeps_more}")
-    elif found.ratio > RATIO_WARN:
+    elif comparison.ratio > RATIO_WARN:
         job.console.warn(f"This {target} export loses part of the training. {keeps_more}")
     for step in exported.next_steps:
         job.console.say(f"  {step}")

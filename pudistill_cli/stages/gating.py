@@ -108,7 +108,7 @@ def _reports(job: Job, scorers: Sequence[Scorer], groups: list[CandidateGroup], 
     with job.console.bar(f"{rollout.title}: gates", len(scorers)) as bar:
         reports = examine(judge, scorers, items, seed, rank.min_anchor, rank.min_kendall, student, known)
         if rank.judge == "refreshed":
-            asked = [s for s in scorers if s.model]
+            asked = [s for s in scorers if s.asks_model]
             reports += [drift_gate(job.judge(), s, items, known[s.name], rank.min_kendall, seed) for s in asked]
         bar.advance(len(scorers))
     return reports

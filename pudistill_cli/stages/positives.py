@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 
 from pudistill_cli.method.scorers import Array, Scorer, Text
-from pudistill_cli.method.scorers.registry import is_relative
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.rollouts import REWRITES, of_round
 from pudistill_cli.stages.anchors import Anchored, judge_reads
@@ -34,23 +33,23 @@ def positives(
     views = _views(job, [g.anchored for g in groups])
     features: list[Array] = []
     for scorer, scores in zip(scorers, raw, strict=True):
-        found = {} if is_relative(scorer) else _beside_rewrites(job, scorer, groups, views, number)
+        beside_rewrites = {} if scorer.relative else _beside_rewrites(job, scorer, groups, views, number)
         own = {g.anchored.prompt.key: s[-1] for g, s in zip(groups, scores, strict=True)}
-        features.append(np.array([found.get(key, score) for key, score in own.items()]))
+        features.append(np.array([beside_rewrites.get(key, score) for key, score in own.items()]))
     return np.stack(features, axis=-1)
 
 
 def _views(job: Job, anchored: Sequence[Anchored]) -> dict[str, Text]:
     """By prompt, the first whole rewrite that is not the anchor; none where there is none, or no room for it."""
     written = whole(job.ledger.candidates(REWRITES))
-    found: dict[str, Text] = {}
+    views: dict[str, Text] = {}
     for a in anchored:
         tokens = next((own for own in written.get(a.prompt.key, ()) if own != a.answer_tokens), None)
         if tokens is not None:
             text = job.decode(a.prompt_tokens, tokens)
             if judge_reads(job, replace(a, answer=text)):
-                found[a.prompt.key] = Text(tokens, text)
-    return found
+                views[a.prompt.key] = Text(tokens, text)
+    return views
 
 
 def _beside_rewrites(

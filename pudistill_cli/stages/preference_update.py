@@ -94,13 +94,13 @@ def _judge(job: Job, number: int) -> Generator[Adapter | None]:
 def _logprobs(job: Job, groups: list[RankedGroup], name: str, title: str) -> list[tuple[Floats, ...]]:
     requests = [Continuations(g.anchored.prompt_tokens, g.rows) for g in groups]
     adapter = job.learner.load_adapter(job.folder.adapter(name))
-    found: dict[int, tuple[Floats, ...]] = {}
+    by_request: dict[int, tuple[Floats, ...]] = {}
     with job.console.bar(title, len(requests)) as bar:
         for index, logprobs in job.learner.logprobs(requests, adapter):
-            found[index] = logprobs
+            by_request[index] = logprobs
             bar.advance()
     job.learner.drop_adapter(adapter)
-    return [found[i] for i in range(len(requests))]
+    return [by_request[i] for i in range(len(requests))]
 
 
 def _record_gap(job: Job, groups: list[RankedGroup], behaviour: list[tuple[Floats, ...]], number: int) -> None:
@@ -109,7 +109,7 @@ def _record_gap(job: Job, groups: list[RankedGroup], behaviour: list[tuple[Float
     if not groups or (prefer.temperature, prefer.top_p, prefer.top_k) != (1.0, 1.0, 0):
         return
     drawn = [logprobs for g in groups for logprobs in g.drawn]
-    scored = [logprobs for g, found in zip(groups, behaviour, strict=True) for logprobs in found[: len(g.drawn)]]
+    scored = [logprobs for g, of_rows in zip(groups, behaviour, strict=True) for logprobs in of_rows[: len(g.drawn)]]
     gap = sampler_gap(drawn, scored)
     job.metrics("prefer", number, 0, {f"sampler_gap_{name}": value for name, value in asdict(gap).items()})
     if gap.large:

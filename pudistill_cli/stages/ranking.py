@@ -34,7 +34,7 @@ from pudistill_cli.types import Floats, Tokens
 
 @dataclass(frozen=True, slots=True)
 class RankedGroup:
-    """A group and what the objective is told about it; rows are `CandidateGroup.answers`, then the anchor."""
+    """A group and the preferences made of it; rows are `CandidateGroup.answers`, then the anchor."""
 
     anchored: Anchored
     rows: tuple[Tokens, ...]
@@ -77,8 +77,8 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
         for g, t in zip(groups, targets, strict=True)
     ]
     deviation = run_deviation(scored, settings)
-    for group, found, target in zip(groups, scored, targets, strict=True):
-        scale = group_scale(found.scores[target.member > 0], deviation) if target.member.any() else 0.0
+    for group, scored_group, target in zip(groups, scored, targets, strict=True):
+        scale = group_scale(scored_group.scores[target.member > 0], deviation) if target.member.any() else 0.0
         job.ledger.add_targets(number, group.anchored.prompt.key, scorer.name, target, scale)
     decision = unlabeled.decision if any(t.member.any() for t in targets) else "all cut off"
     if decision == "all cut off":

@@ -18,18 +18,18 @@ def with_earlier(job: Job, groups: Sequence[CandidateGroup], number: int) -> lis
     Taken is what came to an end and is neither the anchor nor drawn again: an answer that several rounds drew, from
     the latest of them. The weights are not kept: a run that goes on scores all of the round's together again.
     """
-    found: dict[str, list[Earlier]] = {g.anchored.prompt.key: [] for g in groups}
+    earlier: dict[str, list[Earlier]] = {g.anchored.prompt.key: [] for g in groups}
     known = {g.anchored.prompt.key: {g.anchored.answer_tokens, *(c.tokens for c in g.candidates)} for g in groups}
     for back in range(number - 1, max(0, number - 1 - job.recipe.prefer.reuse), -1):
         held = job.ledger.candidates(of_round(back))
-        for key in found:
+        for key in earlier:
             for k, candidate in enumerate(held.get(key, ())):
                 if candidate.finish == "stop" and candidate.tokens not in known[key]:
                     known[key].add(candidate.tokens)
-                    found[key].append(Earlier(candidate, back, k, weight=1.0))
-    if not any(found.values()):
+                    earlier[key].append(Earlier(candidate, back, k, weight=1.0))
+    if not any(earlier.values()):
         return list(groups)
-    wanted = [replace(g, earlier=tuple(found[g.anchored.prompt.key])) for g in groups]
+    wanted = [replace(g, earlier=tuple(earlier[g.anchored.prompt.key])) for g in groups]
     return _weighed(job, wanted, number)
 
 

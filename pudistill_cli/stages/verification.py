@@ -69,9 +69,9 @@ def trained_distributions(job: Job, name: str, rows: list[Anchored]) -> Trained:
 
         def of(adapter: str) -> Distributions:
             handle = engine.load_adapter(job.folder.adapter(adapter))
-            found = distributions(engine, handle, rows)
+            predicted = distributions(engine, handle, rows)
             engine.drop_adapter(handle)
-            return found
+            return predicted
 
         handle = engine.load_adapter(job.folder.adapter(name))
         ended = answers_that_end(engine, handle, rows, job.max_new_tokens)

@@ -22,7 +22,6 @@ from benchmarks.evidence.tasks import TASKS, story
 from benchmarks.evidence.variants import VARIANTS, offer
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.method.objectives.registry import OBJECTIVES
-from pudistill_torch.torch_backend import TorchBackend
 
 
 def test_an_interval_of_equal_values_is_a_point():
@@ -128,12 +127,11 @@ def test_two_commands_at_once_keep_each_other_s_cells(tmp_path: Path, monkeypatc
 @pytest.fixture
 def variants() -> Iterator[None]:
     """Recipes may name the benchmark's own objectives."""
-    product, capabilities = dict(OBJECTIVES), TorchBackend.capabilities
+    product = dict(OBJECTIVES)
     offer()
     yield
     OBJECTIVES.clear()
     OBJECTIVES.update(product)
-    TorchBackend.capabilities = capabilities
 
 
 @pytest.mark.usefixtures("variants")
@@ -142,7 +140,7 @@ def test_every_answer_to_a_question_is_a_recipe_over_its_base_and_a_share_keeps_
     found = sweeps.settings("note", list(sweeps.QUESTIONS))
     recipes = {name: load_recipe(str(tmp_path / "recipe.yaml"), list(s)).recipe for name, s in found.items()}
     named = {recipe.train.objective.name for recipe in recipes.values()}
-    assert {variant.name for variant in VARIANTS} <= named <= TorchBackend.capabilities.objectives
+    assert {variant.name for variant in VARIANTS} <= named <= OBJECTIVES.keys()
     assert recipes[sweeps.DEFAULT].sft.rewrites == "auto"
     assert recipes[sweeps.ROUNDS].sft.rewrites is False
     steps = {r.sft.epochs * (1.0 if r.sft.share == "all" else r.sft.share) for n, r in recipes.items() if "share" in n}

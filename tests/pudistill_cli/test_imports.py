@@ -5,7 +5,30 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import grimp
+import pytest
+
 FRAMEWORKS = ("torch", "mlx", "llama_cpp", "transformers", "peft")
+
+
+PACKAGES = ("pudistill_cli", "pudistill_torch", "pudistill_mlx", "pudistill_llamacpp")
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    """Every import between our modules, lazy and type-only ones too."""
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=False, cache_dir=None)
+
+
+def test_no_module_imports_itself_in_a_circle(imports: grimp.ImportGraph) -> None:
+    assert "pudistill_cli.method.sampling" in imports.find_modules_directly_imported_by("pudistill_torch.decoding")
+    circles = [
+        (importer, imported)
+        for importer in sorted(imports.modules)
+        for imported in sorted(imports.find_modules_directly_imported_by(importer))
+        if imports.find_shortest_chain(importer=imported, imported=importer) is not None
+    ]
+    assert circles == []
 
 
 def loaded_after(code: str) -> set[str]:

@@ -249,7 +249,7 @@ def test_ctrl_c_ends_every_stage_cleanly(
         (["anchors", "{recipe}"], "pudistill_cli.teacher:ask_all", "the answers so far are kept"),
         (["eval", "{run}", "--set", "eval.temperatures=[0.9]"], f"{LEDGER}.add_eval_answers", "the run is as it was"),
         (["export", "{run}", "--format", "hf"], "pudistill_cli.stages.exporting:compare", "are as they were"),
-        (["judge", str(STUDENT), "{gold}"], "pudistill_cli.judging.session:appraise", "there are none yet"),
+        (["judge", str(STUDENT), "{gold}"], "pudistill_cli.judging.judge_file:evaluate_scorer", "there are none yet"),
     ],
     ids=["anchors", "eval", "export", "judge"],
 )

@@ -20,10 +20,10 @@ T = TypeVar("T", bound=Drawn)
 
 def fresh(draw: Callable[[], T], size: int, taken: set[str]) -> list[T]:
     """`size` of them whose text is not in `taken`, which takes them up."""
-    found: list[T] = []
-    while len(found) < size:
+    drawn: list[T] = []
+    while len(drawn) < size:
         one = draw()
         if one.text not in taken:
             taken.add(one.text)
-            found.append(one)
-    return found
+            drawn.append(one)
+    return drawn

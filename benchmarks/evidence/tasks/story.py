@@ -42,8 +42,8 @@ def problem() -> str | None:
     folder = os.environ.get(CHECKPOINT)
     if folder and (Path(folder) / "config.json").is_file():
         return None
-    found = f"{folder} holds no config.json: " if folder else ""
-    return f"{found}set {CHECKPOINT} to the folder of the checkpoint stories260K in Hugging Face form"
+    problem = f"{folder} holds no config.json: " if folder else ""
+    return f"{problem}set {CHECKPOINT} to the folder of the checkpoint stories260K in Hugging Face form"
 
 
 def write(folder: Path, seed: int) -> None:

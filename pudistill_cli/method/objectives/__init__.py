@@ -43,7 +43,7 @@ class GroupArrays:
 
 
 class Objective(Protocol):
-    """One preference objective with its settings."""
+    """One preference objective with its settings: plan, learners and stages know of it what stands here."""
 
     name: ClassVar[str]
     reference: ClassVar[Literal["sft", "round"]]
@@ -51,7 +51,12 @@ class Objective(Protocol):
 
     @property
     def distils(self) -> bool:
-        """Whether `GroupArrays.divergence` is asked for: then the judge is read beside the policy."""
+        """Whether it reads `GroupArrays.divergence`: then the judge is read beside the policy."""
+        ...
+
+    @property
+    def needs_posterior(self) -> bool:
+        """Whether it reads `GroupArrays.posterior`: then scorers must ask the model with the anchor in view."""
         ...
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:

@@ -22,14 +22,11 @@ class Dpo:
 
     name: ClassVar[str] = "dpo"
     reference: ClassVar[Literal["sft", "round"]] = "sft"
+    distils = False
+    needs_posterior = False
 
     beta: float = 0.1
     nll: float = 0.2
-
-    @property
-    def distils(self) -> bool:
-        """The judge's distributions are not read."""
-        return False
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """Rafailov et al. 2023, eq. 7.

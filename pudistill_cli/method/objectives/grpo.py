@@ -23,15 +23,12 @@ class Grpo:
 
     name: ClassVar[str] = "grpo"
     reference: ClassVar[Literal["sft", "round"]] = "sft"
+    distils = False
+    needs_posterior = False
 
     eps: float = 0.2
     kl: float = 0.05
     anchor_nll: float = 0.0
-
-    @property
-    def distils(self) -> bool:
-        """The judge's distributions are not read."""
-        return False
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """Shao et al. 2024, eq. 3.

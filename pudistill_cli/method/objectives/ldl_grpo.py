@@ -26,6 +26,7 @@ class LdlGrpo:
 
     name: ClassVar[str] = "ldl-grpo"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    needs_posterior = False
 
     beta: float = 0.3
     eps: float = 0.2

@@ -24,14 +24,11 @@ class PuDpo:
 
     name: ClassVar[str] = "pu-dpo"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    distils = False
+    needs_posterior = True
 
     beta: float = 0.1
     nll: float = 0.2
-
-    @property
-    def distils(self) -> bool:
-        """The judge's distributions are not read."""
-        return False
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """docs/method.md, "PU-DPO" (ours)."""

@@ -16,11 +16,8 @@ class Rft:
 
     name: ClassVar[str] = "rft"
     reference: ClassVar[Literal["sft", "round"]] = "round"
-
-    @property
-    def distils(self) -> bool:
-        """The judge's distributions are not read."""
-        return False
+    distils = False
+    needs_posterior = False
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """The anchor is no candidate; a group without members adds nothing."""

@@ -22,14 +22,11 @@ class Sdft:
 
     name: ClassVar[str] = "sdft"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    distils = True
+    needs_posterior = False
 
     anchor_nll: float = 0.3
     kl: float = 0.0
-
-    @property
-    def distils(self) -> bool:
-        """The judge's distributions are all there is to learn from."""
-        return True
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """Shenfeld et al. 2026, eq. 1, the whole vocabulary at each token of a fixed sample."""

@@ -21,14 +21,11 @@ class Spin:
 
     name: ClassVar[str] = "spin"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    distils = False
+    needs_posterior = False
 
     beta: float = 0.1
     nll: float = 0.2
-
-    @property
-    def distils(self) -> bool:
-        """The judge's distributions are not read."""
-        return False
 
     def loss(self, xp: Any, logp: Any, arrays: GroupArrays) -> tuple[Any, dict[str, Any]]:
         """Chen et al. 2024, eq. 4.7, with the logistic loss and the round's start as opponent."""

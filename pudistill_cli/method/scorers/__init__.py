@@ -52,7 +52,7 @@ class Judge:
     templates: Templates = field(default_factory=Templates)
     context: int | None = None
     """The longest sequence that the engine reads; None if it does not matter."""
-    tell: Callable[[str], None] = lambda notice: None
+    warn: Callable[[str], None] = lambda notice: None
     """Where notices to the user go."""
 
 
@@ -77,7 +77,7 @@ class Item:
 
 
 class Scorer(Protocol):
-    """One way to score."""
+    """One way to score: gates, plan and stages know of it what stands here."""
 
     @property
     def name(self) -> str:
@@ -85,10 +85,29 @@ class Scorer(Protocol):
         ...
 
     @property
-    def model(self) -> bool:
+    def asks_model(self) -> bool:
         """True if it asks the model, false if it compares strings: they pass different gates."""
+        ...
+
+    @property
+    def sees_anchor(self) -> bool:
+        """Whether its scores depend on the anchor."""
+        ...
+
+    @property
+    def relative(self) -> bool:
+        """Whether its score of an answer depends on what else is scored with it."""
+        ...
+
+    def questions(self, templates: Templates) -> tuple[str, ...]:
+        """The wordings in which it lets the judge choose: the context must hold them."""
         ...
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """Score every candidate of every item."""
         ...
+
+
+def no_questions(scorer: Scorer, templates: Templates) -> tuple[str, ...]:
+    """`Scorer.questions` of one that lets the judge choose nothing: it reads log-probs, or strings."""
+    return ()

@@ -10,6 +10,7 @@ import numpy as np
 from pudistill_cli.method.preferences import center
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Scores
 from pudistill_cli.method.scorers.agreement import Weighting, agreement_weights
+from pudistill_cli.method.scorers.templates import Templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Ensemble:
     The scale has a floor of half a scorer's deviation over all the items of one call, so the items of a round
     belong in one call. Scores compare answers of one group only: their mean is 0 in every group.
     """
+
+    relative = True
 
     scorers: tuple[Scorer, ...]
     weighting: Weighting = "equal"
@@ -30,14 +33,23 @@ class Ensemble:
         return "+".join(s.name for s in self.scorers)
 
     @property
-    def model(self) -> bool:
+    def asks_model(self) -> bool:
         """True if any of them asks the model."""
-        return any(s.model for s in self.scorers)
+        return any(s.asks_model for s in self.scorers)
+
+    @property
+    def sees_anchor(self) -> bool:
+        """True if any of them does."""
+        return any(s.sees_anchor for s in self.scorers)
+
+    def questions(self, templates: Templates) -> tuple[str, ...]:
+        """Those of all of them."""
+        return tuple(question for s in self.scorers for question in s.questions(templates))
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """Yields when every scorer is through."""
-        found = [dict(scorer.score(judge, items)) for scorer in self.scorers]
-        raw = [[scores[i] for i in range(len(items))] for scores in found]
+        by_index = [dict(scorer.score(judge, items)) for scorer in self.scorers]
+        raw = [[scores[i] for i in range(len(items))] for scores in by_index]
         yield from enumerate(combine(raw, agreement_weights(raw) if self.weighting == "agreement" else None))
 
 

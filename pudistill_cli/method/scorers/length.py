@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer, Scores
+from pudistill_cli.method.scorers.templates import Templates
 
 
 @dataclass(frozen=True, slots=True)
 class LengthFree:
     """A scorer's scores without the slope on length that the items of one call have in common."""
+
+    relative = True
 
     scorer: Scorer
 
@@ -22,9 +25,18 @@ class LengthFree:
         return f"{self.scorer.name}/length"
 
     @property
-    def model(self) -> bool:
+    def asks_model(self) -> bool:
         """As the scorer's own."""
-        return self.scorer.model
+        return self.scorer.asks_model
+
+    @property
+    def sees_anchor(self) -> bool:
+        """As the scorer's own."""
+        return self.scorer.sees_anchor
+
+    def questions(self, templates: Templates) -> tuple[str, ...]:
+        """The scorer's own."""
+        return self.scorer.questions(templates)
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """Yields when the scorer is through: the slope is that of all items."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pudistill_cli.method.scorers import Item, Judge, Scores
+from pudistill_cli.method.scorers import Item, Judge, Scores, no_questions
 from pudistill_cli.method.scorers.reading import ask, mean_logprobs
 
 
@@ -18,7 +18,10 @@ class Likelihood:
     """s_i = (1 / |y_i|) log p(y_i | x, a in view)."""
 
     name = "likelihood"
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     view: str | None = None
     """Another wording than the judge's own `templates.view`."""

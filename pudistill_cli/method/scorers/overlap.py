@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pudistill_cli.method.scorers import Item, Judge, Scores
+from pudistill_cli.method.scorers import Item, Judge, Scores, no_questions
 from pudistill_cli.types import Tokens
 
 
@@ -17,7 +17,10 @@ class Chrf:
     """Character n-gram F-score, 0 to 1 (Popović 2015, chrF2 as in sacreBLEU)."""
 
     name = "chrf"
-    model = False
+    asks_model = False
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """The judge is not asked."""
@@ -33,7 +36,10 @@ class TokenF1:
     """F1 of an answer's tokens against the anchor's, as multisets, 0 to 1 (Rajpurkar et al. 2016)."""
 
     name = "token-f1"
-    model = False
+    asks_model = False
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """The judge is not asked."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.reading import ask, mean_over_wordings, read_choices
+from pudistill_cli.method.scorers.templates import Templates
 
 RIDGE = 1e-3
 """Weight of the prior theta = 0: keeps strengths finite where an answer wins everything (ours)."""
@@ -19,6 +20,9 @@ RIDGE = 1e-3
 @dataclass(frozen=True, slots=True)
 class Pairwise:
     """The strengths of the answers; K (K - 1) questions an item and wording."""
+
+    asks_model = True
+    relative = True
 
     blind: bool = False
     """Without the anchor: a baseline, and what is left where there is none."""
@@ -29,9 +33,13 @@ class Pairwise:
         return "pairwise-blind" if self.blind else "pairwise"
 
     @property
-    def model(self) -> bool:
-        """It asks the model."""
-        return True
+    def sees_anchor(self) -> bool:
+        """Unless it is blind."""
+        return not self.blind
+
+    def questions(self, templates: Templates) -> tuple[str, ...]:
+        """The blind wording, or the first and the further ones."""
+        return (templates.pairwise_blind,) if self.blind else (templates.pairwise, *templates.other_pairwise)
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """The logits of both orders are averaged: a judge that loves the first place is even on all."""
@@ -43,10 +51,9 @@ class Pairwise:
 
         The mean over the judge's wordings.
         """
-        wordings = judge.templates
-        templates = (wordings.pairwise_blind,) if self.blind else (wordings.pairwise, *wordings.other_pairwise)
-        read = (found for template in templates for found in _log_odds(judge, items, template))
-        return mean_over_wordings(read, len(templates))
+        wordings = self.questions(judge.templates)
+        per_wording = (odds for wording in wordings for odds in _log_odds(judge, items, wording))
+        return mean_over_wordings(per_wording, len(wordings))
 
 
 def _log_odds(judge: Judge, items: Sequence[Item], template: str) -> Iterator[tuple[int, Array]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pudistill_cli.method.scorers import Array, Item, Judge, Scores
+from pudistill_cli.method.scorers import Array, Item, Judge, Scores, no_questions
 from pudistill_cli.method.scorers.reading import ask, mean_logprobs
 
 
@@ -14,7 +14,10 @@ class Pmi:
     """s_i = (1 / |y_i|) [log p(y_i | x, a in view) - log p(y_i | x)]."""
 
     name = "pmi"
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """Both prefixes of an item are one request each; it is yielded when the second is there."""

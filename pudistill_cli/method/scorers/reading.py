@@ -28,7 +28,7 @@ def ask(judge: Judge, item: Item, template: str, **answers: str) -> Tokens:
         name = max(answers, key=lambda n: len(answers[n]), default="")
         if over <= 0 or not answers.get(name):
             return question
-        judge.tell(f"The judge sees answers without their ends where a question passes {judge.context:,} tokens.")
+        judge.warn(f"The judge sees answers without their ends where a question passes {judge.context:,} tokens.")
         answers[name] = answers[name][:-over]
 
 
@@ -57,10 +57,10 @@ def read_choices(
     yield from judge.engine.choice_logits(requests, choices, judge.adapter)
 
 
-def mean_over_wordings(found: Iterable[tuple[int, Array]], wordings: int) -> Scores:
+def mean_over_wordings(results: Iterable[tuple[int, Array]], wordings: int) -> Scores:
     """Yield (index, the mean of an item's `wordings` results) as its last one comes."""
     waiting: dict[int, list[Array]] = {}
-    for index, result in found:
+    for index, result in results:
         held = waiting.setdefault(index, [])
         held.append(result)
         if len(held) == wordings:
@@ -84,10 +84,10 @@ def _choice_tokens(judge: Judge, question: Tokens, words: Sequence[str]) -> tupl
     answers = [judge.encode_answer(question, word) for word in words]
     shortest = min(len(a) for a in answers)
     for n in range(shortest):
-        found = tuple(a[n] for a in answers)
-        if len(set(found)) == len(words):
-            return answers[0][:n], found
-        if len(set(found)) > 1:
+        tokens = tuple(a[n] for a in answers)
+        if len(set(tokens)) == len(words):
+            return answers[0][:n], tokens
+        if len(set(tokens)) > 1:
             break
     raise DataError(
         f"The student's tokenizer does not tell {', '.join(words)} apart by one token: they cannot be read.",

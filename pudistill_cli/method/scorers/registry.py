@@ -1,4 +1,4 @@
-"""The scorers a recipe can name."""
+"""The scorers a recipe can name. A program adds its own by one line: `SCORERS[own.name] = own`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pudistill_cli.method.scorers.pairwise import Pairwise
 from pudistill_cli.method.scorers.pmi import Pmi
 from pudistill_cli.method.scorers.verdict import Verdict
 
-_ALL: tuple[Scorer, ...] = (
+_BUILT_IN: tuple[Scorer, ...] = (
     Likelihood(),
     LikelihoodBlind(),
     Pmi(),
@@ -28,21 +28,12 @@ _ALL: tuple[Scorer, ...] = (
     Chrf(),
     TokenF1(),
 )
-SCORERS = {scorer.name: scorer for scorer in _ALL}
-WITHOUT_ANCHOR = ("likelihood-blind", "verdict-blind", "pairwise-blind")
-"""Those that do not look at the anchor."""
-RELATIVE = ("verdict-batch", "pairwise", "pairwise-blind")
-"""Those whose score of an answer depends on what else is scored with it."""
+SCORERS = {scorer.name: scorer for scorer in _BUILT_IN}
 
 
-def sees_anchor(scorer: Scorer) -> bool:
-    """Whether its scores depend on the anchor, with or without the length taken out."""
-    return scorer.name.partition("/")[0] not in WITHOUT_ANCHOR
-
-
-def is_relative(scorer: Scorer) -> bool:
-    """Whether its score of an answer depends on what else is scored with it."""
-    return scorer.name in RELATIVE or isinstance(scorer, LengthFree)
+def named_scorers(names: Sequence[str]) -> tuple[Scorer, ...]:
+    """Those that `rank.scorer` names one by one: none for `auto`."""
+    return tuple(SCORERS[name] for name in names if name != "auto")
 
 
 def scorer_from(names: Sequence[str], weighting: Weighting = "equal", *, length_free: bool = False) -> Scorer:

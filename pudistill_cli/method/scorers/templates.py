@@ -126,17 +126,6 @@ class Templates:
     """Ratings, worst first."""
     pairwise_choices: tuple[str, str] = ("A", "B")
 
-    def questions(self, scorer: str) -> tuple[tuple[str, int], ...]:
-        """(wording, answers shown in it) of what a scorer lets the judge choose from; none for all others."""
-        kind, _, mark = scorer.partition("-")
-        if kind == "verdict":
-            wordings = (self.verdict_blind,) if mark == "blind" else (self.verdict, *self.other_verdicts)
-            return tuple((wording, 1) for wording in wordings)
-        if kind == "pairwise":
-            wordings = (self.pairwise_blind,) if mark == "blind" else (self.pairwise, *self.other_pairwise)
-            return tuple((wording, 2) for wording in wordings)
-        return ()
-
     def in_several_wordings(self) -> Templates:
         """With the vetted further wordings, of those questions that are in the vetted first one."""
         return replace(
@@ -144,6 +133,15 @@ class Templates:
             other_verdicts=OTHER_VERDICTS if self.verdict == VERDICT else self.other_verdicts,
             other_pairwise=OTHER_PAIRWISE if self.pairwise == PAIRWISE else self.other_pairwise,
         )
+
+
+ANSWERS = ("candidate", "first", "second")
+"""Places of answers to be judged."""
+
+
+def answers_in(template: str) -> int:
+    """How many answers a wording shows."""
+    return sum(f"{{{name}}}" in template for name in ANSWERS)
 
 
 def fill(template: str, **values: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.calibration import CONTENT_FREE, Calibration, batch, contextual
 from pudistill_cli.method.scorers.reading import ask, mean_over_wordings, read_choices
+from pudistill_cli.method.scorers.templates import Templates
 from pudistill_cli.method.xp import log_softmax
 
 
@@ -19,6 +20,8 @@ class Verdict:
 
     The mean over the judge's wordings; of each, the label prior is removed first.
     """
+
+    asks_model = True
 
     calibration: Calibration = "none"
     """contextual reads `CONTENT_FREE` in the answer's place too; batch takes the mean over the items of one call."""
@@ -32,21 +35,29 @@ class Verdict:
         return "-".join(["verdict", *marks])
 
     @property
-    def model(self) -> bool:
-        """It asks the model."""
-        return True
+    def sees_anchor(self) -> bool:
+        """Unless it is blind."""
+        return not self.blind
+
+    @property
+    def relative(self) -> bool:
+        """Where the mean over a call is taken out."""
+        return self.calibration == "batch"
+
+    def questions(self, templates: Templates) -> tuple[str, ...]:
+        """The blind wording, or the first and the further ones."""
+        return (templates.verdict_blind,) if self.blind else (templates.verdict, *templates.other_verdicts)
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         """One question a candidate and wording; an item's questions share their beginning up to the candidate."""
-        wordings = judge.templates
-        templates = (wordings.verdict_blind,) if self.blind else (wordings.verdict, *wordings.other_verdicts)
-        ratings = np.arange(1, len(wordings.verdict_choices) + 1, dtype=np.float64)
+        wordings = self.questions(judge.templates)
+        ratings = np.arange(1, len(judge.templates.verdict_choices) + 1, dtype=np.float64)
         rated = (
             (index, np.asarray(np.exp(log_p) @ ratings))
-            for template in templates
-            for index, log_p in self._log_ratings(judge, items, template)
+            for wording in wordings
+            for index, log_p in self._log_ratings(judge, items, wording)
         )
-        return mean_over_wordings(rated, len(templates))
+        return mean_over_wordings(rated, len(wordings))
 
     def _log_ratings(self, judge: Judge, items: Sequence[Item], template: str) -> Iterator[tuple[int, Array]]:
         """Yield (index, (K, C) calibrated log-probs of the ratings)."""

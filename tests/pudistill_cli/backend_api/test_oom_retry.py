@@ -311,14 +311,14 @@ def test_a_run_that_samples_in_smaller_passes_learns_the_same(
 def test_engine_and_learner_share_a_model_with_what_was_kept(copied: Tiny) -> None:
     """At the start, and after the engine alone had to take less."""
     with closing(reopen("tiny", copied.runs, Console(), [])) as job:
-        models: Any = job.models
+        models: Any = job.model_pair
         assert models.engine.model.spec.token_budget == job.learner_spec.token_budget
         kept = models.engine.halve_budget()
         job.folder.keep_token_budget(kept)
         assert models.learner.model is models.engine.model
         assert models.learner.model.spec.token_budget == kept == job.learner_spec.token_budget // 2
     with closing(reopen("tiny", copied.runs, Console(), [])) as job:
-        models = job.models
+        models = job.model_pair
         assert job.spec == job.learner_spec
         assert models.engine.model.spec.token_budget == kept
         assert models.learner.model is models.engine.model

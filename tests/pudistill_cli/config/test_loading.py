@@ -9,6 +9,7 @@ import pytest
 from pudistill_cli.config.loading import load_recipe, resolved_yaml, shipped_recipes
 from pudistill_cli.config.yaml_lines import YamlProblem, read_yaml
 from pudistill_cli.errors import UsageError
+from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.scorers.registry import SCORERS
 from tests.tiny import ROOT
 
@@ -294,3 +295,10 @@ def test_the_documented_defaults_are_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text(smallest, encoding="utf-8")
     assert resolved_yaml(load_recipe(str(path)).recipe) == resolved
+
+
+def test_every_scorer_and_objective_is_documented() -> None:
+    for page in ("recipe.md", "method.md"):
+        documented = (ROOT / "docs" / page).read_text(encoding="utf-8").lower()
+        assert [name for name in SCORERS if f"`{name}`" not in documented] == []
+        assert [name for name in OBJECTIVES if name not in documented] == []

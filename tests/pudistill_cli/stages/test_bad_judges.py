@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.judges_scorers import Length, Planted
 from pudistill_cli.console import Console
-from pudistill_cli.method.scorers import Item, Judge, Scorer, Scores
+from pudistill_cli.method.scorers import Item, Judge, Scorer, Scores, no_questions
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.statistics import paired_difference
 from pudistill_cli.run.opening import reopen
@@ -38,7 +38,10 @@ class Turning:
 
     run: Path
     name = "turning"
-    model = True
+    asks_model = True
+    sees_anchor = True
+    relative = False
+    questions = no_questions
 
     def score(self, judge: Judge, items: Sequence[Item]) -> Scores:
         turned = (self.run / "adapters" / "round-1").exists()
@@ -96,13 +99,12 @@ def assert_not_worse_than_sft(tiny: Tiny, scorer: Scorer, kept: str) -> None:
     assert dev[kept] >= dev["sft"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCORERS, scorer.name, scorer)
-        job = reopen("tiny", tiny.runs, Console(), ["eval.max_prompts=null"])
-    with closing(job):
-        evaluator = Evaluator(job, {"fresh": ask_teacher(job).held_out["test"][-FRESH:]})
-        values = [
-            np.mean([evaluator.quality(System(name, name), "fresh", t)[:, 0] for t in (1.0, 0.0)], axis=0)
-            for name in (kept, "sft")
-        ]
+        with closing(reopen("tiny", tiny.runs, Console(), ["eval.max_prompts=null"])) as job:
+            evaluator = Evaluator(job, {"fresh": ask_teacher(job).held_out["test"][-FRESH:]})
+            values = [
+                np.mean([evaluator.quality(System(name, name), "fresh", t)[:, 0] for t in (1.0, 0.0)], axis=0)
+                for name in (kept, "sft")
+            ]
     assert paired_difference(*values, seed=0).high >= 0
 
 

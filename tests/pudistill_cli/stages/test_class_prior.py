@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.method.pu import Prior
-from pudistill_cli.method.scorers import Scorer
-from pudistill_cli.method.scorers.registry import WITHOUT_ANCHOR, scorer_from, sees_anchor
+from pudistill_cli.method.class_prior import Prior
 from pudistill_cli.stages import class_prior as stage
 from pudistill_cli.stages import preference_update
 from pudistill_cli.stages.class_prior import decide
@@ -128,11 +126,3 @@ def test_scorers_that_give_the_anchor_away_estimate_nothing(scorer: str, tmp_pat
     assert tiny.rows("SELECT DISTINCT scorer FROM scores") == [(scorer,)]
     assert tiny.value("SELECT count(*) FROM metrics WHERE name LIKE 'class_prior%'") == 0
     assert tiny.rows(DECISION) == [("train",)]
-
-
-def test_who_sees_the_anchor() -> None:
-    def scorer(name: str, length_free: bool = False) -> Scorer:
-        return scorer_from([name], length_free=length_free)
-
-    assert all(sees_anchor(scorer(name)) for name in ("likelihood", "pmi", "verdict", "pairwise"))
-    assert not any(sees_anchor(scorer(name, free)) for name in WITHOUT_ANCHOR for free in (False, True))

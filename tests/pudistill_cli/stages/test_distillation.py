@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,20 @@ def test_the_learner_reads_the_views_that_the_scorer_reads(
     assert all(group.view != group.rows[0].prompt for batch in batches for group in batch.groups)
     assert all(batch.judge is not None for batch in batches)
     assert held == []
+
+
+def test_a_learner_that_cannot_distil_is_refused_before_training(
+    backend: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = backends()[backend]
+    monkeypatch.setattr(type(found), "capabilities", replace(found.capabilities, distils=False))
+    objective = {"name": "ldl-grpo", "distil": 0.5}
+    tiny = Tiny.make(tmp_path, backend=backend, train={"objective": objective})
+    ended = call(*tiny.arguments())
+    assert ended.code == 5
+    assert f"The {backend} backend cannot distil the judge, as train.objective ldl-grpo does here" in ended.flat
+    assert not tiny.runs.exists()
+    assert call(*tiny.arguments("--until", "anchors", "--set", "train.objective=ldl-grpo")).code == 0
 
 
 @pytest.mark.parametrize(("objective", "judge"), [("sdft", "base"), ("ldl-grpo", "sft")])

@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 from pudistill_cli.console import Console
+from pudistill_cli.method.scorers import Scorer
+from pudistill_cli.method.scorers.ensemble import Ensemble
+from pudistill_cli.method.scorers.length import LengthFree
+from pudistill_cli.method.scorers.likelihood import Likelihood
+from pudistill_cli.method.scorers.overlap import Chrf
+from pudistill_cli.method.scorers.pairwise import Pairwise
+from pudistill_cli.method.scorers.pmi import Pmi
 from pudistill_cli.method.scorers.reading import ask
+from pudistill_cli.method.scorers.verdict import Verdict
 from pudistill_cli.method.statistics import Interval
 from pudistill_cli.metrics import json_equal
 from pudistill_cli.run.context import Job
@@ -158,6 +166,33 @@ def test_without_a_metric_the_judge_s_opinion_is_named_as_such(tmp_path: Path, c
     assert "wins (judge)" in ended.out
     assert "(judge)" in ended.out
     assert "none of which is the truth" in ended.out
+
+
+def test_without_a_metric_a_judge_that_only_compares_rates_single_answers(
+    tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    """Dev's answers are one a prompt: there is nothing to compare them with."""
+    tiny = Tiny.make(
+        tmp_path, prefer={"rounds": 1}, eval={"metric": "none"}, rank={"scorer": "pairwise", "gates": False}
+    )
+    ended = call(*tiny.arguments("--until", "prefer"))
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize(
+    ("scorer", "expected"),
+    [
+        (Ensemble((Chrf(), Likelihood(), Verdict())), Likelihood()),
+        (Chrf(), Chrf()),
+        (LengthFree(Pmi()), Pmi()),
+        (Verdict("contextual"), Verdict("contextual")),
+        (LengthFree(Verdict("batch")), Verdict()),
+        (Pairwise(blind=True), Verdict(blind=True)),
+    ],
+    ids=lambda scorer: scorer.name,
+)
+def test_systems_are_compared_by_what_says_something_of_a_single_answer(scorer: Scorer, expected: Scorer) -> None:
+    assert evaluator.absolute(scorer) == expected
 
 
 def test_every_figure_has_its_interval_around_it(whole: Tiny) -> None:

@@ -72,7 +72,7 @@ def test_questions_hold_the_longest_answers(job: Job, scorer: str, places: tuple
     longest = job.decode((), job.tokenizer.encode_text(ANCHOR * 8)[:23])
     assert len(job.tokenizer.encode_text(longest)) == 23
     context = smallest_context(job, scorer, anchored)
-    judge = replace(asked_by(job, scorer, context).judge(), tell=pytest.fail)
+    judge = replace(asked_by(job, scorer, context).judge(), warn=pytest.fail)
     template = getattr(judge.templates, scorer)
     question = ask(judge, item_of(anchored, []), template, **dict.fromkeys(places, longest))
     assert context - WORD - 4 <= len(question) <= context - WORD

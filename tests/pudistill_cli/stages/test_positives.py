@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from pudistill_cli.console import Console
-from pudistill_cli.method.pu import class_prior
+from pudistill_cli.method.class_prior import class_prior
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.length import LengthFree
-from pudistill_cli.method.scorers.registry import SCORERS, is_relative
+from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.run.rollouts import REWRITES, of_round
@@ -42,7 +42,7 @@ class Seen:
     """A scorer whose score is the length of what is in view."""
 
     name: str = "seen"
-    model: bool = True
+    relative: bool = False
     asked: list[Item] = field(default_factory=list[Item])
     until: int = 99
     """It is killed behind so many items."""
@@ -124,7 +124,7 @@ def test_scores_are_kept_once_all_are_there(job: Job, groups: list[CandidateGrou
 @pytest.mark.parametrize("scorer", [SCORERS["pairwise"], SCORERS["verdict-batch"], LengthFree(SCORERS["likelihood"])])
 def test_a_relative_scorer_has_the_anchor_in_view(scorer: Any, job: Job, groups: list[CandidateGroup]) -> None:
     rewritten(job, groups[0].anchored, '{"do":"say"}')
-    assert is_relative(scorer)
+    assert scorer.relative
     assert found(job, scorer, groups) == [OWN] * len(groups)
 
 

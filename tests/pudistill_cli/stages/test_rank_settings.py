@@ -48,14 +48,3 @@ def test_further_wordings_reach_the_judge() -> None:
 def test_a_further_wording_needs_its_places(field: str) -> None:
     with pytest.raises(ValueError, match="has no place for"):
         RankSettings(**{field: ("{prompt}",)})
-
-
-def test_every_question_of_a_scorer_is_known() -> None:
-    """So that it is counted against the context."""
-    own = RankSettings(other_verdicts=("{prompt} {anchor} {candidate}",)).templates()
-    second = (own.other_verdicts[0], 1)
-    assert own.questions("verdict") == own.questions("verdict-batch") == ((own.verdict, 1), second)
-    assert own.questions("verdict-blind") == ((own.verdict_blind, 1),)
-    assert own.questions("pairwise") == ((own.pairwise, 2),)
-    assert own.questions("pairwise-blind") == ((own.pairwise_blind, 2),)
-    assert own.questions("likelihood") == own.questions("chrf") == ()

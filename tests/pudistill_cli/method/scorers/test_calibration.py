@@ -12,8 +12,9 @@ from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.calibration import CONTENT_FREE, batch, contextual
 from pudistill_cli.method.scorers.ensemble import Ensemble, combine
 from pudistill_cli.method.scorers.length import LengthFree, without_length
+from pudistill_cli.method.scorers.likelihood_blind import LikelihoodBlind
 from pudistill_cli.method.scorers.pairwise import Pairwise
-from pudistill_cli.method.scorers.registry import SCORERS, WITHOUT_ANCHOR, scorer_from
+from pudistill_cli.method.scorers.registry import SCORERS, scorer_from
 from pudistill_cli.method.scorers.templates import (
     OTHER_PAIRWISE,
     OTHER_VERDICTS,
@@ -144,8 +145,8 @@ def test_the_blind_ones_never_see_the_anchor():
     blind = replace(TEMPLATES, verdict_blind="{prompt}|{candidate}", pairwise_blind="{prompt}|{first}|{second}")
     by = judge(CharacterEngine(choice=choice, token=lambda prefix, answer, t: seen.append(prefix) or 0.0), blind)
     asked = item("p", "zzz", "one", "two")
-    for name in WITHOUT_ANCHOR:
-        scored(SCORERS[name], by, [asked])
+    for scorer in (LikelihoodBlind(), Verdict(blind=True), Pairwise(blind=True)):
+        scored(scorer, by, [asked])
     assert seen
     assert not [text for text in seen if "zzz" in text]
 
@@ -188,7 +189,7 @@ def test_a_scorer_that_only_loves_length_has_nothing_left():
     """Every token's log-prob is a quarter of the answer's length, and so is their mean."""
     by = judge(CharacterEngine(token=lambda prefix, answer, t: 0.25 * len(answer)))
     scorer = LengthFree(SCORERS["likelihood"])
-    assert (scorer.name, scorer.model) == ("likelihood/length", True)
+    assert (scorer.name, scorer.asks_model, scorer.relative) == ("likelihood/length", True, True)
     for scores in scored(scorer, by):
         np.testing.assert_allclose(scores, scores.mean(), atol=1e-6)
 
@@ -222,7 +223,7 @@ def test_where_nobody_agrees_all_weigh_the_same():
 class Fixed:
     """Says what it is told."""
 
-    model = True
+    asks_model = True
 
     def __init__(self, name: str, scores: list[np.ndarray]) -> None:
         self.name = name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pudistill_cli.errors import DataError
 from pudistill_cli.method.scorers import Item, Judge, Scorer
 from pudistill_cli.method.scorers.ensemble import Ensemble, combine
+from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.likelihood import Likelihood
 from pudistill_cli.method.scorers.likelihood_blind import LikelihoodBlind
 from pudistill_cli.method.scorers.overlap import Chrf, TokenF1, token_f1
@@ -19,7 +21,7 @@ from pudistill_cli.method.scorers.pairwise import Pairwise, bradley_terry
 from pudistill_cli.method.scorers.pmi import Pmi
 from pudistill_cli.method.scorers.reading import ask, read_choices
 from pudistill_cli.method.scorers.registry import SCORERS, scorer_from
-from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates, fill
+from pudistill_cli.method.scorers.templates import TEXT_VIEW, Templates, answers_in, fill
 from pudistill_cli.method.scorers.verdict import Verdict
 from tests.pudistill_cli.method.scorers.engines import (
     TEMPLATES,
@@ -31,6 +33,14 @@ from tests.pudistill_cli.method.scorers.engines import (
     judge,
 )
 
+SEVERAL = replace(
+    TEMPLATES,
+    verdict_blind="{prompt}|rate {candidate}|",
+    pairwise_blind="{prompt}|first {first}|second {second}|",
+    other_verdicts=("{prompt}|ref {anchor}|mark {candidate}|",),
+    other_pairwise=("{prompt}|ref {anchor}|one {first}|two {second}|",),
+)
+EVERYTHING = Ensemble((Likelihood(), Verdict(), Chrf()))
 ITEMS = [item("hello", "good day", "good day", "go away", "x"), item("2+2", "four", "fore", "four")]
 
 
@@ -144,9 +154,42 @@ def test_ensemble_gives_ties_no_weight():
 
 def test_registry_names_each_scorer_once():
     assert all(SCORERS[name].name == name for name in SCORERS)
-    assert {name for name, s in SCORERS.items() if not s.model} == {"chrf", "token-f1"}
+    assert {name for name, s in SCORERS.items() if not s.asks_model} == {"chrf", "token-f1"}
     assert scorer_from(["likelihood"]) == Likelihood()
     assert scorer_from(["likelihood", "chrf"]) == Ensemble((Likelihood(), Chrf()))
+
+
+def opinion(*shown: str) -> float:
+    """In [0, 1), another one for everything that a judge can be shown."""
+    return crc32("|".join(shown).encode()) / 2**32
+
+
+@pytest.mark.parametrize("scorer", [*SCORERS.values(), LengthFree(Likelihood()), EVERYTHING], ids=lambda s: s.name)
+def test_a_scorer_is_what_it_says_it_is(scorer: Scorer):
+    """Whether it asks the model, sees the anchor, minds the rest of the group, and with which questions."""
+    asked: set[str] = set()
+
+    def choice(text: str, word: str) -> float:
+        asked.add(text)
+        return opinion(text, word)
+
+    engine = CharacterEngine(lambda prefix, answer, t: -opinion(prefix, answer), choice)
+    by = judge(engine, SEVERAL)
+    own = item("2+2", "four", "fore", "four", "five")
+    (first,) = scores(scorer, by, [own])
+    assert bool(engine.prefixes) == scorer.asks_model
+    shown = {"prompt": "2+2", "anchor": "four", "candidate": "fore", "first": "fore", "second": "five"}
+    questions = {fill(wording, **shown) for wording in scorer.questions(SEVERAL)}
+    assert questions <= {text.removeprefix("<system>be brief<user>") for text in asked}
+    assert bool(questions) == bool(asked)
+    (other,) = scores(scorer, by, [replace(own, anchor=item("", "five or four").anchor)])
+    assert bool(np.any(other != first)) == scorer.sees_anchor
+    (among,) = scores(scorer, by, [replace(own, candidates=(*own.candidates[:2], item("", "three").anchor))])
+    assert bool(np.any(among[:2] != first[:2])) == scorer.relative
+
+
+def test_a_wording_shows_as_many_answers_as_it_has_places_for():
+    assert [answers_in(wording) for wording in (SEVERAL.view, SEVERAL.verdict, SEVERAL.pairwise)] == [0, 1, 2]
 
 
 def test_templates_leave_foreign_braces_alone():
@@ -163,7 +206,7 @@ def test_vetted_templates_name_only_what_is_filled():
 def test_answers_that_pass_the_context_are_shown_without_their_ends():
     """One token a character: 22 of turns and "p|ref a|rate |", 14, leave 3 of 47 behind the 8 that are kept free."""
     told: list[str] = []
-    by = replace(judge(CharacterEngine()), context=22 + 14 + 8 + 3, tell=told.append)
+    by = replace(judge(CharacterEngine()), context=22 + 14 + 8 + 3, warn=told.append)
     asked = item("p", "a", "abcdef")
     assert decode(ask(by, asked, TEMPLATES.verdict, candidate="abc")).endswith("|rate abc|")
     assert told == []

@@ -1,4 +1,4 @@
-"""A student opened as a judge: any model that can be a student, through any backend, with or without an adapter."""
+"""A student loaded as a judge: any model that can be a student, through any backend, with or without an adapter."""
 
 from __future__ import annotations
 
@@ -26,45 +26,47 @@ from pudistill_cli.types import Message, Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How the judge is asked: what a recipe says about it, or the defaults."""
+class JudgeSettings:
+    """How the judge is loaded and asked: what a recipe says about it, or the defaults."""
 
     templates: Templates
     student: StudentSettings
-    text: bool = False
-    """Bare text, without a chat template."""
+    bare_text: bool = False
+    """Without a chat template."""
 
     @classmethod
-    def of(cls, model: str, recipe: Recipe | None) -> Manner:
-        """With a recipe as its runs ask, whatever student it names."""
+    def from_recipe(cls, recipe: Recipe | None, model: str) -> JudgeSettings:
+        """With a recipe as its runs ask, but this model, whatever student it names."""
         if recipe is None:
             return cls(Templates(), StudentSettings(model=model))
         format = recipe.prompts.format
         student = recipe.student.model_copy(update={"model": model, "revision": None, "original": None})
         return cls(recipe.rank.templates(format), student, format == "text")
 
-    def several(self) -> Manner:
-        """The same in the vetted second wordings too."""
+    def in_several_wordings(self) -> JudgeSettings:
+        """The same, asked in the vetted second wordings too."""
         return replace(self, templates=self.templates.in_several_wordings())
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A judge that is ready, its context in tokens, and how to name it."""
+class LoadedJudge:
+    """A judge that is ready to be asked."""
 
     judge: Judge
     context: int
-    about: str
+    """The longest sequence that it reads, in tokens."""
+    description: str
+    """Its size and backend, for the user."""
 
 
 @contextmanager
 def open_judge(
-    manner: Manner,
+    settings: JudgeSettings,
     adapter: Path | None,
     engine: str,
     context: int | None,
     warn: Callable[[str], None],
-) -> Generator[Opened]:
+) -> Generator[LoadedJudge]:
     """Find and load the model; it is freed at the end of the block.
 
     Raises:
@@ -75,37 +77,37 @@ def open_judge(
         raise DataError(
             f"{adapter} holds no adapter_config.json.", "Name an adapter's folder: runs/NAME/adapters/sft, say."
         )
-    settings = manner.student
+    student_settings = settings.student
     student = resolve_student(
-        settings.model,
-        context=context or settings.context,
-        format="text" if manner.text else "chat",
+        student_settings.model,
+        context=context or student_settings.context,
+        format="text" if settings.bare_text else "chat",
     )
     for notice in student.notices:
         warn(notice)
-    backend, placement = _runner(student, engine, settings.device)
+    backend, placement = _backend_for(student, engine, student_settings.device)
     for notice in placement.notices:
         warn(notice)
-    reads = student.context if context or settings.context else min(student.context, DEFAULT_CONTEXT)
-    opened = backend.open(_spec(student, backend, settings, placement.device, reads))
+    reads = student.context if context or student_settings.context else min(student.context, DEFAULT_CONTEXT)
+    model = backend.open(_spec(student, backend, student_settings, placement.device, reads))
     try:
-        handle = None if adapter is None else opened.load_adapter(adapter)
+        handle = None if adapter is None else model.load_adapter(adapter)
         judge = Judge(
-            engine=retrying_engine(opened, halving_notice(warn)),
+            engine=retrying_engine(model, halving_notice(warn)),
             adapter=handle,
-            encode=_encoder(student, manner),
+            encode=_encoder(student, settings),
             encode_answer=student.tokenizer.encode_answer,
             decode=student.tokenizer.decode,
-            templates=manner.templates,
+            templates=settings.templates,
             context=reads,
-            tell=warn,
+            warn=warn,
         )
-        yield Opened(judge, reads, f"{student.parameters:,} parameters, through {backend.name}")
+        yield LoadedJudge(judge, reads, f"{student.parameters:,} parameters, through {backend.name}")
     finally:
-        opened.close()
+        model.close()
 
 
-def _runner(student: Student, engine: str, device: str) -> tuple[Backend, Placement]:
+def _backend_for(student: Student, engine: str, device: str) -> tuple[Backend, Placement]:
     """The named backend, or the one that fits the machine, and where; it must score, and hold this checkpoint."""
     hardware = detect()
     config = read_json(student.folder / "config.json")
@@ -147,11 +149,11 @@ def _spec(student: Student, backend: Backend, settings: StudentSettings, device:
     return replace(spec, folder=student.gguf) if student.gguf and _own_file(student, backend) else spec
 
 
-def _encoder(student: Student, manner: Manner) -> Callable[[tuple[Message, ...]], Tokens]:
-    variables: dict[str, Any] = manner.student.template_kwargs
+def _encoder(student: Student, settings: JudgeSettings) -> Callable[[tuple[Message, ...]], Tokens]:
+    variables: dict[str, Any] = settings.student.template_kwargs
 
     def encode(messages: tuple[Message, ...]) -> Tokens:
-        if manner.text:
+        if settings.bare_text:
             return student.tokenizer.encode_text(messages[-1].content)
         return student.tokenizer.encode_prompt(messages, **variables)
 

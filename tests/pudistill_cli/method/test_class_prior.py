@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pudistill_cli.method.pu import best_bin, class_prior, posterior
+from pudistill_cli.method.class_prior import best_bin, class_prior, posterior
 
 
 def sample(prior: float, seed: int, shift: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

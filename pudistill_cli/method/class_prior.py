@@ -1,4 +1,4 @@
-"""Candidates are not negatives: the share that is as good as the anchor, from positive and unlabeled data.
+"""Class prior and posteriors: the share of candidates as good as the anchor, from positive and unlabeled data.
 
 P are the anchors, U the candidates, both as scorer features. Identity features, such as overlap with the
 anchor, give P away and estimate the share of copies instead: never use them.

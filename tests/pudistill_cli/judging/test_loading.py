@@ -11,8 +11,8 @@ from pudistill_cli.backend_api.contract import Capabilities, ModelSpec
 from pudistill_cli.config.student import StudentSettings
 from pudistill_cli.hardware.probes import Card
 from pudistill_cli.hardware.selection import Hardware
-from pudistill_cli.judging import opening
-from pudistill_cli.judging.opening import Manner, open_judge
+from pudistill_cli.judging import loading
+from pudistill_cli.judging.loading import JudgeSettings, open_judge
 from pudistill_cli.method.scorers.templates import Templates
 from tests.tiny import STUDENT
 
@@ -77,11 +77,11 @@ def opened(
     """What the backend was told on a machine with so many bytes free on its card, and what the user was."""
     cards = (Card("nvidia", "a card", 16.0, free / 2**30),)
     found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=60.0, cards=cards, torch="cuda")
-    monkeypatch.setattr(opening, "detect", lambda: found)
-    monkeypatch.setattr(opening, "backends", lambda: {spy.name: spy})
+    monkeypatch.setattr(loading, "detect", lambda: found)
+    monkeypatch.setattr(loading, "backends", lambda: {spy.name: spy})
     told: list[str] = []
-    manner = Manner(Templates(), StudentSettings(model=str(model), **settings))
-    with open_judge(manner, None, engine, None, told.append):
+    judge = JudgeSettings(Templates(), StudentSettings(model=str(model), **settings))
+    with open_judge(judge, None, engine, None, told.append):
         return spy.specs[-1], [notice for notice in told if "not used" in notice]
 
 

@@ -1,4 +1,4 @@
-"""What judging an item would read, found by asking an engine that only counts."""
+"""What a scorer reads of an item, counted by an engine that computes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Counter:
     """A `Reader` that reads nothing: every log-prob and logit is 0."""
 
     longest: int = 0
-    tokens: int = 0
+    total: int = 0
 
     def logprobs(
         self, requests: Sequence[Continuations], adapter: Adapter | None
@@ -38,22 +38,22 @@ class _Counter:
     def _count(self, request: Continuations) -> None:
         lengths = [len(c) for c in request.continuations]
         self.longest = max(self.longest, len(request.prefix) + max(lengths))
-        self.tokens += len(request.prefix) + sum(lengths)
+        self.total += len(request.prefix) + sum(lengths)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a scorer reads of an item."""
+class TokenCount:
+    """Tokens of the sequences that a scorer reads of an item."""
 
     longest: int
-    """Of its sequences, in tokens."""
-    tokens: int
-    """All of them, a shared beginning once."""
+    """Of one sequence."""
+    total: int
+    """Of all of them, a shared beginning once."""
 
 
-def reading_of(scorer: Scorer, judge: Judge, item: Item) -> Reading:
+def count_tokens(scorer: Scorer, judge: Judge, item: Item) -> TokenCount:
     """Count one item's questions as they are, none cut to the context."""
     counter = _Counter()
     for _ in scorer.score(replace(judge, engine=counter, context=None), [item]):
         pass
-    return Reading(counter.longest, counter.tokens)
+    return TokenCount(counter.longest, counter.total)
