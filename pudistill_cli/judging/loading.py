@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pudistill_cli.backend_api.contract import Backend, ModelSpec
-from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
+from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.student import StudentSettings
@@ -95,7 +95,7 @@ def open_judge(
     try:
         handle = None if adapter is None else model.load_adapter(adapter)
         judge = Judge(
-            engine=patient_engine(model, shrinks(warn)),
+            engine=retrying_engine(model, halving_notice(warn)),
             adapter=handle,
             encode=_encoder(student, settings),
             encode_answer=student.tokenizer.encode_answer,

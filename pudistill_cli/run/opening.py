@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Literal
 
 from pudistill_cli.backend_api.contract import Engine, Learner, LoraSpec, ModelSpec, OptimizerSpec
-from pudistill_cli.backend_api.oom_retry import shrinks
+from pudistill_cli.backend_api.oom_retry import halving_notice
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.schema import Recipe
@@ -53,8 +53,8 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
     def learn(engine: Engine) -> Learner:
         return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
-    shrunk = shrinks(console.warn, folder.keep_token_budget)
-    model_pair = ModelPair(choice.engine.open(spec), learn, shrunk, in_turns=choice.suspend)
+    on_halved = halving_notice(console.warn, folder.keep_token_budget)
+    model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, in_turns=choice.suspend)
     return Job(
         recipe=recipe,
         student=student,

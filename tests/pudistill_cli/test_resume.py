@@ -173,7 +173,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     tiny = Tiny.make(tmp_path)
     places = (
         (f"{LEDGER}.add_group", 9),
-        ("pudistill_torch.training_state:write", 1),  # the adapter of round 1 is written, its state half
+        ("pudistill_cli.backend_api.training_state:write", 1),  # the adapter of round 1 is written, its state half
         ("pudistill_cli.stages.exporting:compare", 1),  # the merged weights are written
     )
     for place, nth in places:

@@ -18,7 +18,7 @@ from pudistill_cli.hardware import probes
 from pudistill_llamacpp import backend, placement, student_file
 from pudistill_llamacpp.convert.writer import write_gguf
 from tests.backends.pudistill_llamacpp.engines import make_prompts, open_engine, sampled
-from tests.backends.pudistill_llamacpp.random_models import save_model
+from tests.backends.random_models import save_model
 
 
 @pytest.fixture(scope="module")

@@ -69,12 +69,12 @@ def from_checkpoint() -> dict[str, tuple[str, str]]:
 def test_a_gguf_teacher_answers_as_its_checkpoint_does(gguf: Path) -> None:
     teacher = open_local(LocalTeacher(model=str(gguf), max_new_tokens=60), "torch", CONTEXT)
     try:
-        found = answers(teacher)
+        given = answers(teacher)
     finally:
         teacher.close()
-    assert found == from_checkpoint()
-    assert {status for _, status in found.values()} == {"ok"}
-    assert len({text for text, _ in found.values()}) == len(PROMPTS)
+    assert given == from_checkpoint()
+    assert {status for _, status in given.values()} == {"ok"}
+    assert len({text for text, _ in given.values()}) == len(PROMPTS)
     assert "205,200 parameters, through llamacpp" in teacher.about
 
 
@@ -131,8 +131,8 @@ def test_what_is_missing_is_found_before_anything_is_loaded(gguf: Path, monkeypa
 def machine(monkeypatch: pytest.MonkeyPatch, free: float, card: float | None = None) -> None:
     """A CPU with so many GiB free, and a card of 8 with so many where that is given."""
     cards = () if card is None else (Card("nvidia", "a card", 8.0, card),)
-    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=free, cards=cards, torch="cuda")
-    monkeypatch.setattr(local_placement, "detect", lambda: found)
+    hardware = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=free, cards=cards, torch="cuda")
+    monkeypatch.setattr(local_placement, "detect", lambda: hardware)
 
 
 @pytest.mark.parametrize("kind", ["gguf", "checkpoint"])
@@ -273,8 +273,8 @@ def test_llama_cpp_pythons_server_is_a_teacher(server: str, gguf: Path) -> None:
         concurrency=2,
         extra_body={"repeat_penalty": 1.0},  # the server's own default changes greedy answers
     )
-    found = answers(Endpoint(settings))
-    assert found == from_checkpoint()
+    given = answers(Endpoint(settings))
+    assert given == from_checkpoint()
 
 
 def test_a_prompt_that_fills_the_servers_context_is_an_error_of_its_own(server: str) -> None:
@@ -283,6 +283,6 @@ def test_a_prompt_that_fills_the_servers_context_is_an_error_of_its_own(server: 
         Question("long", (Message("user", "word " * 2 * CONTEXT),)),
         Question("short", (Message("user", PROMPTS[0]),)),
     ]
-    found = {question.key: answer for question, answer in Endpoint(settings).ask(asked)}
-    assert found["short"].status == "ok"
-    assert found["long"].status == "error"
+    given = {question.key: answer for question, answer in Endpoint(settings).ask(asked)}
+    assert given["short"].status == "ok"
+    assert given["long"].status == "error"
