@@ -9,9 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import cast
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
-from pudistill_cli.hardware import probes
 from pudistill_cli.models.checkpoint_files import count_parameters, read_json, weight_files
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -108,7 +108,7 @@ def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
     whole = request.out / ".f32.gguf"
     try:
         _convert(request, whole, "f32")
-        threads = probes.cores()
+        threads = cpu.cores()
         needed = request.calibration if wants_importance(request.variant) else ()
         importance = importance_matrix(whole, needed, threads=threads) if needed else None
         return quantise(whole, file, request.variant, threads=threads, importance=importance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.hardware import probes
 from pudistill_cli.hardware.probes import Card
 
@@ -42,14 +43,14 @@ class Hardware:
 
 def detect() -> Hardware:
     """Look at the machine: no framework is imported and no device is opened."""
-    cpu, features = probes.cpu()
-    memory_gib, free_gib = probes.memory_gib()
+    name, features = cpu.name_and_features()
+    memory_gib, free_gib = cpu.memory_gib()
     return Hardware(
         system=platform.system(),
         machine=platform.machine(),
-        cpu=cpu,
+        cpu=name,
         features=features,
-        cores=probes.cores(),
+        cores=cpu.cores(),
         memory_gib=memory_gib,
         free_gib=free_gib,
         cards=probes.cards(),

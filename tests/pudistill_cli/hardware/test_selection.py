@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import Backend, Capabilities
 from pudistill_cli.backend_api.registry import backends, usable
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware import probes
 from pudistill_cli.hardware.machine import Hardware, detect
 from pudistill_cli.hardware.memory_estimate import MemoryDemand
 from pudistill_cli.hardware.probes import Card
@@ -107,7 +107,7 @@ def test_auto_means_mlx_on_a_simulated_mac(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    monkeypatch.setattr(probes, "memory_gib", lambda: (16.0, 16.0))
+    monkeypatch.setattr(cpu, "memory_gib", lambda: (16.0, 16.0))
     every = backends()
     if "mlx" not in every or every["mlx"].problem() is not None:
         pytest.skip("needs the MLX backend: pip install 'pudistill[mlx]'")
