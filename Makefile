@@ -27,8 +27,10 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# A process a core, each with one thread; a process takes a GiB of memory, so eight are enough.
 test: $(VENV)/.dev .upstream/.built go
-	EVERY_BACKEND=1 $(BIN)/python -m pytest
+	EVERY_BACKEND=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .upstream/.unpacked: $(VENV)/.dev
 	mkdir -p $(UPSTREAM)

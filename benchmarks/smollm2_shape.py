@@ -104,7 +104,12 @@ def write_task(folder: Path, questions: Path, anchors: Path | None, limit: int) 
 
 
 def write_recipe(
-    folder: Path, student: Path, threads: int | None, token_budget: int = TOKEN_BUDGET, device: str = "cpu"
+    folder: Path,
+    student: Path,
+    threads: int | None,
+    token_budget: int = TOKEN_BUDGET,
+    device: str = "cpu",
+    new_tokens: int = NEW_TOKENS,
 ) -> Path:
     """One round of the default method, with little evaluation; JSON is YAML."""
     recipe = {
@@ -115,7 +120,7 @@ def write_recipe(
         "prompts": {name: f"{name}.jsonl" for name in ("train", "dev", "test")},
         "sft": {"epochs": 1, "students": 1},
         "rank": {"scorer": "likelihood", "gates": False},
-        "prefer": {"k": K, "rounds": 1, "max_new_tokens": NEW_TOKENS, "prior_start": 0.0, "prior_stop": 1.0},
+        "prefer": {"k": K, "rounds": 1, "max_new_tokens": new_tokens, "prior_start": 0.0, "prior_stop": 1.0},
         "eval": {"temperatures": [1.0], "dev_temperatures": [1.0], "samples": 1},
         "export": {"formats": ["hf", "adapter"]},
     }

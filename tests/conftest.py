@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from tests.once import Once
 from tests.tiny import Ended, Tiny, caller
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -22,6 +22,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first: one that began last would keep its process busy while the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: every search for garbage would go through them again, a third of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 _connect = socket.socket.connect
 
 
@@ -84,16 +97,19 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)`: a folder that `make` fills."""
+    base = tmp_path_factory.getbasetemp()
+    workers = "PYTEST_XDIST_WORKER" in os.environ  # whose folders lie in that of the whole run
+    return Once((base.parent if workers else base) / "once")
+
+
+@pytest.fixture(scope="session")
+def finished(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A tiny run that was never interrupted. Only to be read: `copied` gives a test its own."""
-    folder = tmp_path_factory.mktemp("finished")
-    tiny = Tiny.make(folder)
-    out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        code = tiny.main()
-    assert code == 0, err.getvalue()
-    return tiny
+    folder = once("finished", lambda folder: Tiny.make(folder).finish())
+    # A copy for each process: SQLite writes beside a ledger that is only read.
+    return Tiny.at(folder).copy(tmp_path_factory.mktemp("finished") / "runs")
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,14 @@ class Tiny:
         asked = {r["prompt"] for name in SIZES for r in lines_of(folder / f"{name}.jsonl")}
         answers = [r for r in lines_of(QUICKSTART / "anchors.jsonl") if r["prompt"] in asked]
         write_lines(folder / "anchors.jsonl", answers)
-        tiny = cls(folder, folder / "runs")
+        tiny = cls.at(folder)
         tiny.recipe.write_text(yaml.safe_dump(merged(SETTINGS, changes), sort_keys=False), encoding="utf-8")
         return tiny
+
+    @classmethod
+    def at(cls, folder: Path) -> Tiny:
+        """Where `make` has written."""
+        return cls(folder, folder / "runs")
 
     def copy(self, folder: Path) -> Tiny:
         """The same files, with a copy of the runs in `folder`."""
@@ -98,6 +104,21 @@ class Tiny:
     def main(self, *options: str) -> int:
         """Run the recipe in this process and return the exit code."""
         return code_of(self.arguments(*options))
+
+    def finish(self, *options: str) -> Ended:
+        """Run the recipe outside of a test, with a cache of its own and nothing on the screen."""
+        out, err = StringIO(), StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setenv("PUDISTILL_CACHE", str(self.folder / "cache"))
+            code = self.main(*options)
+        assert code == 0, err.getvalue()
+        (self.folder / "printed.json").write_text(json.dumps([out.getvalue(), err.getvalue()]), encoding="utf-8")
+        return self.printed
+
+    @property
+    def printed(self) -> Ended:
+        """What `finish` would have shown."""
+        return Ended(0, *json.loads((self.folder / "printed.json").read_text(encoding="utf-8")))
 
     def arguments(self, *options: str) -> list[str]:
         """`pudistill run` of the recipe."""

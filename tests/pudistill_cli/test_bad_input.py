@@ -418,7 +418,7 @@ def test_a_nan_in_sft_stops_and_keeps_the_last_good_adapter(
     refused(ended, 6, "SFT stopped at step 2", "not finite", str(stopped))
     assert is_good(stopped)
     assert tiny.value("SELECT count(*) FROM anchors") == sum(SIZES.values())
-    command = call(*tiny.arguments(*advised(ended)))
+    command = call(*tiny.arguments(*advised(ended), "--until", "sft"))
     assert command.code == 0, command.err
 
 

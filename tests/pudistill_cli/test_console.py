@@ -18,29 +18,18 @@ ESCAPE = "\x1b"
 MARKUP = "[bold]not bold[/] [0.1, 0.2] /path/[x]"
 
 
-@pytest.fixture(scope="module")
-def piped(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+@pytest.fixture
+def piped(finished: Tiny) -> Ended:
     """A whole run whose output goes to no terminal."""
-    return recorded(tmp_path_factory.mktemp("piped"))
+    return finished.printed
 
 
 @pytest.fixture(scope="module")
 def in_json(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    return recorded(tmp_path_factory.mktemp("json"), "--json")
-
-
-def recorded(folder: Path, *options: str) -> Ended:
-    from contextlib import redirect_stderr, redirect_stdout
-
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        code = Tiny.make(folder, prefer={"rounds": 1}).main(*options)
-    return Ended(code, out.getvalue(), err.getvalue())
+    return Tiny.make(tmp_path_factory.mktemp("json"), prefer={"rounds": 1}).finish("--json")
 
 
 def test_piped_output_has_no_escape_codes_and_no_carriage_returns(piped: Ended) -> None:
-    assert piped.code == 0
     for text in (piped.out, piped.err):
         assert ESCAPE not in text
         assert "\r" not in text
@@ -55,7 +44,6 @@ def test_results_are_on_stdout_and_progress_on_stderr(piped: Ended) -> None:
 
 
 def test_every_line_of_json_is_one_event_and_the_last_is_done(in_json: Ended) -> None:
-    assert in_json.code == 0
     events = in_json.events
     assert all(isinstance(e.get("event"), str) for e in events)
     assert events[-1]["event"] == "done"

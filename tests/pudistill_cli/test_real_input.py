@@ -15,6 +15,8 @@ from benchmarks import smollm2_shape
 from tests.tiny import Ended
 
 RSS_LIMIT_MIB = 6 * 1024
+FEWER = {"prompts.limit": 32, "sft.students": 1, "eval.dev_temperatures": [1.0, 0.0]}
+"""Of the stories recipe's 72 openings; what is left out repeats what is left."""
 BEGINS_AND_ENDS = ("<s>", "</s>", "<unk>")
 
 
@@ -38,10 +40,10 @@ class Stories:
 
 @pytest.mark.slow
 def test_stories(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]) -> None:
-    """Every stage of the shipped recipe: 72 real openings, a pretrained story model, the gates, two rounds."""
+    """Every stage of the shipped recipe: real openings, a pretrained story model, the gates, two rounds."""
     monkeypatch.chdir(tmp_path)
-    model = shared / "models" / "stories260K"
-    ended = call("run", "stories", "--set", f"student.model={model}")
+    settings = {"student.model": shared / "models" / "stories260K", **FEWER}
+    ended = call("run", "stories", *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")))
     assert ended.code == 0, ended.err
     stories = Stories(tmp_path / "runs" / "stories")
     _gates_let_the_judge_through(stories)
@@ -66,11 +68,12 @@ def _gates_let_the_judge_through(stories: Stories) -> None:
 def _rounds_learned(stories: Stories) -> None:
     rounds = stories.rows("SELECT name, detail FROM stages WHERE name IN ('round-1', 'round-2') ORDER BY name")
     assert [name for name, _ in rounds] == ["round-1", "round-2"]
+    assert all(json.loads(detail)["steps"] >= 2 for _, detail in rounds)
     for number in (1, 2):
         ((cut_off,),) = stories.rows(f"SELECT avg(finish = 'length') FROM candidates WHERE round = {number}")
-        assert cut_off < 0.4  # the others take part
+        assert cut_off < 0.5  # the others take part
         ((groups,),) = stories.rows(f"SELECT count(*) FROM groups WHERE round = {number}")
-        assert groups >= 45
+        assert groups >= 20
 
 
 def _table_is_whole(stories: Stories) -> None:
@@ -103,11 +106,11 @@ def _answers_are_sane(stories: Stories) -> None:
 
 @pytest.mark.slow
 def test_smollm2_shape(shared: Path, tmp_path: Path) -> None:
-    """One round, 8 MT-bench questions, K 4, 64 new tokens, on random weights with the real tokenizer."""
+    """One round, 4 MT-bench questions, K 4, 32 new tokens, on random weights with the real tokenizer."""
     student = smollm2_shape.build_student(shared / "tokenizers" / "smollm2-135m-instruct", tmp_path / "student")
     bench = shared / "data" / "mt_bench"
-    smollm2_shape.write_task(tmp_path, bench / "question.jsonl", bench / "gpt-4.jsonl", limit=8)
-    found = smollm2_shape.run_recipe(smollm2_shape.write_recipe(tmp_path, student, threads=1))
+    smollm2_shape.write_task(tmp_path, bench / "question.jsonl", bench / "gpt-4.jsonl", limit=4)
+    found = smollm2_shape.run_recipe(smollm2_shape.write_recipe(tmp_path, student, threads=1, new_tokens=32))
     print(json.dumps(found, indent=2))
     assert "round 1: ldl-grpo" in found["stages"]
     assert 0 < found["rates"]["cut_off_share"] < 1  # some answers end, as real ones do

@@ -32,35 +32,43 @@ class Killed(BaseException):
     """Nothing in the program knows it, so nothing can catch it by name."""
 
 
-def bomb(patch: pytest.MonkeyPatch, place: str, nth: int, *first: Any, after: bool = False) -> None:
-    """Raise Killed at the `nth` call of `module:Class.method`; of those whose first argument is `first`, if given."""
+def owner_of(place: str) -> tuple[Any, str]:
+    """The module or class of `module:Class.name`, and the name in it."""
     module, _, name = place.partition(":")
     *owners, attribute = name.split(".")
     owner: Any = import_module(module)
     for part in owners:
         owner = getattr(owner, part)
-    original = getattr(owner, attribute)
+    return owner, attribute
+
+
+def bomb(patch: pytest.MonkeyPatch, place: str, nth: int, *first: Any, after: bool = False) -> Killed:
+    """Raise what is returned at the `nth` call of `module:Class.method`; of those whose first argument is `first`."""
+    owner, attribute = owner_of(place)
+    original, killed = getattr(owner, attribute), Killed(f"{place}, call {nth}")
+    place_of_first = int(isinstance(owner, type))
     calls = 0
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        counts = not first or args[len(owners) : len(owners) + 1] == first
+        counts = not first or args[place_of_first : place_of_first + 1] == first
         calls += counts
         if counts and calls == nth and not after:
-            raise Killed
+            raise killed
         result = original(*args, **kwargs)
         if counts and calls == nth:
-            raise Killed
+            raise killed
         return result
 
     patch.setattr(owner, attribute, wrapper)
+    return killed
 
 
 LEDGER = "pudistill_cli.run.ledger:Ledger"
 LEARNER = "pudistill_torch.learner:TorchLearner"
 # 28 prompts are asked; SFT has 2 steps, then each round 2; the gates draw 4 groups, round 1 the other 12, round 2 16,
-# which two scorers score; then 6 are drawn and scored for the claims.
-POINTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+# each of which has two scorers and the posterior; then 6 are drawn for the claims, for the two scorers.
+POINTS: dict[str, Callable[[pytest.MonkeyPatch], Killed]] = {
     "teacher": lambda p: bomb(p, f"{LEDGER}.add_anchor", 5, after=True),
     "SFT": lambda p: bomb(p, f"{LEARNER}.step", 2),
     "SFT's adapter written, its state not": lambda p: bomb(p, f"{LEARNER}.save", 1),
@@ -77,22 +85,44 @@ POINTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "update, round 2": lambda p: bomb(p, f"{LEARNER}.step", 6),
     "round 2 saved, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "round-2"),
     "evaluation": lambda p: bomb(p, f"{LEDGER}.add_eval_answers", 21, after=True),
-    "claims": lambda p: bomb(p, f"{LEDGER}.add_scores", 70, after=True),
+    "claims": lambda p: bomb(p, f"{LEDGER}.add_scores", 100, after=True),
     "results written, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "eval"),
     "export": lambda p: bomb(p, "pudistill_cli.stages.exporting:compare", 1),
     "between exports": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "export/hf", after=True),
 }
 
 
-@pytest.mark.parametrize("point", POINTS)
+# Every point once, in few runs. Calls are counted across the stops, and what is done again counts again: after a stop
+# that has steps repeated, no run is stopped by the number of a step; after one in an update, by that of a score.
+RUNS = (
+    ("teacher", "preferences", "update, round 2"),
+    ("SFT", "dev", "sampling, round 2", "claims", "results written, not recorded"),
+    ("SFT's adapter written, its state not", "sampling", "round 1 saved, not recorded", "export"),
+    ("SFT saved, not recorded", "scoring", "between rounds", "evaluation", "between exports"),
+    ("gates", "update", "round 2 saved, not recorded"),
+)
+
+
+def test_every_point_is_stopped_at() -> None:
+    assert sorted(point for points in RUNS for point in points) == sorted(POINTS)
+
+
+@pytest.mark.parametrize("points", RUNS, ids=", ".join)
 def test_a_stopped_run_ends_with_the_same_bytes(
-    point: str, finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+    points: tuple[str, ...],
+    finished: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., Ended],
 ) -> None:
+    """Stopped and continued at each point in turn; what is there at a stop is what the whole run has."""
     tiny = Tiny.make(tmp_path)
     with monkeypatch.context() as patch:
-        POINTS[point](patch)
-        with pytest.raises(Killed):
-            call(*tiny.arguments())
+        for killed in [POINTS[point](patch) for point in points]:
+            with pytest.raises(Killed) as caught:
+                call(*tiny.arguments())
+            assert caught.value is killed
+            assert set(tiny.rows(DRAWN)) <= set(finished.rows(DRAWN))
     ended = call(*tiny.arguments())
     assert ended.code == 0, ended.err
     assert tiny.rows(DRAWN) == finished.rows(DRAWN)
@@ -169,7 +199,7 @@ def at(place, nth, number):
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     finished: Tiny, tmp_path: Path, call: Callable[..., Ended]
 ) -> None:
-    """SIGKILL runs no `finally`: half-written folders and an open transaction are left."""
+    """SIGKILL runs no `finally`: half-written folders and an open ledger are left."""
     tiny = Tiny.make(tmp_path)
     places = (
         (f"{LEDGER}.add_group", 9),
@@ -193,16 +223,6 @@ def next_command(ended: Ended) -> list[str]:
     found = re.search(r"[Gg]o on with: pudistill (.*)", ended.err)
     assert found, ended.err
     return shlex.split(found[1])
-
-
-def owner_of(place: str) -> tuple[Any, str]:
-    """The module or class of `module:Class.name`, and the name in it."""
-    module, _, name = place.partition(":")
-    *owners, attribute = name.split(".")
-    owner: Any = import_module(module)
-    for part in owners:
-        owner = getattr(owner, part)
-    return owner, attribute
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")

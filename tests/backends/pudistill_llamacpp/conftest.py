@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="needs torch and transformers, the other imp
 pytest.importorskip("transformers", reason="needs torch and transformers, the other implementation")
 
 from tests.backends.random_models import MODELS, save_model
+from tests.once import Once
 from tests.tiny import ROOT
 
 SOURCES = ROOT / ".upstream"
@@ -27,7 +28,7 @@ def upstream() -> Path:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(once: Once) -> dict[str, Path]:
     """A checkpoint of random weights for every name in MODELS. Only to be read."""
-    folder = tmp_path_factory.mktemp("models")
-    return {name: save_model(name, folder / name) for name in MODELS}
+    folder = once("llamacpp-models", lambda folder: [save_model(name, folder / name) for name in MODELS])
+    return {name: folder / name for name in MODELS}

@@ -27,7 +27,8 @@ from tests.backends.pudistill_llamacpp.engines import (
     sampled,
 )
 from tests.backends.pudistill_llamacpp.next_tokens import normalised
-from tests.backends.random_models import MODELS, save_model
+from tests.backends.random_models import MODELS
+from tests.once import Once
 
 NAMES = tuple(name for name in MODELS if name != "phi3-long")  # the adapter does not depend on its factors
 _DRIVER = """
@@ -70,11 +71,10 @@ def peft_logprobs(base: Path, adapter: Path, tokens: tuple[int, ...]) -> np.ndar
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Path, Path]]:
+def pairs(models: dict[str, Path], once: Once) -> Mapping[str, tuple[Path, Path]]:
     """A model of each architecture, and an adapter of it."""
-    folder = tmp_path_factory.mktemp("pairs")
-    bases = {name: save_model(name, folder / name) for name in NAMES}
-    return {name: (base, save_adapter(base, folder / f"{name}-adapter")) for name, base in bases.items()}
+    folder = once("adapters", lambda folder: [save_adapter(models[name], folder / name) for name in NAMES])
+    return {name: (models[name], folder / name) for name in NAMES}
 
 
 # --- what it computes ---
@@ -141,20 +141,24 @@ def test_a_wrong_order_of_rows_would_show(
 
 @pytest.fixture(scope="module")
 def written(
-    pairs: Mapping[str, tuple[Path, Path]], upstream: Path, tmp_path_factory: pytest.TempPathFactory
+    pairs: Mapping[str, tuple[Path, Path]], upstream: Path, once: Once
 ) -> Mapping[str, tuple[GGUFReader, GGUFReader]]:
     """For each architecture our file and upstream's."""
-    folder = tmp_path_factory.mktemp("written")
-    jobs = []
-    for name, (base, adapter) in pairs.items():
-        config = json.loads((base / "config.json").read_text())
-        write_lora_gguf(adapter, config, folder / f"{name}.gguf", name="adapter")
-        jobs.append(f"{base};{adapter};{folder / name}-upstream.gguf")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, str(upstream), "|".join(jobs)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+
+    def write(folder: Path) -> None:
+        jobs = []
+        for name, (base, adapter) in pairs.items():
+            config = json.loads((base / "config.json").read_text())
+            write_lora_gguf(adapter, config, folder / f"{name}.gguf", name="adapter")
+            jobs.append(f"{base};{adapter};{folder / name}-upstream.gguf")
+        arguments = [str(upstream), "|".join(jobs)]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", _DRIVER, *arguments], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    folder = once("lora", write)
     return {n: (GGUFReader(folder / f"{n}.gguf"), GGUFReader(folder / f"{n}-upstream.gguf")) for n in pairs}
 
 

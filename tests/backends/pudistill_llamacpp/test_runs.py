@@ -28,11 +28,8 @@ COMPARED = ("adapters/**/*.safetensors", "results.json")
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A tiny run with this engine, in float32, so that it is the same at every time."""
-    folder = tmp_path_factory.mktemp("llamacpp-run")
-    tiny = Tiny.make(folder, backend="llamacpp", export=EXPORTS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        assert tiny.main() == 0
+    tiny = Tiny.make(tmp_path_factory.mktemp("llamacpp-run"), backend="llamacpp", export=EXPORTS)
+    tiny.finish()
     return tiny
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.evaluator import Evaluator, System
 from tests.tiny import QUICKSTART, Ended, Tiny
 
-pytestmark = pytest.mark.slow  # a minute and a half in all
+pytestmark = pytest.mark.slow  # half a minute in all
 
 Call = Callable[..., Ended]
 LIKELIHOOD = SCORERS["likelihood"]
-BAD = {scorer.name: scorer for scorer in (Planted(), Planted(LIKELIHOOD), Length(1), Length(-1))}
+BAD = {scorer.name: scorer for scorer in (Planted(), Planted(LIKELIHOOD), Length(1))}
 FRESH = 120
 """Test prompts, none of which chose anything."""
 
@@ -52,9 +51,8 @@ class Turning:
 def after_sft(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The quickstart with a third of its prompts, up to SFT."""
     names = {"train": "prompts.jsonl", "dev": "prompts-dev.jsonl", "test": "prompts-test.jsonl"}
-    folder = tmp_path_factory.mktemp("after-sft")
     tiny = Tiny.make(
-        folder,
+        tmp_path_factory.mktemp("after-sft"),
         teacher={"kind": "file", "path": str(QUICKSTART / "anchors.jsonl")},
         prompts={**{name: str(QUICKSTART / file) for name, file in names.items()}, "limit": 66},
         lora={"r": 32, "alpha": 64.0},
@@ -64,10 +62,7 @@ def after_sft(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         train={"groups_per_step": 16, "lr": 1.0e-3},  # a rate at which a bad judge bites
         eval={"max_prompts": 2, "dev_prompts": 60, "dev_temperatures": [1.0, 0.0]},
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        patch.setattr("sys.stderr", StringIO())
-        assert tiny.main("--until", "sft") == 0
+    tiny.finish("--until", "sft")
     return tiny
 
 
@@ -97,6 +92,8 @@ def assert_not_worse_than_sft(tiny: Tiny, scorer: Scorer, kept: str) -> None:
     """On dev in the mean, and on fresh prompts by more than chance."""
     dev = {name: np.mean(detail(tiny, f"dev/{name}")["values"]) for name in {"sft", kept}}
     assert dev[kept] >= dev["sft"]
+    if kept == "sft":
+        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCORERS, scorer.name, scorer)
         with closing(reopen("tiny", tiny.runs, Console(), ["eval.max_prompts=null"])) as job:
@@ -117,13 +114,13 @@ def test_the_gates_catch_a_bad_judge(name: str, after_sft: Tiny, tmp_path: Path,
     assert (adapters(tiny), chosen(tiny)) == (["sft"], "sft")
 
 
-@pytest.mark.parametrize("name", [*BAD, "pmi"])
+@pytest.mark.parametrize("name", ["reversed-likelihood", "long", "pmi"])
 def test_a_bad_judge_without_gates_leaves_nothing_worse_than_sft(
     name: str, after_sft: Tiny, tmp_path: Path, call: Call
 ) -> None:
     scorer = BAD.get(name) or SCORERS[name]
     tiny = after_sft.copy(tmp_path / "runs")
-    planted(tiny, call, scorer, 3, "rank.gates=false")
+    planted(tiny, call, scorer, 2, "rank.gates=false")
     assert_not_worse_than_sft(tiny, scorer, chosen(tiny))
     if name == "reversed-likelihood":  # what was let through did harm
         last, sft = (detail(tiny, f"dev/{n}")["values"] for n in (adapters(tiny)[-2], "sft"))

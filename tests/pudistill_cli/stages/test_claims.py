@@ -25,17 +25,14 @@ def claims_of(tiny: Tiny) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Four candidates, one scorer, and a measure that tells most of them apart."""
-    folder = tmp_path_factory.mktemp("ranked")
     tiny = Tiny.make(
-        folder,
+        tmp_path_factory.mktemp("ranked"),
         rank={"scorer": "likelihood"},
         prefer={"rounds": 1, "k": 4},
         eval={"metric": "chrf"},
         export={"formats": ["adapter"]},
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        assert tiny.main() == 0
+    tiny.finish()
     return tiny
 
 

@@ -57,7 +57,12 @@ def observed(backend: str, patch: pytest.MonkeyPatch) -> tuple[list[GroupBatch],
     return batches, held
 
 
-@pytest.mark.parametrize("objective", ["sdft", {"name": "ldl-grpo", "distil": 0.5}], ids=["sdft", "ldl-grpo"])
+@pytest.mark.parametrize(
+    ("backend", "objective"),
+    [("torch", "sdft"), ("mlx", {"name": "ldl-grpo", "distil": 0.5})],
+    indirect=["backend"],
+    ids=["torch, distillation alone", "mlx, distillation beside an objective"],
+)
 def test_a_stopped_run_ends_with_the_same_bytes(
     backend: str, objective: Any, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

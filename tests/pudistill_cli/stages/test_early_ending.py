@@ -213,7 +213,7 @@ def test_a_scorer_that_alone_decides_everything_is_warned_about(
 
 
 def test_a_refreshed_judge_is_the_student_as_the_round_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+    finished: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     """Round 1 is ranked as with the SFT snapshot, round 2 by the adapter of round 1, and dev by SFT's."""
     job = import_module("pudistill_cli.run.context").Job
@@ -227,15 +227,13 @@ def test_a_refreshed_judge_is_the_student_as_the_round_begins(
         "SELECT prompt_key, k, scorer, score FROM candidates JOIN scores ON candidate_id = id "
         "WHERE round = {} ORDER BY prompt_key, k, scorer"
     )
-    frozen = Tiny.make(tmp_path / "frozen")
-    assert call(*frozen.arguments("--until", "prefer")).code == 0
     monkeypatch.setattr(job, "judge", named)
-    tiny = Tiny.make(tmp_path / "refreshed", rank={"judge": "refreshed"})
+    tiny = Tiny.make(tmp_path, rank={"judge": "refreshed"})
     ended = call(*tiny.arguments("--until", "prefer"))
     assert ended.code == 0, ended.err
-    assert tiny.rows(scores.format(1)) == frozen.rows(scores.format(1))
-    assert tiny.rows(scores.format(2)) != frozen.rows(scores.format(2))
-    assert tiny.bytes_of("adapters/round-1/*") == frozen.bytes_of("adapters/round-1/*")
+    assert tiny.rows(scores.format(1)) == finished.rows(scores.format(1))
+    assert tiny.rows(scores.format(2)) != finished.rows(scores.format(2))
+    assert tiny.bytes_of("adapters/round-1/*") == finished.bytes_of("adapters/round-1/*")
     assert set(asked) == {"sft", "round-1"}
     reports = json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'gates/round-2'"))["reports"]
     assert [(r["scorer"], r["gate"]) for r in reports] == [

@@ -65,9 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         export={"formats": ["adapter"]},
     )
     write_lines(folder / "other.jsonl", lines_of(QUICKSTART / "prompts-other-wordings.jsonl", 5))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        assert tiny.main() == 0
+    tiny.finish()
     return tiny
 
 

@@ -63,11 +63,8 @@ def test_the_half_of_the_prompts_whose_scores_differ_least_gets_fewer_candidates
 
 @pytest.fixture(scope="module")
 def reused(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    folder = tmp_path_factory.mktemp("reused")
-    tiny = Tiny.make(folder, **REUSE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUDISTILL_CACHE", str(folder / "cache"))
-        assert tiny.main() == 0
+    tiny = Tiny.make(tmp_path_factory.mktemp("reused"), **REUSE)
+    tiny.finish("--until", "eval")
     return tiny
 
 

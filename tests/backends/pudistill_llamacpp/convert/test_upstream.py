@@ -10,6 +10,7 @@ import pytest
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import convert, metadata, tensors
 from tests.backends.random_models import MODELS
+from tests.once import Once
 
 TYPES: tuple[GgufDtype, ...] = ("f32", "f16", "bf16", "q8_0")
 
@@ -40,18 +41,20 @@ COMPARED_BY_MEANING = {"tokenizer.ggml.scores", "tokenizer.ggml.token_type"}
 
 
 @pytest.fixture(scope="module")
-def files(upstream: Path, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(upstream: Path, models: dict[str, Path], once: Once) -> Path:
     """`<name>-<type>.gguf` in `ours` and `upstream`."""
-    folder = tmp_path_factory.mktemp("files")
-    (folder / "upstream").mkdir()
-    jobs: list[tuple[Path, Path, str, str | None]] = []
-    for name, checkpoint in models.items():
-        pre = "smollm" if MODELS[name].tokenizer == "bpe" else None
-        for dtype in TYPES if name in ("llama", "gemma2") else TYPES[:1]:
-            write_gguf(checkpoint, folder / "ours" / f"{name}-{dtype}.gguf", dtype=dtype, name="model")
-            jobs.append((checkpoint, folder / "upstream" / f"{name}-{dtype}.gguf", dtype, pre))
-    convert(upstream, jobs)
-    return folder
+
+    def write(folder: Path) -> None:
+        (folder / "upstream").mkdir()
+        jobs: list[tuple[Path, Path, str, str | None]] = []
+        for name, checkpoint in models.items():
+            pre = "smollm" if MODELS[name].tokenizer == "bpe" else None
+            for dtype in TYPES if name in ("llama", "gemma2") else TYPES[:1]:
+                write_gguf(checkpoint, folder / "ours" / f"{name}-{dtype}.gguf", dtype=dtype, name="model")
+                jobs.append((checkpoint, folder / "upstream" / f"{name}-{dtype}.gguf", dtype, pre))
+        convert(upstream, jobs)
+
+    return once("converted", write)
 
 
 @pytest.mark.parametrize("name", MODELS)
