@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import Engine, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.backend_api.registry import usable
-from pudistill_cli.hardware import probes
 from pudistill_cli.types import PromptTokens, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,9 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
-    name, features = probes.cpu()
+    name, features = cpu.name_and_features()
     record: dict[str, Any] = {
-        "machine": {"cpu": name, "features": features, "cores": probes.cores(), "platform": platform.platform()},
+        "machine": {"cpu": name, "features": features, "cores": cpu.cores(), "platform": platform.platform()},
         "load_average": os.getloadavg()[0],
         "work": f"{PROMPTS} prompts of {PROMPT_TOKENS} tokens, K = {K}, {NEW_TOKENS} new tokens, one thread",
         "sizes": {},

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pudistill_cli.hardware import probes
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.method.statistics import bootstrap_mean, paired_difference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +93,6 @@ def write(done: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
 def provenance() -> dict[str, Any]:
     """The commit, and the machine."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    name, features = probes.cpu()
+    name, features = cpu.name_and_features()
     machine = {"cpu": name, "features": features, "platform": platform.platform()}
     return {"commit": commit.stdout.strip(), "machine": machine}

@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.smollm2_shape import machine
 from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
 from pudistill_cli.backend_api.registry import usable
-from pudistill_cli.hardware.memory_estimate import Demand
+from pudistill_cli.hardware.memory_estimate import MemoryDemand
 
 RESULTS = Path(__file__).resolve().parent / "results" / "learner_memory.json"
 LAYERS, VOCABULARY, ROW = 6, 4096, 256
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for width, feed_forward, heads in SHAPES:
             checkpoint = build(width, feed_forward, heads, Path(folder) / f"{width}-{feed_forward}")
-            demand = Demand("llama", 0, 1, width, feed_forward)
+            demand = MemoryDemand("llama", 0, 1, width, feed_forward)
             for dtype, size in (("float32", 4), ("bfloat16", 2)):
                 formula = (demand.learner_gib(size, 1) - demand.learner_gib(size, 0)) * 2**30
                 n_bytes = measure(checkpoint, options.device, dtype)

@@ -30,8 +30,8 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_model
 from safetensors.numpy import save_file
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import ModelSpec
-from pudistill_cli.hardware import probes
 from pudistill_cli.types import PromptTokens, Sampling
 from pudistill_mlx import backend
 from pudistill_mlx.engine import MlxEngine
@@ -144,7 +144,7 @@ def machine() -> dict[str, Any]:
     """Where the numbers come from."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
-        "cpu": probes.cpu()[0],
+        "cpu": cpu.name_and_features()[0],
         "cores": os.cpu_count(),
         "load_average": [round(x, 1) for x in os.getloadavg()],
         "python": platform.python_version(),

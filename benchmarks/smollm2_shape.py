@@ -214,7 +214,7 @@ def against_transformers(student: Path, folder: Path, threads: int | None, devic
     from pudistill_cli.backend_api.contract import ModelSpec
     from pudistill_cli.backend_api.registry import backends
     from pudistill_cli.models.tokenizer import StudentTokenizer
-    from pudistill_cli.prompts import read_prompts
+    from pudistill_cli.prompt_files import read_prompts
     from pudistill_cli.types import PromptTokens, Sampling
 
     prompts = read_prompts(folder / "train.jsonl").prompts[:PEER_PROMPTS]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pudistill_cli.errors import RunError
@@ -59,6 +61,20 @@ def replace_folder(new: Path, final: Path) -> None:
             shutil.rmtree(old)
     except OSError as error:
         raise cannot_write(final, error) from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Generator[Path]:
+    """A temporary folder that becomes `path` at the end of the block, by `replace_folder`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        replace_folder(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def recover_folders(parent: Path) -> None:

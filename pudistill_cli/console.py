@@ -73,8 +73,8 @@ class Console:
         self.as_json = as_json
         # Emoji codes would change what a model said: `10:100:30`.
         self.err = Terminal(stderr=True, highlight=False, emoji=False)
-        known = sys.stdout.isatty() or "COLUMNS" in os.environ
-        self.out = Terminal(highlight=False, emoji=False, width=None if known else PIPED_COLUMNS)
+        has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+        self.out = Terminal(highlight=False, emoji=False, width=None if has_width else PIPED_COLUMNS)
 
     # --- events and lines ---
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.backend_api.shared_model import unknown_adapter
+from pudistill_cli.errors import DataError
 from pudistill_cli.types import Adapter
 from pudistill_llamacpp.lora_gguf import config_of, write_lora
 from pudistill_llamacpp.native.model import Lora, Model
@@ -40,7 +41,7 @@ class Adapters:
         if handle is None:
             return None
         if handle not in self._loras:
-            raise BackendError(f"No adapter {handle!r} is loaded.", "This is a bug in pudistill: please report it.")
+            raise unknown_adapter(handle)
         return self._loras[handle]
 
     def drop(self, handle: Adapter) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.method.sampling import uniforms
+from pudistill_cli.backend_api.continuous_batching import fresh_rows
 from pudistill_cli.types import Candidate, Floats, PromptTokens, Sampling
 from pudistill_llamacpp.draw import draw
 from pudistill_llamacpp.native.context import Context
@@ -57,16 +57,15 @@ class Decoding:
 
     def admit(self, index: int, prompt: PromptTokens) -> None:
         """Prefill a prompt, alone so that nothing else can change its result, and draw K first tokens from it."""
-        first, k, n = self.alive, self._k, self._sampling.max_new_tokens
+        first, k = self.alive, self._k
         where = np.arange(first, first + k)
         logits = prefill(self._context, first, prompt.tokens)
         self._context.copy(first, where[1:].tolist())
-        self._prompt[where], self._number[where] = index, np.arange(k)
+        rows = fresh_rows([(index, prompt)], k, self._sampling, self._longest)
+        self._prompt[where], self._number[where] = rows.prompt, rows.number
+        self._limit[where], self._uniform[where] = rows.limit, rows.uniform
         self._start[where] = len(prompt.tokens)
-        self._limit[where] = min(n, self._longest - len(prompt.tokens))
         self._written[where], self._done[where] = 0, False
-        seed, round = self._sampling.seed, self._sampling.round
-        self._uniform[where] = [uniforms(seed, round, prompt.key, number, n) for number in range(k)]
         self.alive += k
         self._append(where, np.broadcast_to(logits, (k, logits.shape[-1])))
 

@@ -56,8 +56,8 @@ def _inverse_cdf(logits: Floats, u: Doubles) -> tuple[NDArray[np.int64], Floats]
     before = np.where(block > 0, outer[rows, block - 1], 0.0)
     columns = block[:, None] * BLOCK + np.arange(BLOCK)  # (B, 256); the last block may be a short one
     last = weights.shape[-1] - 1
-    found = np.where(columns <= last, weights[rows[:, None], np.minimum(columns, last)], 0)
-    inner = found.cumsum(-1, dtype=np.float64)
+    inside = np.where(columns <= last, weights[rows[:, None], np.minimum(columns, last)], 0)
+    inner = inside.cumsum(-1, dtype=np.float64)
     tokens = block * BLOCK + _first_above(inner, target - before)
     return tokens, np.log(weights[rows, tokens] / outer[:, -1]).astype(np.float32)
 
@@ -82,14 +82,14 @@ def _likeliest(logits: Floats, p: float) -> Floats | None:
         return None
     # Ids in order, so that the stable sort leaves ties in order; of those that tie with the last one some are missing.
     ids = np.sort(np.argpartition(logits, -LIKELY, axis=-1)[:, -LIKELY:], axis=-1)
-    found = np.take_along_axis(logits, ids, -1)
-    order = np.argsort(-found, axis=-1, kind="stable")
-    ids, found = np.take_along_axis(ids, order, -1), np.take_along_axis(found, order, -1)
-    mass = np.exp(found - logsumexp(logits)[:, None], dtype=np.float64)
+    values = np.take_along_axis(logits, ids, -1)
+    order = np.argsort(-values, axis=-1, kind="stable")
+    ids, values = np.take_along_axis(ids, order, -1), np.take_along_axis(values, order, -1)
+    mass = np.exp(values - logsumexp(logits)[:, None], dtype=np.float64)
     before = mass.cumsum(-1) - mass  # of the likelier tokens
-    cut = (before >= p) & (found > found[:, -1:])
+    cut = (before >= p) & (values > values[:, -1:])
     if not cut.any(-1).all():
         return None
     kept = np.full(logits.shape, -np.inf, np.float32)
-    np.put_along_axis(kept, ids, np.where(before < p, found, -np.inf), -1)
+    np.put_along_axis(kept, ids, np.where(before < p, values, -np.inf), -1)
     return kept

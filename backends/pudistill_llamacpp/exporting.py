@@ -9,15 +9,15 @@ from math import prod
 from pathlib import Path
 from typing import cast
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
-from pudistill_cli.hardware import probes
 from pudistill_cli.models.checkpoint_files import count_parameters, read_json, weight_files
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Adapter
-from pudistill_llamacpp.convert import preflight, upstream_converter
-from pudistill_llamacpp.convert.plan import plan_of
+from pudistill_llamacpp.convert import feasibility, upstream_converter
+from pudistill_llamacpp.convert.file_contents import contents_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.gguf_student.read import read_model
@@ -54,7 +54,7 @@ def export_problem(student: Path, format: str, variant: str, converter: Path | N
         return None if format == ADAPTER else requantising_problem(student)
     if format != ADAPTER and (problem := quant_problem(variant)) is not None:
         return problem
-    problem = preflight.problem(student)
+    problem = feasibility.problem(student)
     if problem is None:
         return None
     if format == ADAPTER or converter is None:
@@ -68,13 +68,13 @@ def export_bytes(student: Path, format: str, variant: str) -> int:
         return _ADAPTER_BYTES
     if student.is_file():
         return student.stat().st_size
-    if variant in _DIRECT and preflight.problem(student) is None:
-        return preflight.bytes_needed(student, cast("GgufDtype", variant))
-    if preflight.problem(student) is not None:  # upstream's converter will write it
+    if variant in _DIRECT and feasibility.problem(student) is None:
+        return feasibility.bytes_needed(student, cast("GgufDtype", variant))
+    if feasibility.problem(student) is not None:  # upstream's converter will write it
         return 8 * count_parameters(weight_files(student))
-    plan = plan_of(student, merged_tensors(student), "f32")
-    widths = [Width(t.name, t.shape[-1], prod(t.shape)) for t in plan.tensors]
-    return preflight.bytes_needed(student, "f32") + most_bytes(widths, variant)
+    contents = contents_of(student, merged_tensors(student), "f32")
+    widths = [Width(t.name, t.shape[-1], prod(t.shape)) for t in contents.tensors]
+    return feasibility.bytes_needed(student, "f32") + most_bytes(widths, variant)
 
 
 # --- writing ---
@@ -91,13 +91,13 @@ def write_export(request: ExportRequest) -> WrittenExport:
     if request.student.is_file():
         file = request.out / f"{request.name}.gguf"
         export_like(request.student, request.adapter, file)
-        found = replace(read_types(file, "f32"), quant="the student's own")
+        content = replace(read_types(file, "f32"), quant="the student's own")
     else:
         file = request.out / f"{request.name}-{request.variant}.gguf"
-        found = _write_quantised(request, file)
+        content = _write_quantised(request, file)
     runtimes = _beside(request, file, file.name, None)
     exact = request.variant in ("f32", "f16") and not request.student.is_file()
-    written = _written(file, found.report(), runtimes, KL_LIMIT if exact else None)
+    written = _written(file, content.report(), runtimes, KL_LIMIT if exact else None)
     return replace(written, notices=(*written.notices, _WITHOUT_BOS)) if _drops_bos(request) else written
 
 
@@ -108,7 +108,7 @@ def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
     whole = request.out / ".f32.gguf"
     try:
         _convert(request, whole, "f32")
-        threads = probes.cores()
+        threads = cpu.cores()
         needed = request.calibration if wants_importance(request.variant) else ()
         importance = importance_matrix(whole, needed, threads=threads) if needed else None
         return quantise(whole, file, request.variant, threads=threads, importance=importance)
@@ -129,7 +129,7 @@ def _convert(request: ExportRequest, file: Path, dtype: GgufDtype) -> None:
 
 
 def _by_upstream(request: ExportRequest) -> bool:
-    return request.converter is not None and preflight.problem(request.checkpoint) is not None
+    return request.converter is not None and feasibility.problem(request.checkpoint) is not None
 
 
 def _drops_bos(request: ExportRequest) -> bool:
@@ -139,7 +139,7 @@ def _drops_bos(request: ExportRequest) -> bool:
     setting, which is about bare text; a GGUF student's metadata is kept.
     """
     ours = request.format != ADAPTER and not request.student.is_file() and not _by_upstream(request)
-    return ours and request.speech.format == "chat" and _expected(request).unseen_bos
+    return ours and request.generation.format == "chat" and _expected(request).unseen_bos
 
 
 def _write_adapter(request: ExportRequest) -> WrittenExport:
@@ -167,13 +167,13 @@ def _beside(request: ExportRequest, file: Path, weights: str, adapter: str | Non
     finally:
         model.close()
     prompting = Prompting(
-        template=tokenizer.chat_template if request.speech.format == "chat" else None,
+        template=tokenizer.chat_template if request.generation.format == "chat" else None,
         stops=stop_texts([tokenizer.codec.token_of(i) for i in request.stop_tokens]),
         adds_bos=adds_bos,
-        unseen_bos=adds_bos and request.speech.format == "chat" and _expected(request).unseen_bos,
-        sampling=request.speech.sampling,
+        unseen_bos=adds_bos and request.generation.format == "chat" and _expected(request).unseen_bos,
+        sampling=request.generation.sampling,
         context=request.context,
-        variables=request.speech.variables,
+        variables=request.generation.variables,
     )
     return write_runtime_files(request.out, weights, request.name, prompting, adapter)
 
@@ -185,9 +185,9 @@ def _written(file: Path, report: Mapping[str, object], runtimes: RuntimeFiles, k
 
 def _tokenizer(request: ExportRequest) -> StudentTokenizer:
     """As the run had it, with the run's date."""
-    student, format = request.student, request.speech.format
+    student, format = request.student, request.generation.format
     if student.is_file():
-        return StudentTokenizer.of_files(read_model(student), format).at(request.now)
+        return StudentTokenizer.of_model_file(read_model(student), format).at(request.now)
     return StudentTokenizer.load(student, format=format).at(request.now)
 
 
@@ -212,10 +212,11 @@ def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence
         ExportError: llama.cpp reads or ends something differently.
     """
     expected = replace(_expected(request), stop_tokens=request.stop_tokens, adds_bos=not _drops_bos(request))
-    if request.format == ADAPTER:
-        return bos_notices(student_file(request.student, _BASE), expected) if request.speech.format == "chat" else ()
-    return check_text(written.model, expected, texts)
+    if request.format != ADAPTER:
+        return check_text(written.model, expected, texts)
+    chat = request.generation.format == "chat"
+    return bos_notices(student_file(request.student, _BASE), expected) if chat else ()
 
 
 def _expected(request: ExportRequest) -> Expected:
-    return expected_of(_tokenizer(request), request.speech.variables)
+    return expected_of(_tokenizer(request), request.generation.variables)

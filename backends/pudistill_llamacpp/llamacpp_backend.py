@@ -42,9 +42,9 @@ class LlamaCppBackend:
 
     def refusal(self, checkpoint: Path) -> str | None:
         """Why this checkpoint cannot be converted."""
-        from pudistill_llamacpp.convert import preflight
+        from pudistill_llamacpp.convert import feasibility
 
-        return preflight.problem(checkpoint)
+        return feasibility.problem(checkpoint)
 
     def describe(self, spec: ModelSpec) -> Mapping[str, str]:
         """Device, threads and options that `spec` resolves to here.

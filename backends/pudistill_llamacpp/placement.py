@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import BackendError, UsageError
-from pudistill_cli.hardware import probes
 from pudistill_llamacpp.native.context import MAX_SEQUENCES, KvType
 from pudistill_llamacpp.native.library import library
 
@@ -18,7 +18,7 @@ QUANTS = ("f32", "f16", "bf16", "q8_0")
 """What a student in Hugging Face form can be sampled with."""
 OPTIONS = ("quant", "kv", "flash", "cache_mib")
 NATIVE_BF16 = frozenset({"AVX-512 bf16", "AMX bf16", "bf16"})
-"""CPU features (probes.cpu) with which a matrix product of bfloat16 is not made of float32 ones."""
+"""CPU features (`cpu.name_and_features`) with which a matrix product of bfloat16 is not made of float32 ones."""
 SMALL = 32 << 20
 """Bytes of weights below which threads wait for each other longer than they work."""
 CPU_ROWS = 64
@@ -102,13 +102,13 @@ def _checked(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _fast_quant() -> str:
-    _, features = probes.cpu()
+    _, features = cpu.name_and_features()
     return "bf16" if NATIVE_BF16 & set(features) else "q8_0"
 
 
 def _threads(student: Path) -> int:
     files = [student] if student.is_file() else student.glob("*.safetensors")
-    return 1 if sum(file.stat().st_size for file in files) < SMALL else probes.cores()
+    return 1 if sum(file.stat().st_size for file in files) < SMALL else cpu.cores()
 
 
 def _kv(name: str) -> KvType:
@@ -128,7 +128,7 @@ def _gpu(device: str) -> bool:
 
 def _cache_mib(value: str | None) -> int:
     if value is None:
-        total, _ = probes.memory_gib()
+        total, _ = cpu.memory_gib()
         return int(total * 1024) // CACHE_SHARE or CACHE_MIB
     if not value.isdigit() or not int(value):
         raise UsageError(f"The option cache_mib cannot be {value!r}.", "It is a number of MiB, such as 4096, or auto.")

@@ -28,8 +28,8 @@ class Width(NamedTuple):
 def quantisations() -> dict[str, int]:
     """llama.cpp's quantisations by name (q8_0, q4_k_m, ...), with its numbers of them."""
     lib = library()
-    found = {_PREFIX.sub("", n).lower(): int(getattr(lib, n)) for n in dir(lib) if _PREFIX.match(n)}
-    return {name: number for name, number in found.items() if name not in _NOT_OFFERED and _type_of(name) is not None}
+    numbers = {_PREFIX.sub("", n).lower(): int(getattr(lib, n)) for n in dir(lib) if _PREFIX.match(n)}
+    return {name: number for name, number in numbers.items() if name not in _NOT_OFFERED and _type_of(name) is not None}
 
 
 def quant_problem(quant: str) -> str | None:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.errors import ExportError
 from pudistill_llamacpp.native.library import captured, library
 from pudistill_llamacpp.quantisations import Width, block_of, most_bytes, quant_problem, quantisations
+from pudistill_llamacpp.whole_file import cannot_write, whole_file
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
 ImportanceMatrix: TypeAlias = Mapping[str, NDArray[np.float32]]
 """By tensor name, (columns,): the mean square of what each column is multiplied with (imatrix.py)."""
-_ROOM = 16 << 20
-"""Bytes for metadata and the file system's own use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +69,13 @@ def quantise(
         raise ExportError(problem, "Name one of these with --quant.")
     needed = most_bytes(_widths(source), quant)
     parameters = _parameters(quant, threads, importance)
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        _check_room(out.parent, needed, quant)
+    with whole_file(out, needed, takes=f"The {quant} file takes up to", advice="choose a smaller --quant") as temporary:
         with captured() as log:
             failed = library().llama_model_quantize(str(source).encode(), str(temporary).encode(), parameters.struct)
         if failed:
             raise _failure(source, out, quant, log.errors)
-        found = read_types(temporary, quant)
-        _publish(temporary, out)
-    except OSError as error:
-        raise _cannot_write(out, error.strerror or str(error)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    return Quantised(out, quant, found.nbytes, found.types, found.fallbacks)
+        written = read_types(temporary, quant)
+    return replace(written, path=out)
 
 
 def read_types(path: Path, quant: str) -> Quantised:
@@ -124,15 +111,6 @@ def _reader(path: Path) -> GGUFReader:
         ) from error
 
 
-def _check_room(folder: Path, needed: int, quant: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + _ROOM:
-        raise ExportError(
-            f"The {quant} file takes up to {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {folder}.",
-            "Make room, or choose a smaller --quant.",
-        )
-
-
 def _parameters(quant: str, threads: int, importance: ImportanceMatrix | None) -> _Parameters:
     lib = library()
     struct = lib.llama_model_quantize_default_params()
@@ -162,18 +140,7 @@ def _failure(source: Path, out: Path, quant: str, errors: list[str]) -> ExportEr
             f"{source} is quantised already, and quantising again loses more.", "Quantise from the float32 file."
         )
     if "iostream" in reason or "ios_base" in reason or "basic_ios" in reason:
-        return _cannot_write(out, "the disk is full, or the folder cannot be written")
+        return cannot_write(out, "the disk is full, or the folder cannot be written")
     return ExportError(
         f"llama.cpp cannot quantise {source} to {quant}: {reason}.", "Choose another --quant, or report this."
     )
-
-
-def _publish(temporary: Path, out: Path) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(out)
-    sync_folder(out.parent)
-
-
-def _cannot_write(out: Path, reason: str) -> ExportError:
-    return ExportError(f"Cannot write {out}: {reason}.", "Check the permissions and the free space there.")

@@ -1,11 +1,11 @@
-"""Sampling K candidates a prompt: many prompts in flight, longest first, each prefilled once."""
+"""Continuous batching in one context of llama.cpp: a prompt joins as soon as K sequences are free."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 
-from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.backend_api.continuous_batching import OpenGroups, check_room, longest_first
+from pudistill_cli.errors import BackendError
 from pudistill_cli.types import Candidate, PromptTokens, Sampling
 from pudistill_llamacpp.decoding import ALIGNMENT, Decoding
 from pudistill_llamacpp.native.context import MAX_SEQUENCES, Context
@@ -23,7 +23,7 @@ def sample(
         DataError: a prompt leaves no room for an answer.
         BackendError: the cache has no room for K candidates.
     """
-    _check_room(student, prompts)
+    check_room(prompts, student.spec.context)
     if not prompts:
         return
     context = _open(student, prompts, k, sampling, lora)
@@ -35,18 +35,13 @@ def sample(
 
 
 def _stream(decoding: Decoding, prompts: Sequence[PromptTokens], k: int) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
-    waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i].tokens)))
-    unfinished: dict[int, list[Candidate | None]] = {}
+    waiting = longest_first(prompts)
+    groups = OpenGroups(k)
     while waiting or decoding.alive:
         while waiting and decoding.room >= k:
             index = waiting.popleft()
-            unfinished[index] = [None] * k
             decoding.admit(index, prompts[index])
-        for index, number, candidate in decoding.take_finished():
-            group = unfinished[index]
-            group[number] = candidate
-            if None not in group:
-                yield index, tuple(c for c in unfinished.pop(index) if c is not None)
+        yield from groups.completed_by(decoding.take_finished())
         if decoding.alive:
             decoding.step()
 
@@ -69,13 +64,3 @@ def _open(
     wanted = len(prompts) * k
     rows = min(wanted + -wanted % ALIGNMENT, most - most % ALIGNMENT)
     return student.context(cells, rows, lora, n_batch=max(PREFILL, rows), n_ubatch=PREFILL, n_outputs=rows)
-
-
-def _check_room(student: StudentModel, prompts: Sequence[PromptTokens]) -> None:
-    for prompt in prompts:
-        if not 0 < len(prompt.tokens) < student.spec.context:
-            raise DataError(
-                f"A prompt of {len(prompt.tokens)} tokens leaves no room for an answer in a context of "
-                f"{student.spec.context} (key {prompt.key}).",
-                "Shorten or remove it, or raise student.context if the student allows it.",
-            )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from pudistill_cli.backend_api.batch_reading import check_prefixes
+from pudistill_cli.backend_api.micro_batching import request_length
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.types import Continuations, Floats, Tokens
 from pudistill_llamacpp.branches import Branch, Branches, Indices
@@ -30,31 +32,31 @@ def logprobs(
     student: StudentModel, requests: Sequence[Continuations], lora: Lora | None
 ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
     """See `contract.Scoring.logprobs`."""
-    found = [[np.empty(len(c), np.float32) for c in request.continuations] for request in requests]
+    results = [[np.empty(len(c), np.float32) for c in request.continuations] for request in requests]
 
     def read(names: Sequence[Name], branch: Indices, at: Indices, logits: Floats) -> None:
         targets = [requests[names[b][0]].continuations[names[b][1]][t] for b, t in zip(branch, at, strict=True)]
         for b, t, value in zip(branch, at, logprobs_of(logits, np.array(targets)), strict=True):
-            found[names[b][0]][names[b][1]][t] = value
+            results[names[b][0]][names[b][1]][t] = value
 
     # The last token of a continuation is predicted, never read.
     for index in _read(student, requests, lora, lambda tokens: tokens[:-1], read, every=True):
-        yield index, tuple(found[index])
+        yield index, tuple(results[index])
 
 
 def choice_logits(
     student: StudentModel, requests: Sequence[Continuations], choices: Sequence[int], lora: Lora | None
 ) -> Iterator[tuple[int, Floats]]:
     """See `contract.Engine.choice_logits`."""
-    found = [np.empty((len(request.continuations), len(choices)), np.float32) for request in requests]
+    results = [np.empty((len(request.continuations), len(choices)), np.float32) for request in requests]
     columns = np.array(choices)
 
     def read(names: Sequence[Name], branch: Indices, at: Indices, logits: Floats) -> None:
         for b, row in zip(branch, logits, strict=True):
-            found[names[b][0]][names[b][1]] = row[columns]
+            results[names[b][0]][names[b][1]] = row[columns]
 
     for index in _read(student, requests, lora, lambda tokens: tokens, read, every=False):
-        yield index, found[index]
+        yield index, results[index]
 
 
 def distributions(student: StudentModel, tokens: Sequence[int], last_n: int, lora: Lora | None) -> Floats:
@@ -144,10 +146,9 @@ def _open(student: StudentModel, cells: int, rows: int, batch: int, lora: Lora |
 
 
 def _check(student: StudentModel, requests: Sequence[Continuations]) -> None:
+    check_prefixes([request.prefix for request in requests])
     for request in requests:
-        if not request.prefix:
-            raise DataError("There is nothing before an answer to predict it from.", "Give the prompt some text.")
-        longest = len(request.prefix) + max(map(len, request.continuations), default=0)
+        longest = request_length(request)
         if longest > student.spec.context:
             raise DataError(
                 f"A prompt and an answer of {longest} tokens do not fit a context of {student.spec.context}.",

@@ -10,7 +10,7 @@ from typing import Any
 from unicodedata import normalize
 
 from pudistill_cli.backend_api.codec import Codec, LibraryCodec
-from pudistill_cli.backend_api.tokenizer_cases import STRESS
+from pudistill_cli.backend_api.export_checks import STRESS, check_ids, spelled
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.chat_template import PLAIN
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -20,8 +20,7 @@ from pudistill_llamacpp.native.vocabulary import Vocabulary
 from pudistill_llamacpp.runtimes.recognise import WITH_SYSTEM, WITHOUT_SYSTEM
 from pudistill_llamacpp.runtimes.server_line import WITHOUT_BOS
 
-_SPELLED = 24
-"""So many of a tokenizer's special tokens are spelled out: some have hundreds alike."""
+RUNTIME = "llama.cpp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,40 +105,24 @@ def _check_ids(vocabulary: Vocabulary, expected: Expected, texts: Sequence[str])
     rendered = [text for text, _ in expected.prompts]
     composed = [normalize("NFC", text) for text in texts]
     before = expected.codec.bos if expected.adds_bos else ()
-    plain = [*STRESS, *_spelled(expected.special_tokens), *rendered, *composed]
+    plain = [*STRESS, *spelled(expected.special_tokens), *rendered, *composed]
     if expected.bos and vocabulary.encode("a", special=True) != expected.codec.encode("a", special=True):
         # A space of the tokenizer's own at the very start alone (Mistral), which llama.cpp knows always or never.
-        for text in (*plain, *_spelled(expected.added_tokens)):
+        for text in (*plain, *spelled(expected.added_tokens)):
             behind = text if text.startswith(expected.bos) else expected.bos + text
-            _same(text, expected.codec.encode(behind, special=True), vocabulary.encode(behind, special=True))
+            ids = expected.codec.encode(behind, special=True)
+            check_ids(RUNTIME, text, vocabulary.encode(behind, special=True), ids)
         return (
             "Bare text begins with another token in llama.cpp than in training; conversations, which begin with "
             f"{expected.bos}, are the same.",
         )
-    for text in (*plain, *_spelled(expected.added_tokens)):
-        wanted = expected.codec.encode(text, special=True)
-        _same(text, wanted, vocabulary.encode(text, special=True))
-        _same(text, before + wanted, vocabulary.encode(text, special=True, add_special=True))
+    for text in (*plain, *spelled(expected.added_tokens)):
+        ids = expected.codec.encode(text, special=True)
+        check_ids(RUNTIME, text, vocabulary.encode(text, special=True), ids)
+        check_ids(RUNTIME, text, vocabulary.encode(text, special=True, add_special=True), before + ids)
     for text in plain:
-        _same(text, expected.codec.encode(text, special=False), vocabulary.encode(text, special=False))
+        check_ids(RUNTIME, text, vocabulary.encode(text, special=False), expected.codec.encode(text, special=False))
     return ()
-
-
-def _spelled(tokens: Sequence[str]) -> list[str]:
-    """Texts with the first and the last tokens of a list in words, spaces, lines and after each other."""
-    chosen = dict.fromkeys((*tokens[: _SPELLED // 2], *tokens[-_SPELLED // 2 :]))
-    return [f"Say{t} and {t} or\n{t}{t}." for t in chosen]
-
-
-def _same(text: str, wanted: Tokens, found: Tokens) -> None:
-    if found == wanted:
-        return
-    at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
-    raise ExportError(
-        f"llama.cpp makes other token ids of {text!r} than the student's tokenizer: at token {at} "
-        f"{found[at : at + 3]} instead of {wanted[at : at + 3]}.",
-        "Export as hf or adapter instead, and please report this with the student's tokenizer.json.",
-    )
 
 
 def _check_end(vocabulary: Vocabulary, expected: Expected) -> None:

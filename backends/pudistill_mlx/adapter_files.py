@@ -25,16 +25,16 @@ def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> LowRank
         DataError: it is no whole LoRA adapter, or another model's.
     """
     try:
-        found = read_low_rank(folder)
+        low_ranks = read_low_rank(folder)
     except ExportError as error:
         raise DataError(error.message, "An adapter is a folder that a run wrote; run its stage again.") from error
-    strange = [name for name in found if name not in shapes or found[name].shape != shapes[name]]
-    if strange or not found:
+    strange = [name for name in low_ranks if name not in shapes or low_ranks[name].shape != shapes[name]]
+    if strange or not low_ranks:
         raise DataError(
             f"The adapter {folder} does not fit this student: {sorted(strange)[0] if strange else 'it is empty'}.",
             "Use an adapter that was trained on the same student.",
         )
-    return {n: LowRank(mx.array(x.right), mx.array(x.left), x.scale) for n, x in sorted(found.items())}
+    return {n: LowRank(mx.array(x.right), mx.array(x.left), x.scale) for n, x in sorted(low_ranks.items())}
 
 
 def write_adapter(folder: Path, adapter: LowRanks, r: int, alpha: float) -> None:

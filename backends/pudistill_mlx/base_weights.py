@@ -59,10 +59,10 @@ def windows_of(model: Any, folder: Path) -> list[int | None]:
 
 
 def _refuse(folder: Path) -> None:
-    found = problem(folder)
-    if found is not None:
+    reason = problem(folder)
+    if reason is not None:
         raise BackendError(
-            f"MLX cannot run {folder.name}: {found}", "Use another backend: --set backend=torch, or another student."
+            f"MLX cannot run {folder.name}: {reason}", "Use another backend: --set backend=torch, or another student."
         )
 
 

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
-from pudistill_cli.errors import DataError
+from pudistill_cli.backend_api.batch_reading import check_prefixes
+from pudistill_cli.backend_api.micro_batching import Branch
 from pudistill_cli.types import Tokens
 from pudistill_mlx.lora import LowRanks
 from pudistill_mlx.model import Model
-from pudistill_mlx.padding import padded_right, prefixes
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A continuation of the prefix at index `owner`."""
-
-    owner: int
-    tokens: Tokens
+from pudistill_mlx.padding import padded_left, padded_right
 
 
 def branch_states(
-    model: Model, prefix: Sequence[Tokens], branches: Sequence[Branch], adapter: LowRanks, rows: int
+    model: Model, adapter: LowRanks, prefixes: Sequence[Tokens], branches: Sequence[Branch], rows: int
 ) -> Iterator[tuple[Sequence[Branch], mx.array]]:
     """Yield branches, at most `rows` of them together, with their (R, 1 + W, D) hidden states.
 
@@ -33,9 +25,8 @@ def branch_states(
     Raises:
         DataError: a prefix is empty.
     """
-    if not all(prefix):
-        raise DataError("There is nothing before an answer to predict it from.", "Give the prompt some text.")
-    batch = prefixes(prefix)
+    check_prefixes(prefixes)
+    batch = padded_left(prefixes)
     cache = model.empty_cache(batch.padding)
     before = model.hidden(batch.ids, adapter, cache)[:, -1:]  # (B, 1, D)
     for first in range(0, len(branches), rows):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.method.sampling import uniforms
-from pudistill_cli.types import Adapter, Candidate, PromptTokens, Sampling
+from pudistill_cli.backend_api.continuous_batching import Chosen, FreshRows, fresh_rows
+from pudistill_cli.types import Adapter, Candidate, Sampling
 from pudistill_mlx.cache import RowCache
 from pudistill_mlx.draw import draw
 from pudistill_mlx.lora import LowRanks
 from pudistill_mlx.model import Model
-from pudistill_mlx.padding import prefixes
+from pudistill_mlx.padding import padded_left
 
 LEAVE_SHARE = 8
 """Finished rows leave when they are 1 / LEAVE_SHARE of all: leaving copies the cache of those that stay."""
@@ -105,34 +105,26 @@ class Decoding:
             yield int(rows.prompt[row]), int(rows.number[row]), Candidate(drawn, logprobs, finish)
 
 
-def start(
-    model: Model, prompts: Sequence[tuple[int, PromptTokens]], k: int, sampling: Sampling, adapter: Adapter | None
-) -> Decoding:
+def start(model: Model, prompts: Chosen, k: int, sampling: Sampling, adapter: Adapter | None) -> Decoding:
     """Prefill prompts once each, branch each into K rows and draw their first tokens."""
     weights = model.adapter(adapter)
-    batch = prefixes([prompt.tokens for _, prompt in prompts])
+    batch = padded_left([prompt.tokens for _, prompt in prompts])
     cache = model.empty_cache(batch.padding)
     last = model.hidden(batch.ids, weights, cache)[:, -1]  # (P, D)
     branch = [i for i in range(len(prompts)) for _ in range(k)]
-    rows = _new_rows(model, prompts, k, sampling)
+    rows = _new_rows(fresh_rows(prompts, k, sampling, model.spec.context), sampling.max_new_tokens)
     decoding = Decoding(model, sampling, weights, rows, cache.rows(branch, grows=True))
     decoding.draw(last[mx.array(branch)])
     return decoding
 
 
-def _new_rows(model: Model, prompts: Sequence[tuple[int, PromptTokens]], k: int, sampling: Sampling) -> Rows:
-    count, most = len(prompts) * k, sampling.max_new_tokens
-    drawn = [
-        uniforms(sampling.seed, sampling.round, prompt.key, number, most)
-        for _, prompt in prompts
-        for number in range(k)
-    ]
-    room = [min(most, model.spec.context - len(prompt.tokens)) for _, prompt in prompts]
+def _new_rows(fresh: FreshRows, most: int) -> Rows:
+    count = len(fresh.prompt)
     return Rows(
-        prompt=np.repeat([i for i, _ in prompts], k),
-        number=np.tile(np.arange(k), len(prompts)),
-        limit=np.repeat(room, k),
-        uniform=np.stack(drawn),
+        prompt=fresh.prompt,
+        number=fresh.number,
+        limit=fresh.limit,
+        uniform=fresh.uniform,
         tokens=np.zeros((count, most + 1), np.int64),
         logprobs=np.zeros((count, most + 1), np.float32),
         written=np.zeros(count, np.int64),

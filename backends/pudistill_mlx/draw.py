@@ -72,11 +72,11 @@ def _top_p(logits: mx.array, p: float) -> mx.array:
     if p >= 1:
         return logits
     few = min(LIKELY, logits.shape[-1])
-    found = _last_kept(logits, p, few)
-    if found is None:
-        found = _last_kept(logits, p, logits.shape[-1])
-    assert found is not None
-    value, last = (mx.array(x)[:, None] for x in found)
+    kept = _last_kept(logits, p, few)
+    if kept is None:
+        kept = _last_kept(logits, p, logits.shape[-1])
+    assert kept is not None
+    value, last = (mx.array(x)[:, None] for x in kept)
     ids = mx.arange(logits.shape[-1])[None]
     return mx.where((logits > value) | ((logits == value) & (ids <= last)), logits, -mx.inf)
 

@@ -10,12 +10,21 @@ import mlx.core as mx
 import numpy as np
 
 from pudistill_cli.backend_api.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
-from pudistill_cli.backend_api.micro_batching import group_batches, longest_row, row_batches, row_length, tokens_of
+from pudistill_cli.backend_api.micro_batching import (
+    Piece,
+    answer_tokens,
+    group_batches,
+    longest_row,
+    pieces_of,
+    row_batches,
+    row_length,
+    tokens_of,
+)
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.types import Adapter, Tokens
-from pudistill_mlx.branches import Branch, branch_states
-from pudistill_mlx.checkpointing import checkpointed_if_large
+from pudistill_mlx.branches import branch_states
+from pudistill_mlx.gradient_checkpointing import checkpointed_if_large
 from pudistill_mlx.lora import LowRanks
 from pudistill_mlx.model import Model
 from pudistill_mlx.padding import padded_right
@@ -50,7 +59,7 @@ class Accumulated:
 
 def sft_gradient(model: Model, policy: Arrays, scale: float, batch: SftBatch) -> Accumulated:
     """Of the mean over all answer tokens (`SftBatch`); metrics are `loss` and `tokens`."""
-    count = sum(len(row.completion) for row in batch.rows)
+    count = answer_tokens(batch)
     total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": float(count)})
     for rows in row_batches(batch.rows, model.spec.token_budget):
         judged = _judged_rows(model, rows) if batch.soft and any(row.view for row in rows) else None
@@ -68,8 +77,7 @@ def sft_gradient(model: Model, policy: Arrays, scale: float, batch: SftBatch) ->
 def group_gradient(model: Model, policy: Arrays, scale: float, batch: GroupBatch) -> Accumulated:
     """Of the objective; metrics are `loss`, `tokens` and the objective's own."""
     constants = step_constants(batch.groups)
-    tokens = float(sum(len(r) for g in batch.groups for r in g.reference))
-    total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": tokens})
+    total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": float(answer_tokens(batch))})
     for groups in group_batches(batch.groups, model.spec.token_budget):
         step = _Step(total, batch.objective, constants, groups, batch.judge)
         if sum(map(tokens_of, groups)) <= model.spec.token_budget:
@@ -77,20 +85,6 @@ def group_gradient(model: Model, policy: Arrays, scale: float, batch: GroupBatch
         else:
             step.split()
     return total
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Answers that are computed together, their prompts, and these with the anchor in view."""
-
-    prompts: list[Tokens]
-    views: list[Tokens]
-    branches: list[Branch]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        return max(map(len, self.prompts)) + max(len(branch.tokens) for branch in self.branches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,53 +99,43 @@ class _Step:
 
     def whole(self) -> None:
         """One forward and one backward pass."""
-        (piece,) = self._pieces(rows=sum(len(g.rows) for g in self.groups))
+        (piece,) = pieces_of(self.groups, rows=sum(len(g.rows) for g in self.groups))
         judged = self._judged(piece)
 
         def loss(arrays: Arrays) -> tuple[mx.array, dict[str, mx.array]]:
             return self._objective(self._per_token(arrays, piece, judged))
 
-        self.total.add(loss, len(piece.branches) * piece.longest, piece.longest)
+        self.total.add(loss, len(piece.answers) * piece.longest, piece.longest)
 
     def split(self) -> None:
         """The same gradient in pieces: the loss's by token first, then each piece's backward with it as weights."""
-        pieces = self._pieces(max(1, self.total.model.spec.token_budget // max(map(longest_row, self.groups))))
+        rows = max(1, self.total.model.spec.token_budget // max(map(longest_row, self.groups)))
+        pieces = list(pieces_of(self.groups, rows))
         scored: list[mx.array] = []
         for piece in pieces:
             scored.append(self._per_token(self.total.policy, piece, self._judged(piece)))
             mx.eval(scored[-1])  # nothing of this piece is kept for the next
         (loss, metrics), weights = mx.value_and_grad(self._objective)(mx.concatenate(scored, axis=1))
         self.total.count({"loss": loss, **metrics})
-        ends = np.cumsum([found.shape[1] for found in scored])
+        ends = np.cumsum([per_token.shape[1] for per_token in scored])
         for piece, weight in zip(pieces, mx.split(weights, ends[:-1].tolist(), axis=1), strict=True):
             weighted = partial(self._weighted, piece=piece, judged=self._judged(piece), weight=weight)
-            self.total.add(weighted, len(piece.branches) * piece.longest, piece.longest)
+            self.total.add(weighted, len(piece.answers) * piece.longest, piece.longest)
 
     def _weighted(
-        self, arrays: Arrays, piece: _Piece, judged: mx.array | None, weight: mx.array
+        self, arrays: Arrays, piece: Piece, judged: mx.array | None, weight: mx.array
     ) -> tuple[mx.array, dict[str, mx.array]]:
         """Has the piece's share of the gradient; its value is no loss, so it is taken out again."""
         value = (self._per_token(arrays, piece, judged) * weight).sum()
         return value - mx.stop_gradient(value), {}
 
-    def _pieces(self, rows: int) -> list[_Piece]:
-        """The groups' answers, `rows` rows at a time."""
-        branches = [Branch(g, row.completion) for g, group in enumerate(self.groups) for row in group.rows]
-        return [self._piece(branches[first : first + rows]) for first in range(0, len(branches), rows)]
-
-    def _piece(self, branches: Sequence[Branch]) -> _Piece:
-        owners = sorted({branch.owner for branch in branches})
-        prompts = [self.groups[g].rows[0].prompt for g in owners]
-        views = [self.groups[g].view for g in owners]
-        return _Piece(prompts, views, [Branch(owners.index(branch.owner), branch.tokens) for branch in branches])
-
-    def _per_token(self, arrays: Arrays, piece: _Piece, judged: mx.array | None) -> mx.array:
+    def _per_token(self, arrays: Arrays, piece: Piece, judged: mx.array | None) -> mx.array:
         """(1, N) log-probs of the piece's answers, or (2, N) with the divergences."""
         hidden, targets = self._hidden(piece, piece.prompts, as_adapter(arrays, self.total.scale))
         head = self.total.model.head
         return head.logprobs(hidden, targets)[None] if judged is None else head.distilled(hidden, targets, judged)
 
-    def _judged(self, piece: _Piece) -> mx.array | None:
+    def _judged(self, piece: Piece) -> mx.array | None:
         """(N, D) of the judge at the answers' tokens, the anchor in view; None if the objective does not distil."""
         if not self.objective.distils:
             return None
@@ -159,11 +143,10 @@ class _Step:
         mx.eval(hidden)  # before the policy's activations are there
         return hidden
 
-    def _hidden(self, piece: _Piece, prefixes: list[Tokens], adapter: LowRanks) -> tuple[mx.array, mx.array]:
-        """(N, D) that predict the answers' (N,) tokens: a prefix is computed once, a last token never read."""
-        fed = [Branch(branch.owner, branch.tokens[:-1]) for branch in piece.branches]
-        ((_, states),) = branch_states(self.total.model, prefixes, fed, adapter, len(fed))
-        return supervised(states, [branch.tokens for branch in piece.branches])
+    def _hidden(self, piece: Piece, prefixes: list[Tokens], adapter: LowRanks) -> tuple[mx.array, mx.array]:
+        """(N, D) that predict the answers' (N,) tokens."""
+        ((_, states),) = branch_states(self.total.model, adapter, prefixes, piece.fed, len(piece.fed))
+        return supervised(states, piece.targets)
 
     def _objective(self, per_token: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         """The objective at flat log-probs (1, N), or those and divergences (2, N)."""

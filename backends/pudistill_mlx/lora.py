@@ -60,12 +60,12 @@ class AdaptedLinear(nn.Module):
 
 def linear_layers(model: Any) -> dict[str, Any]:
     """The linear layers of the blocks by name, in the order of names; neither embeddings nor head."""
-    found = {
+    layers = {
         name: module
         for name, module in model.named_modules()
         if ".layers." in f".{name}" and isinstance(module, nn.Linear | nn.QuantizedLinear)
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(layers.items()))
 
 
 def adapt(model: Any, switch: Switch) -> dict[str, tuple[int, int]]:

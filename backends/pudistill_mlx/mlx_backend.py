@@ -122,10 +122,10 @@ class MlxBackend:
 @cache
 def _model_types() -> frozenset[str] | None:
     """Files of `mlx_lm/models` and keys of MODEL_REMAPPING; None where this version keeps them elsewhere."""
-    found = find_spec("mlx_lm")
-    if found is None or found.origin is None:
+    spec = find_spec("mlx_lm")
+    if spec is None or spec.origin is None:
         return None
-    package = Path(found.origin).parent
+    package = Path(spec.origin).parent
     files = {path.stem for path in (package / "models").glob("*.py") if b"\nclass Model(" in path.read_bytes()}
     return frozenset(files | _renamed(package / "utils.py")) if files else None
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import count
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import mlx.core as mx
 
 from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.backend_api.shared_model import SharedModel, unknown_adapter
 from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.types import Adapter
+from pudistill_mlx import oom
 from pudistill_mlx.adapter_files import read_adapter
 from pudistill_mlx.base_weights import load_base, windows_of
 from pudistill_mlx.cache import LayerRows, RowCache
@@ -20,19 +21,15 @@ from pudistill_mlx.lora import LowRanks, Switch, adapt
 from pudistill_mlx.placement import place
 
 
-class Model:
-    """A causal language model under judge, reference and policy adapters; shared by an engine and a learner."""
+class Model(SharedModel):
+    """A causal language model of mlx-lm, the adapters of its linear layers our own."""
 
-    _numbers: ClassVar[Iterator[int]] = count(1)
+    is_out_of_memory = staticmethod(oom.is_out_of_memory)
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.placement = place(spec)
         self.placement.use()
-        self.users = 0
-        """Engines and learners that hold this model."""
-        self.forward_tokens = 0
-        """Tokens that went through the model so far, padding included."""
         self.causal: Any = load_base(spec.folder, self.placement.mlx_dtype, spec.base)
         self.switch = Switch()
         self.shapes: Mapping[str, tuple[int, int]] = adapt(self.causal, self.switch)
@@ -42,17 +39,6 @@ class Model:
         self._frozen: dict[Adapter, LowRanks] = {}
         self.head = Head(self.causal, _vocabulary(self.causal))
         self._verify()
-
-    def halve(self, rows: float, tokens: float) -> int | None:
-        """Passes of half the size, for engine and learner alike; returns their tokens.
-
-        None where there are no more than `rows` sequences and `tokens` tokens in a pass: less is not possible.
-        """
-        mx.clear_cache()
-        if self.spec.sample_rows <= rows and self.spec.token_budget <= tokens:
-            return None
-        self.spec = self.spec.halved()
-        return self.spec.token_budget
 
     def hidden(self, ids: mx.array, adapter: LowRanks, cache: RowCache | None = None) -> mx.array:
         """(B, L) ids -> (B, L, D) last hidden states; positions go on from the cache."""
@@ -70,9 +56,9 @@ class Model:
 
     def load_adapter(self, path: Path, handle: Adapter | None = None) -> Adapter:
         """Load a PEFT folder, frozen; DataError if it is not whole or not this student's."""
-        found = read_adapter(path, self.shapes)
-        handle = handle or f"frozen-{next(self._numbers)}"
-        self._frozen[handle] = found
+        adapter = read_adapter(path, self.shapes)
+        handle = handle or self.new_handle()
+        self._frozen[handle] = adapter
         return handle
 
     def drop_adapter(self, handle: Adapter) -> None:
@@ -85,16 +71,16 @@ class Model:
         if handle is None:
             return {}
         if handle not in self._frozen:
-            raise BackendError(f"No adapter {handle!r} is loaded.", "This is a bug in pudistill: please report it.")
+            raise unknown_adapter(handle)
         return self._frozen[handle]
 
-    def release(self) -> None:
-        """One user fewer; the last one frees the weights."""
-        self.users -= 1
-        if self.users <= 0:
-            self.causal = self.head = cast("Any", None)
-            self._frozen = {}
-            mx.clear_cache()
+    def _free_cached_memory(self) -> None:
+        mx.clear_cache()
+
+    def _free_weights(self) -> None:
+        self.causal = self.head = cast("Any", None)
+        self._frozen = {}
+        mx.clear_cache()
 
     def _verify(self) -> None:
         """Run a few tokens in every way that is used, once, at load.

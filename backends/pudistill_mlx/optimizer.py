@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 from mlx.optimizers import AdamW
 from mlx.utils import tree_map
+from numpy.typing import NDArray
 
 from pudistill_cli.backend_api.contract import OptimizerSpec
 from pudistill_mlx.policy import Arrays
@@ -54,12 +56,12 @@ class Optimizer:
         """Both moments of every array, as `<array>.m` and `<array>.v`; none before the first update."""
         return {f"{n}.{k}": x for n, held in self._state.items() if isinstance(held, dict) for k, x in held.items()}
 
-    def set_moments(self, moments: Arrays, policy: Arrays, steps: int) -> None:
+    def restore(self, policy: Arrays, moments: Mapping[str, NDArray[Any]], steps: int) -> None:
         """Go on behind `steps` updates; KeyError where a moment is missing, ValueError where one has another shape."""
         if steps:
             self._adamw.init(policy)
             for name, array in policy.items():
-                held = {kind: moments[f"{name}.{kind}"] for kind in ("m", "v")}
+                held = {kind: mx.array(moments[f"{name}.{kind}"]) for kind in ("m", "v")}
                 if any(x.shape != array.shape for x in held.values()):
                     raise ValueError(f"the moments of {name} have another shape")
                 self._state[name] = held

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Prefixes:
+class PaddedLeft:
     """Prompts, padded on the left: all end at the same column, as a cache needs it."""
 
     ids: mx.array  # (B, L)
@@ -18,12 +18,12 @@ class Prefixes:
     """Columns before a row's first token."""
 
 
-def prefixes(sequences: Sequence[Sequence[int]]) -> Prefixes:
+def padded_left(sequences: Sequence[Sequence[int]]) -> PaddedLeft:
     """Pad on the left."""
     longest = max(map(len, sequences))
     padding = [longest - len(s) for s in sequences]
     rows = [[0] * before + list(s) for before, s in zip(padding, sequences, strict=True)]
-    return Prefixes(mx.array(np.array(rows, np.int32)), padding)
+    return PaddedLeft(mx.array(np.array(rows, np.int32)), padding)
 
 
 def padded_right(sequences: Sequence[Sequence[int]]) -> mx.array:

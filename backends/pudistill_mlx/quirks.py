@@ -81,18 +81,18 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if not all(isinstance(part, dict) for part in rope.values()):
         return _flat_rope(rope)
-    found = _flat_rope(rope["full_attention"]) if "full_attention" in rope else {}
+    settings = _flat_rope(rope["full_attention"]) if "full_attention" in rope else {}
     local = rope.get("sliding_attention", {}).get("rope_theta")
-    return found | ({} if local is None else {"rope_local_base_freq": local})
+    return settings | ({} if local is None else {"rope_local_base_freq": local})
 
 
 def _flat_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: rope[name] for name in _ROPE_ALONE if rope.get(name) is not None}
+    settings = {name: rope[name] for name in _ROPE_ALONE if rope.get(name) is not None}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
         rest = {name: value for name, value in rope.items() if name not in _ROPE_ALONE}
-        found["rope_scaling"] = rest | {"rope_type": kind, "type": kind} | _mscale(rope, kind)
-    return found
+        settings["rope_scaling"] = rest | {"rope_type": kind, "type": kind} | _mscale(rope, kind)
+    return settings
 
 
 def _mscale(rope: Mapping[str, Any], kind: str) -> dict[str, float]:

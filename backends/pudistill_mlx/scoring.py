@@ -1,20 +1,18 @@
-"""Log-probs of given tokens and the judge's read-out, many small requests to a forward pass."""
+"""Log-probs of given tokens and the judge's read-out: what of `backend_api.batch_reading` MLX computes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 
-from pudistill_cli.backend_api.micro_batching import request_batches, request_length
+from pudistill_cli.backend_api.batch_reading import read_choice_logits, read_logprobs
 from pudistill_cli.types import Adapter, Continuations, Floats, Tokens
-from pudistill_mlx.branches import Branch, branch_states
+from pudistill_mlx.branches import branch_states
 from pudistill_mlx.log_softmax import log_softmax
 from pudistill_mlx.model import Model
-
-Read = Callable[[Sequence[tuple[int, int]], mx.array], list[Floats]]
-"""From the (request, number) of some branches and their states to one result each."""
 
 
 def logprobs(
@@ -22,17 +20,14 @@ def logprobs(
 ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
     """See `contract.Scoring.logprobs`."""
 
-    def read(names: Sequence[tuple[int, int]], states: mx.array) -> list[Floats]:
-        wanted = [requests[i].continuations[n] for i, n in names]
-        hidden, ids = supervised(states, wanted)
+    def logprobs_of(states: mx.array, continuations: Sequence[Tokens]) -> Floats:
+        hidden, ids = supervised(states, continuations)
         size = model.head.chunk
         pieces = [np.array(model.head.logprobs(h, ids[i : i + size])) for i, h in _split(hidden, size)]
-        flat = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-        return np.split(flat, np.cumsum([len(tokens) for tokens in wanted])[:-1])
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
-    # The last token of a continuation is predicted, never read.
-    for index, found in _read_branches(model, requests, adapter, lambda tokens: tokens[:-1], read):
-        yield index, tuple(found)
+    states_of = partial(branch_states, model, model.adapter(adapter))
+    yield from read_logprobs(requests, model.spec.token_budget, states_of, logprobs_of)
 
 
 def choice_logits(
@@ -41,14 +36,12 @@ def choice_logits(
     """See `contract.Engine.choice_logits`."""
     columns = mx.array(list(choices))
 
-    def read(names: Sequence[tuple[int, int]], states: mx.array) -> list[Floats]:
-        ends = [len(requests[i].continuations[n]) for i, n in names]
-        last = states[mx.arange(len(names)), mx.array(ends)]
-        chunks = [np.array(model.head.logits(h)[:, columns]) for _, h in _split(last, model.head.chunk)]
-        return list(np.concatenate(chunks))
+    def logits_at(states: mx.array, ends: Sequence[int]) -> Floats:
+        last = states[mx.arange(len(ends)), mx.array(list(ends))]
+        return np.concatenate([np.array(model.head.logits(h)[:, columns]) for _, h in _split(last, model.head.chunk)])
 
-    for index, found in _read_branches(model, requests, adapter, lambda tokens: tokens, read):
-        yield index, np.stack(found) if found else np.zeros((0, len(choices)), np.float32)
+    states_of = partial(branch_states, model, model.adapter(adapter))
+    yield from read_choice_logits(requests, choices, model.spec.token_budget, states_of, logits_at)
 
 
 def distributions(model: Model, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
@@ -69,39 +62,3 @@ def supervised(states: mx.array, completions: Sequence[Tokens]) -> tuple[mx.arra
 def _split(hidden: mx.array, size: int) -> list[tuple[int, mx.array]]:
     """Pieces of at most `size` rows with the index of their first one."""
     return [(i, hidden[i : i + size]) for i in range(0, len(hidden), size)]
-
-
-def _read_branches(
-    model: Model,
-    requests: Sequence[Continuations],
-    adapter: Adapter | None,
-    fed: Callable[[Tokens], Tokens],
-    read: Read,
-) -> Iterator[tuple[int, list[Floats]]]:
-    """Yield (index, the results of its continuations) batch by batch, longest first."""
-    for batch in request_batches(requests, model.spec.token_budget):
-        found = _read_batch(model, requests, batch, adapter, fed, read)
-        yield from zip(batch, found, strict=True)
-
-
-def _read_batch(
-    model: Model,
-    requests: Sequence[Continuations],
-    batch: Sequence[int],
-    adapter: Adapter | None,
-    fed: Callable[[Tokens], Tokens],
-    read: Read,
-) -> list[list[Floats]]:
-    names = [(i, n) for i in batch for n in range(len(requests[i].continuations))]
-    owners = {i: owner for owner, i in enumerate(batch)}
-    branches = [Branch(owners[i], fed(requests[i].continuations[n])) for i, n in names]
-    found: dict[int, list[Floats]] = {i: [] for i in batch}
-    rows = max(1, model.spec.token_budget // max(request_length(requests[i]) for i in batch))
-    prefixes = [requests[i].prefix for i in batch]
-    done = 0
-    for chunk, states in branch_states(model, prefixes, branches, model.adapter(adapter), rows):
-        here = names[done : done + len(chunk)]
-        done += len(chunk)
-        for (i, _), result in zip(here, read(here, states), strict=True):
-            found[i].append(result)
-    return [found[i] for i in batch]

@@ -1,11 +1,7 @@
-"""Adapters in PEFT's format on disk, and folders that appear whole or not at all."""
+"""Adapters in PEFT's format on disk, read and written by peft."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 _WRITE_AGAIN = f"An adapter is a folder with {CONFIG} and {WEIGHTS}; run the stage that writes it again."
 
 
@@ -46,24 +41,3 @@ def write_adapter(folder: Path, config: LoraConfig, weights: dict[str, Tensor]) 
     portable.save_pretrained(str(folder))
     on_cpu = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     save_file(on_cpu, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` at the end of the block, synced; an older `path` goes then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pudistill_cli.errors import DataError
+from pudistill_cli.backend_api.batch_reading import check_prefixes
+from pudistill_cli.backend_api.micro_batching import Branch
 from pudistill_cli.types import Adapter, Tokens
 from pudistill_torch.cache import RowCache
 from pudistill_torch.model import Model
-from pudistill_torch.padding import attended, padded_right, prefixes
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A continuation of the prefix at index `owner`."""
-
-    owner: int
-    tokens: Tokens
+from pudistill_torch.padding import attended, padded_left, padded_right
 
 
 def branch_states(
-    model: Model, prefix: Sequence[Tokens], branches: Sequence[Branch], adapter: Adapter | None, rows: int
+    model: Model, adapter: Adapter | None, prefixes: Sequence[Tokens], branches: Sequence[Branch], rows: int
 ) -> Iterator[tuple[Sequence[Branch], Tensor]]:
     """Yield branches, at most `rows` of them together, with their (R, 1 + W, D) hidden states.
 
@@ -34,9 +26,8 @@ def branch_states(
     Raises:
         DataError: a prefix is empty.
     """
-    if not all(prefix):
-        raise DataError("There is nothing before an answer to predict it from.", "Give the prompt some text.")
-    batch = prefixes(prefix, model.device)
+    check_prefixes(prefixes)
+    batch = padded_left(prefixes, model.device)
     columns = batch.ids.shape[1]
     cache = RowCache()
     mask = attended(batch.padding, columns)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pudistill_cli.method.sampling import uniforms
-from pudistill_cli.types import Adapter, Candidate, PromptTokens, Sampling
+from pudistill_cli.backend_api.continuous_batching import Chosen, FreshRows, fresh_rows
+from pudistill_cli.types import Adapter, Candidate, Sampling
 from pudistill_torch.cache import RowCache
 from pudistill_torch.draw import draw
 from pudistill_torch.model import Model
-from pudistill_torch.padding import attended, prefixes
+from pudistill_torch.padding import attended, padded_left
 
 LEAVE_SHARE = 8
 """Finished rows leave when they are 1 / LEAVE_SHARE of all: leaving copies the cache of those that stay."""
@@ -125,38 +124,29 @@ class Decoding:
 
 
 @torch.inference_mode()
-def start(
-    model: Model, prompts: Sequence[tuple[int, PromptTokens]], k: int, sampling: Sampling, adapter: Adapter | None
-) -> Decoding:
+def start(model: Model, prompts: Chosen, k: int, sampling: Sampling, adapter: Adapter | None) -> Decoding:
     """Prefill prompts once each, branch each into K rows and draw their first tokens."""
-    batch = prefixes([prompt.tokens for _, prompt in prompts], model.device)
+    batch = padded_left([prompt.tokens for _, prompt in prompts], model.device)
     cache = RowCache()
     mask = attended(batch.padding, batch.ids.shape[1])
     hidden = model.hidden(batch.ids, adapter, cache=cache, positions=batch.positions, mask=mask)
     branch = torch.arange(len(prompts), device=model.device).repeat_interleave(k)
-    rows = _new_rows(model, prompts, k, sampling, batch.padding.index_select(0, branch))
+    fresh = fresh_rows(prompts, k, sampling, model.spec.context)
+    rows = _new_rows(model, fresh, sampling.max_new_tokens, batch.padding.index_select(0, branch))
     decoding = Decoding(model, sampling, adapter, rows, cache.rows(branch))
     decoding.draw(hidden[:, -1].index_select(0, branch))
     return decoding
 
 
-def _new_rows(
-    model: Model, prompts: Sequence[tuple[int, PromptTokens]], k: int, sampling: Sampling, padding: Tensor
-) -> Rows:
+def _new_rows(model: Model, fresh: FreshRows, most: int, padding: Tensor) -> Rows:
     device = torch.device("cpu") if model.device.type == "mps" else model.device
-    count, most = len(prompts) * k, sampling.max_new_tokens
-    drawn = [
-        uniforms(sampling.seed, sampling.round, prompt.key, number, most)
-        for _, prompt in prompts
-        for number in range(k)
-    ]
-    room = torch.tensor([min(most, model.spec.context - len(prompt.tokens)) for _, prompt in prompts])
+    count = len(fresh.prompt)
     return Rows(
-        prompt=torch.tensor([i for i, _ in prompts]).repeat_interleave(k).to(device),
-        number=torch.arange(k).repeat(len(prompts)).to(device),
+        prompt=torch.from_numpy(fresh.prompt).to(device),
+        number=torch.from_numpy(fresh.number).to(device),
         padding=padding.to(device),
-        limit=room.repeat_interleave(k).to(device),
-        uniform=torch.from_numpy(np.stack(drawn)).to(device),
+        limit=torch.from_numpy(fresh.limit).to(device),
+        uniform=torch.from_numpy(fresh.uniform).to(device),
         tokens=torch.zeros((count, most + 1), dtype=torch.long, device=device),
         logprobs=torch.zeros((count, most + 1), device=device),
         written=torch.zeros(count, dtype=torch.long, device=device),

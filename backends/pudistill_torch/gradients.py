@@ -10,11 +10,19 @@ import torch
 from torch import Tensor
 
 from pudistill_cli.backend_api.contract import GroupBatch, Metrics, Row, SftBatch, TrainGroup
-from pudistill_cli.backend_api.micro_batching import group_batches, longest_row, row_batches, tokens_of
+from pudistill_cli.backend_api.micro_batching import (
+    Piece,
+    answer_tokens,
+    group_batches,
+    longest_row,
+    pieces_of,
+    row_batches,
+    tokens_of,
+)
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.types import Adapter, Tokens
-from pudistill_torch.branches import Branch, branch_states
+from pudistill_torch.branches import branch_states
 from pudistill_torch.model import POLICY, Model
 from pudistill_torch.padding import padded_right
 from pudistill_torch.scoring import supervised
@@ -22,7 +30,7 @@ from pudistill_torch.scoring import supervised
 
 def sft_gradient(model: Model, batch: SftBatch) -> Metrics:
     """Add the gradient of the mean over all answer tokens (`SftBatch`); returns `loss` and `tokens`."""
-    count = sum(len(row.completion) for row in batch.rows)
+    count = answer_tokens(batch)
     total = 0.0
     for rows in row_batches(batch.rows, model.spec.token_budget):
         loss = _row_losses(model, rows, batch.soft).sum() / count
@@ -34,7 +42,7 @@ def sft_gradient(model: Model, batch: SftBatch) -> Metrics:
 def group_gradient(model: Model, batch: GroupBatch) -> Metrics:
     """Add the gradient of the objective; returns `loss`, `tokens` and the objective's own metrics."""
     constants = step_constants(batch.groups)
-    metrics: Metrics = {"loss": 0.0, "tokens": float(sum(len(r) for g in batch.groups for r in g.reference))}
+    metrics: Metrics = {"loss": 0.0, "tokens": float(answer_tokens(batch))}
     for groups in group_batches(batch.groups, model.spec.token_budget):
         step = _Step(model, batch.objective, constants, groups, batch.judge)
         fits = sum(map(tokens_of, groups)) <= model.spec.token_budget
@@ -81,27 +89,23 @@ class _Step:
 
         Each piece has a graph of its own.
         """
-        branches = [Branch(g, row.completion) for g, group in enumerate(self.groups) for row in group.rows]
-        for first in range(0, len(branches), rows):
-            part = branches[first : first + rows]
-            owners = sorted({branch.owner for branch in part})
-            prompts = [self.groups[g].rows[0].prompt for g in owners]
-            fed = [Branch(owners.index(branch.owner), branch.tokens[:-1]) for branch in part]
-            answers = [branch.tokens for branch in part]
-            judged = self._judged(owners, fed, answers) if self.objective.distils else None
-            for _, states in branch_states(self.model, prompts, fed, POLICY, rows):
-                hidden, targets = supervised(states, answers)
-                if judged is None:
-                    yield self.model.head.logprobs(hidden, targets)[None]
-                else:
-                    yield self.model.head.distilled(hidden, targets, judged)
+        for piece in pieces_of(self.groups, rows):
+            judged = self._judged(piece) if self.objective.distils else None
+            hidden, targets = self._hidden(piece, piece.prompts, POLICY)
+            if judged is None:
+                yield self.model.head.logprobs(hidden, targets)[None]
+            else:
+                yield self.model.head.distilled(hidden, targets, judged)
 
     @torch.no_grad()
-    def _judged(self, owners: Sequence[int], fed: Sequence[Branch], answers: Sequence[Tokens]) -> Tensor:
+    def _judged(self, piece: Piece) -> Tensor:
         """(N, D) of the judge at the answers' tokens, the anchor in view."""
-        views = [self.groups[g].view for g in owners]
-        ((_, states),) = branch_states(self.model, views, fed, self.judge, len(fed))
-        return supervised(states, answers)[0]
+        return self._hidden(piece, piece.views, self.judge)[0]
+
+    def _hidden(self, piece: Piece, prefixes: Sequence[Tokens], adapter: Adapter | None) -> tuple[Tensor, Tensor]:
+        """(N, D) that predict the answers' (N,) tokens."""
+        ((_, states),) = branch_states(self.model, adapter, prefixes, piece.fed, len(piece.fed))
+        return supervised(states, piece.targets)
 
     def _objective(self, per_token: Tensor) -> tuple[Tensor, Metrics]:
         """The objective at flat log-probs (1, N), or those and divergences (2, N)."""

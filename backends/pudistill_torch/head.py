@@ -105,7 +105,7 @@ def _in_chunks(function: Callable[..., Tensor], size: int, *arrays: Tensor) -> T
         return function(*arrays)
     pieces = zip(*(array.split(size) for array in arrays), strict=True)
     if torch.is_grad_enabled():
-        found = [checkpoint(function, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+        chunks = [checkpoint(function, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
     else:
-        found = [function(*piece) for piece in pieces]
-    return torch.cat(cast("list[Tensor]", found), dim=-1)
+        chunks = [function(*piece) for piece in pieces]
+    return torch.cat(cast("list[Tensor]", chunks), dim=-1)

@@ -6,9 +6,8 @@ import gc
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -19,8 +18,10 @@ from torch.nn import Parameter
 from transformers.pytorch_utils import Conv1D
 
 from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec
-from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.backend_api.shared_model import SharedModel, unknown_adapter
+from pudistill_cli.errors import DataError
 from pudistill_cli.types import Adapter
+from pudistill_torch import oom
 from pudistill_torch.adapter_files import read_adapter
 from pudistill_torch.base_weights import load_base
 from pudistill_torch.cache import RowCache
@@ -31,19 +32,15 @@ POLICY: Adapter = "policy"
 """The adapter that is trained. peft's `set_adapter` is not used: it would train what it activates."""
 
 
-class Model:
-    """A causal language model under judge, reference and policy adapters; shared by an engine and a learner."""
+class Model(SharedModel):
+    """A causal language model of transformers, its adapters peft's."""
 
-    _numbers: ClassVar[Iterator[int]] = count(1)
+    is_out_of_memory = staticmethod(oom.is_out_of_memory)
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.placement = place(spec)
         torch.set_num_threads(self.placement.threads)
-        self.users = 0
-        """Engines and learners that hold this model."""
-        self.forward_tokens = 0
-        """Tokens that went through the model so far, padding included."""
         self._causal = load_base(spec.folder, self.placement)
         self._decoder = cast("nn.Module", self._causal.get_decoder())
         self.head = Head(self._causal)
@@ -55,19 +52,6 @@ class Model:
     def device(self) -> torch.device:
         """Where token ids must be."""
         return self.placement.device
-
-    def halve(self, rows: float, tokens: float) -> int | None:
-        """Passes of half the size, for engine and learner alike; returns their tokens.
-
-        None where there are no more than `rows` sequences and `tokens` tokens in a pass: less is not possible.
-        """
-        gc.collect()  # what went through a library's frames may still be held by a cycle: seen with transformers 5.17
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self.spec.sample_rows <= rows and self.spec.token_budget <= tokens:
-            return None
-        self.spec = self.spec.halved()
-        return self.spec.token_budget
 
     def hidden(
         self,
@@ -99,7 +83,7 @@ class Model:
             DataError: it is no whole LoRA adapter of this student.
         """
         config, weights = read_adapter(path)
-        handle = handle or f"frozen-{next(self._numbers)}"
+        handle = handle or self.new_handle()
         try:
             self._add(handle, config)
         except ValueError as error:  # none of its modules is in this architecture
@@ -168,14 +152,16 @@ class Model:
             )
         set_peft_model_state_dict(self._peft, dict(weights), adapter_name=handle)
 
-    def release(self) -> None:
-        """One user fewer; the last one frees the weights."""
-        self.users -= 1
-        if self.users <= 0:
-            self._causal = self._decoder = self._peft = self.head = cast("Any", None)
-            self._layers = []
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+    def _free_cached_memory(self) -> None:
+        gc.collect()  # what went through a library's frames may still be held by a cycle: seen with transformers 5.17
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _free_weights(self) -> None:
+        self._causal = self._decoder = self._peft = self.head = cast("Any", None)
+        self._layers = []
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _add(self, handle: Adapter, config: LoraConfig) -> None:
         """Inject an adapter; all others keep whether they are trained."""
@@ -217,4 +203,4 @@ class Model:
 
     def _check(self, handle: Adapter) -> None:
         if self._peft is None or handle not in self._peft.peft_config:
-            raise BackendError(f"No adapter {handle!r} is loaded.", "This is a bug in pudistill: please report it.")
+            raise unknown_adapter(handle)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Prefixes:
+class PaddedLeft:
     """Prompts, padded on the left: all end at the same column, as a cache needs it."""
 
     ids: Tensor  # (B, L)
@@ -28,12 +28,12 @@ class Prefixes:
         return self.ids.shape[1] - self.lengths
 
 
-def prefixes(sequences: Sequence[Sequence[int]], device: torch.device) -> Prefixes:
+def padded_left(sequences: Sequence[Sequence[int]], device: torch.device) -> PaddedLeft:
     """Pad on the left."""
     longest = max(map(len, sequences))
     rows = [[0] * (longest - len(s)) + list(s) for s in sequences]
     lengths = torch.tensor([len(s) for s in sequences], device=device)
-    return Prefixes(torch.tensor(rows, dtype=torch.long, device=device), lengths)
+    return PaddedLeft(torch.tensor(rows, dtype=torch.long, device=device), lengths)
 
 
 def padded_right(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -52,8 +52,10 @@ def _device(name: str) -> torch.device:
         return torch.device(next(kind for kind, there in present.items() if there))  # ROCm calls itself cuda
     kind, _, number = name.partition(":")
     if not present.get(kind) or (kind == "cuda" and number and int(number) >= torch.cuda.device_count()):
-        found = ", ".join(kind for kind, there in present.items() if there)
-        raise BackendError(f"There is no device {name!r} here; torch sees: {found}.", "Use --set student.device=auto")
+        available = ", ".join(kind for kind, there in present.items() if there)
+        raise BackendError(
+            f"There is no device {name!r} here; torch sees: {available}.", "Use --set student.device=auto"
+        )
     return torch.device(name)
 
 

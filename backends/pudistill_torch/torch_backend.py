@@ -88,10 +88,10 @@ class TorchBackend:
 @cache
 def _causal_model_types() -> frozenset[str] | None:
     """Keys of MODEL_FOR_CAUSAL_LM_MAPPING_NAMES; None where this version keeps them elsewhere."""
-    found = find_spec("transformers")
-    if found is None or found.origin is None:
+    spec = find_spec("transformers")
+    if spec is None or spec.origin is None:
         return None
-    source = Path(found.origin).parent / "models" / "auto" / "modeling_auto.py"
+    source = Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py"
     if not source.is_file():
         return None
     for node in ast.parse(source.read_bytes()).body:

@@ -13,8 +13,8 @@ from pudistill_cli.types import Adapter, Sampling, Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
-    """How the run spoke to the student, and how it was sampled: what a runtime has to do alike."""
+class GenerationSettings:
+    """How the run prompted the student and sampled from it: what a runtime has to do alike."""
 
     format: Literal["chat", "text"] = "chat"
     """By its chat template, or as bare text."""
@@ -47,7 +47,7 @@ class ExportRequest:
     stop_tokens: Tokens
     calibration: tuple[Tokens, ...]
     """Training prompts with their anchors: what an importance matrix is measured on."""
-    speech: Speech = field(default_factory=Speech)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
     now: datetime = field(default_factory=datetime.now)
     """What the chat template's clock showed in the run that trained the adapter, by local time."""
     converter: Path | None = None

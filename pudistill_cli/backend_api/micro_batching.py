@@ -3,9 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from pudistill_cli.backend_api.contract import Batch, Row, SftBatch, TrainGroup
-from pudistill_cli.types import Continuations
+from pudistill_cli.types import Continuations, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A continuation of the prefix at index `owner`."""
+
+    owner: int
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Answers that are computed together, their prompts, and these with the anchor in view."""
+
+    prompts: list[Tokens]
+    views: list[Tokens]
+    answers: list[Branch]
+
+    @property
+    def fed(self) -> list[Branch]:
+        """The answers but for their last tokens, which are predicted and never read."""
+        return [Branch(answer.owner, answer.tokens[:-1]) for answer in self.answers]
+
+    @property
+    def targets(self) -> list[Tokens]:
+        """The answers' tokens."""
+        return [answer.tokens for answer in self.answers]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(map(len, self.prompts)) + max(map(len, self.targets))
+
+
+# --- training ---
 
 
 def row_batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
@@ -30,6 +66,16 @@ def group_batches(groups: Sequence[TrainGroup], budget: int) -> Iterator[list[Tr
         yield batch
 
 
+def pieces_of(groups: Sequence[TrainGroup], rows: int) -> Iterator[Piece]:
+    """The groups' answers in their order, `rows` rows at a time."""
+    answers = [Branch(g, row.completion) for g, group in enumerate(groups) for row in group.rows]
+    for first in range(0, len(answers), rows):
+        chunk = answers[first : first + rows]
+        owners = sorted({answer.owner for answer in chunk})
+        prompts, views = [groups[g].rows[0].prompt for g in owners], [groups[g].view for g in owners]
+        yield Piece(prompts, views, [Branch(owners.index(answer.owner), answer.tokens) for answer in chunk])
+
+
 def tokens_of(group: TrainGroup) -> int:
     """Of a group, padding included."""
     return len(group.rows) * longest_row(group)
@@ -42,6 +88,12 @@ def longest_row(group: SftBatch | TrainGroup) -> int:
     return max(max(len(group.view), len(row.prompt)) + len(row.completion) for row in group.rows)
 
 
+def answer_tokens(batch: Batch) -> int:
+    """Tokens that a batch learns from."""
+    groups = (batch,) if isinstance(batch, SftBatch) else batch.groups
+    return sum(len(row.completion) for group in groups for row in group.rows)
+
+
 def smallest_pass(batch: Batch) -> int:
     """Tokens of a batch's longest row: no pass can be cut smaller."""
     return longest_row(batch) if isinstance(batch, SftBatch) else max(map(longest_row, batch.groups))
@@ -50,6 +102,9 @@ def smallest_pass(batch: Batch) -> int:
 def row_length(row: Row) -> int:
     """Tokens of the answer behind the prompt, or behind the view, which is longer."""
     return max(len(row.prompt), len(row.view)) + len(row.completion)
+
+
+# --- scoring ---
 
 
 def request_batches(requests: Sequence[Continuations], budget: int) -> Iterator[list[int]]:

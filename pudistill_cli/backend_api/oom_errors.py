@@ -12,19 +12,21 @@ T = TypeVar("T")
 
 
 @contextmanager
-def told(what: str, is_shortage: Callable[[BaseException], bool]) -> Generator[None]:
-    """Raise OutOfMemory for an error that the backend calls a shortage; `what` is a verb."""
+def as_out_of_memory(verb: str, is_out_of_memory: Callable[[BaseException], bool]) -> Generator[None]:
+    """Raise OutOfMemory for an error of the framework's that means it; `verb` is what could not be done."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_shortage(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
-            f"There is not enough memory to {what}.", "Close other programs, or take a smaller model."
+            f"There is not enough memory to {verb}.", "Close other programs, or take a smaller model."
         ) from error
 
 
-def watched(what: str, is_shortage: Callable[[BaseException], bool], results: Iterator[T]) -> Iterator[T]:
-    """`results`, under `told`."""
-    with told(what, is_shortage):
+def each_as_out_of_memory(
+    verb: str, is_out_of_memory: Callable[[BaseException], bool], results: Iterator[T]
+) -> Iterator[T]:
+    """`results`, computed under `as_out_of_memory`."""
+    with as_out_of_memory(verb, is_out_of_memory):
         yield from results

@@ -1,4 +1,4 @@
-"""Engines and learners that go on in smaller passes where memory is short."""
+"""Engines and learners that try a call again in smaller passes where memory was short."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, Promp
 T = TypeVar("T")
 R = TypeVar("R")
 M = TypeVar("M", Engine, Learner)
-Shrunk = Callable[[str, int], None]
-"""Told the verb of what had no memory, and the tokens in a pass from now on."""
+OnHalved = Callable[[str, int], None]
+"""Takes the verb of what had no memory, and the tokens in a pass from now on."""
 
 
-def shrinks(warn: Callable[[str], None], keep: Callable[[int], None] = lambda tokens: None) -> Shrunk:
-    """Says that passes are smaller, and keeps their tokens."""
+def halving_notice(warn: Callable[[str], None], keep: Callable[[int], None] = lambda tokens: None) -> OnHalved:
+    """A callback that warns of smaller passes, and keeps their tokens."""
 
-    def shrunk(verb: str, tokens: int) -> None:
+    def on_halved(verb: str, tokens: int) -> None:
         keep(tokens)
         warn(f"There was not enough memory to {verb}: going on with half as much in a pass ({tokens:,} tokens).")
 
-    return shrunk
+    return on_halved
 
 
-def patient_engine(engine: Engine, shrunk: Shrunk) -> Engine:
+def retrying_engine(engine: Engine, on_halved: OnHalved) -> Engine:
     """The engine, each call repeated in smaller passes until it fits; only what was not yielded yet is done again.
 
     Raises:
         OutOfMemory: a pass can be no smaller.
     """
-    return cast("Engine", _PatientEngine(engine, shrunk))
+    return cast("Engine", _RetryingEngine(engine, on_halved))
 
 
-def patient_learner(learner: Learner, shrunk: Shrunk) -> Learner:
+def retrying_learner(learner: Learner, on_halved: OnHalved) -> Learner:
     """The same for a learner: a step that had no memory has changed nothing."""
-    return cast("Learner", _PatientLearner(learner, shrunk))
+    return cast("Learner", _RetryingLearner(learner, on_halved))
 
 
-class _Patient(Generic[M]):
+class _Retrying(Generic[M]):
     """What is not repeated is the model's own."""
 
-    def __init__(self, model: M, shrunk: Shrunk) -> None:
-        self._model, self._shrunk = model, shrunk
+    def __init__(self, model: M, on_halved: OnHalved) -> None:
+        self._model, self._on_halved = model, on_halved
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -60,7 +60,7 @@ class _Patient(Generic[M]):
                 return call()
             except OutOfMemory as error:
                 message = error.message
-            self._shrink(verb, message)
+            self._halve(verb, message)
 
     def _each(
         self, verb: str, requests: Sequence[R], ask: Callable[[Sequence[R]], Iterator[tuple[int, T]]]
@@ -75,10 +75,10 @@ class _Patient(Generic[M]):
                 return
             except OutOfMemory as error:
                 message = error.message
-            self._shrink(verb, message)
+            self._halve(verb, message)
             left = [i for n, i in enumerate(left) if n not in done]
 
-    def _shrink(self, verb: str, message: str) -> None:
+    def _halve(self, verb: str, message: str) -> None:
         """Called when the exception is gone: its frames hold the arrays of the call."""
         tokens = self._model.halve_budget()
         if tokens is None:
@@ -87,10 +87,10 @@ class _Patient(Generic[M]):
                 "A pass can be no smaller. Close other programs and start again: a run goes on from where it is. "
                 "Or take a smaller student.",
             )
-        self._shrunk(verb, tokens)
+        self._on_halved(verb, tokens)
 
 
-class _PatientEngine(_Patient[Engine]):
+class _RetryingEngine(_Retrying[Engine]):
     def sample(
         self, prompts: Sequence[PromptTokens], k: int, sampling: Sampling, adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
@@ -105,6 +105,6 @@ class _PatientEngine(_Patient[Engine]):
         return self._once("score", lambda: self._model.distributions(tokens, last_n, adapter))
 
 
-class _PatientLearner(_Patient[Learner]):
+class _RetryingLearner(_Retrying[Learner]):
     def step(self, batch: Batch, lr: float) -> Metrics:
         return self._once("train", lambda: self._model.step(batch, lr))

@@ -19,7 +19,7 @@ GAINS = {
 
 def backends() -> dict[str, Backend]:
     """Every installed backend by name. Loading one imports no framework."""
-    found: dict[str, Backend] = {}
+    installed: dict[str, Backend] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         backend = point.load()
         if not isinstance(backend, Backend):
@@ -28,8 +28,8 @@ def backends() -> dict[str, Backend]:
                 "A backend implements pudistill_cli.backend_api.contract.Backend; remove or update the package that "
                 "offers it.",
             )
-        found.setdefault(point.name, backend)
-    return found
+        installed.setdefault(point.name, backend)
+    return installed
 
 
 def usable(name: str, installed: dict[str, Backend] | None = None) -> Backend:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from pudistill_cli.commands.options import JsonOption, RecipeArgument, SetOption
 from pudistill_cli.commands.stopping import stoppable
+from pudistill_cli.console import Console
 
 
 def command(
@@ -29,46 +29,28 @@ def command(
     """
     from collections import Counter
 
+    from pudistill_cli.atomic_files import write_atomic
     from pudistill_cli.cache_dir import cache_path
     from pudistill_cli.config.loading import load_recipe
-    from pudistill_cli.console import Console
-    from pudistill_cli.run.folder import write_atomic
     from pudistill_cli.run.opening import teacher_of
     from pudistill_cli.run.plan import read_prompt_sets
-    from pudistill_cli.teacher import Answer, Question, ask_all
+    from pudistill_cli.teacher.answers import Question
+    from pudistill_cli.teacher.asking import ask_all
     from pudistill_cli.teacher.cache import AnswerCache
+    from pudistill_cli.teacher.file import answer_line
 
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
-    sets = read_prompt_sets(loaded.recipe.prompts)
-    prompts = sets.asked
+    questions = [Question(p.key, p.messages) for p in read_prompt_sets(loaded.recipe.prompts).asked]
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
-    cache = AnswerCache(cache_path() / "anchors.sqlite")
-    try:
-        with (
-            stoppable(console, "the answers so far are kept. The same command goes on."),
-            teacher_of(loaded.recipe, console) as teacher,
-            console.bar("teacher", len(prompts)) as bar,
-        ):
-
-            def progress(question: Question, answer: Answer) -> None:
-                bar.advance()
-
-            answers = ask_all(teacher, [Question(p.key, p.messages) for p in prompts], cache, progress)
-    finally:
-        cache.close()
-    lines = [
-        json.dumps(
-            {
-                "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
-                "answer": answers[prompt.key].text,
-                "finish_reason": answers[prompt.key].finish_reason,
-            },
-            ensure_ascii=False,
-        )
-        for prompt in prompts
-        if prompt.key in answers and answers[prompt.key].status == "ok"
-    ]
+    with (
+        AnswerCache(cache_path() / "anchors.sqlite") as cache,
+        stoppable(console, "the answers so far are kept. The same command goes on."),
+        teacher_of(loaded.recipe, console) as teacher,
+        console.bar("teacher", len(questions)) as bar,
+    ):
+        answers = ask_all(teacher, questions, cache, lambda question, answer: bar.advance())
+    lines = [answer_line(q.messages, a) for q in questions if (a := answers.get(q.key)) and a.status == "ok"]
     write_atomic(out, "\n".join(lines) + "\n")
     for notice in teacher.notices:
         console.warn(notice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from shlex import quote
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption, SetOption
 from pudistill_cli.commands.stopping import stoppable
+from pudistill_cli.console import Console
+from pudistill_cli.errors import UsageError
 
 
 def command(
@@ -27,10 +30,8 @@ def command(
       pudistill eval my-run --set eval.metric=chrf
     """
     from pudistill_cli.config.stages import Stage
-    from pudistill_cli.console import Console
-    from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import distil
-    from pudistill_cli.report.summary import show_answers
+    from pudistill_cli.report.answers import print_answers
     from pudistill_cli.run.marks import Mark
     from pudistill_cli.run.opening import reopen
 
@@ -40,17 +41,16 @@ def command(
             f"--set {other[0]}: eval changes eval settings only.", "Start a new run: pudistill run --name NEW"
         )
     console = Console(as_json=as_json)
-    with stoppable(console, "the answers so far are kept, and the run is as it was. The same command goes on."):
-        job = reopen(run, runs, console, changes or [])
-        try:
-            before = job.ledger.stage_detail(Mark.EVAL())["chosen"]
-            distil(job, Stage.EVAL)
-            if (now := job.ledger.stage_detail(Mark.EVAL())["chosen"]) != before:
-                console.warn(
-                    f"Dev now finds {now} best, where it was {before}: the table, the report and `pudistill export` "
-                    f"take {now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"
-                )
-            if show:
-                show_answers(job, show)
-        finally:
-            job.close()
+    with (
+        stoppable(console, "the answers so far are kept, and the run is as it was. The same command goes on."),
+        closing(reopen(run, runs, console, changes or [])) as job,
+    ):
+        before = job.ledger.stage_detail(Mark.EVAL())["chosen"]
+        distil(job, Stage.EVAL)
+        if (now := job.ledger.stage_detail(Mark.EVAL())["chosen"]) != before:
+            console.warn(
+                f"Dev now finds {now} best, where it was {before}: the table, the report and `pudistill export` "
+                f"take {now}; exports that are there stay as they are. To go back: pudistill eval {quote(run)}"
+            )
+        if show:
+            print_answers(job, show)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption
 from pudistill_cli.commands.stopping import stoppable
+from pudistill_cli.console import Console
 
 
 def command(
@@ -50,7 +52,6 @@ def command(
 
       pudistill export quickstart --format adapter --adapter round-2
     """
-    from pudistill_cli.console import Console
     from pudistill_cli.loop import export_run
     from pudistill_cli.run.opening import reopen
     from pudistill_cli.run.preflight import check_exports
@@ -63,13 +64,12 @@ def command(
         changes.append(f"export.bits=[{','.join(map(str, bits))}]")
     if group_size is not None:
         changes.append(f"export.group_size={group_size}")
-    with stoppable(console, "exports that were finished, now or before, are as they were."):
-        job = reopen(run, runs, console, changes)
-        try:
-            check_exports(job.recipe.export, job.student, job.folder.path)
-            for exported in export_run(job, adapter):
-                found = exported.comparison
-                console.event("exported", path=str(exported.folder), kl=found.kl, ratio=found.ratio)
-                console.result(str(exported.folder))
-        finally:
-            job.close()
+    with (
+        stoppable(console, "exports that were finished, now or before, are as they were."),
+        closing(reopen(run, runs, console, changes)) as job,
+    ):
+        check_exports(job.recipe.export, job.student, job.folder.path)
+        for exported in export_run(job, adapter):
+            kl, ratio = exported.comparison.kl, exported.comparison.ratio
+            console.event("exported", path=str(exported.folder), kl=kl, ratio=ratio)
+            console.result(str(exported.folder))

@@ -6,6 +6,10 @@ import json
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pudistill_cli.console import Console
 
 
 def command(
@@ -15,19 +19,15 @@ def command(
 
     Start one with `pudistill run NAME`, or copy its file and make it yours.
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     from pudistill_cli.config.loading import shipped_recipes
-    from pudistill_cli.console import Console
 
-    found = shipped_recipes()
+    recipes = shipped_recipes()
     if as_json:
-        typer.echo(json.dumps([{"name": r.name, "about": r.about, "path": str(r.path)} for r in found]))
+        typer.echo(json.dumps([{"name": r.name, "about": r.about, "path": str(r.path)} for r in recipes]))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("recipe", "what it does", "file"):
         table.add_column(column, overflow="fold")
-    for recipe in found:
+    for recipe in recipes:
         table.add_row(*map(escape, (recipe.name, recipe.about, str(recipe.path))))
     Console().table(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption
+from pudistill_cli.console import Console
 
 
 def command(run: RunArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:
@@ -14,7 +15,6 @@ def command(run: RunArgument, runs: RunsOption = RUNS, as_json: JsonOption = Fal
 
       pudistill report quickstart
     """
-    from pudistill_cli.console import Console
     from pudistill_cli.report.page import write_report
     from pudistill_cli.run.opening import find_run, not_finished
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -17,6 +18,9 @@ from pudistill_cli.commands.options import (
 )
 from pudistill_cli.commands.stopping import stoppable
 from pudistill_cli.config.stages import TITLES, Stage
+from pudistill_cli.console import Console
+from pudistill_cli.did_you_mean import did_you_mean
+from pudistill_cli.errors import UsageError
 
 
 def command(
@@ -42,11 +46,9 @@ def command(
       pudistill run my-recipe.yaml --dry-run
     """
     from pudistill_cli.config.loading import load_recipe
-    from pudistill_cli.console import Console
-    from pudistill_cli.did_you_mean import did_you_mean
-    from pudistill_cli.errors import UsageError
     from pudistill_cli.loop import distil
-    from pudistill_cli.report.summary import describe_student, next_steps, print_plan
+    from pudistill_cli.report.dry_run import print_dry_run
+    from pudistill_cli.report.next_steps import print_next_steps
     from pudistill_cli.run.opening import open_run
     from pudistill_cli.run.plan import plan
     from pudistill_cli.run.preflight import check_exports, check_teacher
@@ -63,17 +65,16 @@ def command(
     check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
     check_exports(loaded.recipe.export, checked.student, runs)
     if dry_run:
-        print_plan(console, checked, runs / name)
+        print_dry_run(console, checked, runs / name)
         return
-    console.say(f"{name}: {checked.choice.reason}; {describe_student(checked.student)}")
+    console.say(f"{name}: {checked.choice.reason}; {checked.student.description}")
     again = resume_line(recipe, changes, name, runs, until=last, offline=offline)
-    with stoppable(console, f"all finished work is kept. Go on with: {again}"):
-        job = open_run(checked, console, runs, name, offline=offline)
-        try:
-            distil(job, last)
-            next_steps(job, until)
-        finally:
-            job.close()
+    with (
+        stoppable(console, f"all finished work is kept. Go on with: {again}"),
+        closing(open_run(checked, console, runs, name, offline=offline)) as job,
+    ):
+        distil(job, last)
+        print_next_steps(job, last)
 
 
 def resume_line(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import typer
 
-if TYPE_CHECKING:
-    from pudistill_cli.console import Console
+from pudistill_cli.console import Console
 
 
 @contextmanager

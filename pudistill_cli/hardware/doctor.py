@@ -15,16 +15,17 @@ from pudistill_cli import __version__
 from pudistill_cli.backend_api.contract import Backend, Capabilities
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware.memory_estimate import Demand
-from pudistill_cli.hardware.selection import Hardware, Improvement, choose, improvements
+from pudistill_cli.hardware.machine import Hardware
+from pudistill_cli.hardware.memory_estimate import MemoryDemand
+from pudistill_cli.hardware.selection import Improvement, choose, improvements
 
 STUDENTS = {
-    "quickstart, 0.2M": Demand("llama", 205_200, 2, 80, 192, 80, 768, context=256),
-    "SmolLM2-135M": Demand("llama", 134_515_008, 30, 576, 1_536, 192, 49_152),
-    "Qwen2.5-0.5B": Demand("qwen2", 494_032_768, 24, 896, 4_864, 128, 151_936),
-    "Llama-3.2-1B": Demand("llama", 1_235_814_400, 16, 2_048, 8_192, 512, 128_256),
-    "Qwen3-4B": Demand("qwen3", 4_022_468_096, 36, 2_560, 9_728, 1_024, 151_936),
-    "Llama-3.1-8B": Demand("llama", 8_030_261_248, 32, 4_096, 14_336, 1_024, 128_256),
+    "quickstart, 0.2M": MemoryDemand("llama", 205_200, 2, 80, 192, 80, 768, context=256),
+    "SmolLM2-135M": MemoryDemand("llama", 134_515_008, 30, 576, 1_536, 192, 49_152),
+    "Qwen2.5-0.5B": MemoryDemand("qwen2", 494_032_768, 24, 896, 4_864, 128, 151_936),
+    "Llama-3.2-1B": MemoryDemand("llama", 1_235_814_400, 16, 2_048, 8_192, 512, 128_256),
+    "Qwen3-4B": MemoryDemand("qwen3", 4_022_468_096, 36, 2_560, 9_728, 1_024, 151_936),
+    "Llama-3.1-8B": MemoryDemand("llama", 8_030_261_248, 32, 4_096, 14_336, 1_024, 128_256),
 }
 """Students of the usual sizes, in the default recipe: what would run here is said for each."""
 
@@ -42,8 +43,8 @@ class BackendState:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What would happen to one student here."""
+class StudentFit:
+    """Whether one student can be trained here, and by which backends."""
 
     student: str
     learner_gib: float
@@ -71,7 +72,7 @@ class Diagnosis:
     backends: tuple[BackendState, ...]
     reason: str
     """Why `auto` picks what it picks, or why it cannot."""
-    students: tuple[Verdict, ...]
+    students: tuple[StudentFit, ...]
     improvements: tuple[Improvement, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -92,18 +93,18 @@ def diagnose(hardware: Hardware, installed: Mapping[str, Backend]) -> Diagnosis:
         free_disk_gib={str(folder): _free(folder) for folder in (Path.cwd(), cache_path())},
         backends=tuple(_state(name, backend) for name, backend in installed.items()),
         reason=reason,
-        students=tuple(_verdict(name, demand, hardware, installed) for name, demand in STUDENTS.items()),
+        students=tuple(_fit(name, demand, hardware, installed) for name, demand in STUDENTS.items()),
         improvements=tuple(improvements(hardware, installed)),
     )
 
 
-def _verdict(name: str, demand: Demand, hardware: Hardware, installed: Mapping[str, Backend]) -> Verdict:
+def _fit(name: str, demand: MemoryDemand, hardware: Hardware, installed: Mapping[str, Backend]) -> StudentFit:
     need = demand.learner_gib(2 if hardware.card else hardware.weight_bytes, demand.token_budget)
     try:
         choice = choose("auto", "auto", installed, hardware, demand)
     except BackendError as error:
-        return Verdict(name, need, error.message)
-    return Verdict(
+        return StudentFit(name, need, error.message)
+    return StudentFit(
         name,
         need,
         engine=choice.engine.name,
@@ -131,8 +132,8 @@ def _packages(backend: str) -> tuple[str, ...]:
         required = metadata.requires("pudistill") or []
     except metadata.PackageNotFoundError:
         return ()
-    found = [re.match(r"[\w.-]+", r) for r in required if re.search(rf"extra *== *['\"]{re.escape(backend)}['\"]", r)]
-    return tuple(dict.fromkeys(match[0] for match in found if match))
+    of_extra = (r for r in required if re.search(rf"extra *== *['\"]{re.escape(backend)}['\"]", r))
+    return tuple(dict.fromkeys(name[0] for r in of_extra if (name := re.match(r"[\w.-]+", r))))
 
 
 def _version(package: str) -> str:
@@ -144,5 +145,5 @@ def _version(package: str) -> str:
 
 def _free(folder: Path) -> float:
     """GiB free where a folder is, or will be."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(there).free / 2**30
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free / 2**30

@@ -48,7 +48,7 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class MemoryDemand:
     """A student and how a recipe holds it, as far as memory depends on them. Widths are 0 where unknown."""
 
     model_type: str
@@ -62,7 +62,7 @@ class Demand:
     context: int = 4096
     token_budget: int = TOKEN_BUDGET
     own_budget: bool = False
-    """The recipe gives the token budget: what does not fit is then told, and not changed."""
+    """The recipe gives the token budget: what does not fit is then said, and not changed."""
     rank: int = 32
     device: str = "auto"
     """As the recipe says."""
@@ -79,44 +79,47 @@ class Demand:
         cache = 4 * ENGINE_ROWS * self.context * self.layers * self.key_value
         return (self.parameters * weight_bytes + cache + 4 * 512 * self.vocabulary) / _GIB
 
-    def tokens_in(self, room_gib: float, weight_bytes: int) -> int:
-        """The largest pass, in tokens, with which a learner stays within `room_gib`; 0 if none does."""
-        spare = room_gib - self.learner_gib(weight_bytes, 0)
+    def tokens_in(self, gib: float, weight_bytes: int) -> int:
+        """The largest pass, in tokens, with which a learner stays within `gib`; 0 if none does."""
+        spare = gib - self.learner_gib(weight_bytes, 0)
         token = self._token_bytes(weight_bytes)
         return max(0, int(spare * _GIB / token)) if token else self.token_budget
 
-    def fit(self, room: float, ram: float, *, weight_bytes: int, second_copy: bool, one_memory: bool) -> Fit:
-        """Whether the learner fits `room` GiB and, if the engine holds a `second_copy`, that fits `ram` GiB.
+    def fit(
+        self, learner_free: float, engine_free: float, *, weight_bytes: int, second_copy: bool, one_memory: bool
+    ) -> Fit:
+        """Whether the learner fits the GiB that are free for it and, if the engine holds a `second_copy`, that too.
+
+        With `one_memory` both must find room in what is free for the learner, or take turns.
 
         Raises:
             BackendError: one of them does not fit, even alone and with its smallest passes.
         """
         least, most = (self.learner_gib(weight_bytes, t) for t in (self.floor_tokens, self.token_budget))
         engine = self.engine_gib(2) if second_copy else 0.0
-        for what, need, there in (("Training", least, room), ("Sampling", engine, ram)):
-            if need > there:
+        for what, need, free in (("Training", least, learner_free), ("Sampling", engine, engine_free)):
+            if need > free:
                 raise BackendError(
-                    f"{what} {_count(self.parameters)} parameters takes about {need:.1f} GiB; {there:.1f} are free.",
+                    f"{what} {_count(self.parameters)} parameters takes about {need:.1f} GiB; {free:.1f} are free.",
                     "Close other programs, or take a smaller student; --set student.context=1024 helps a little.",
                 )
-        suspend = second_copy and one_memory and engine + most > room
+        suspend = second_copy and one_memory and engine + most > learner_free
         notices: list[str] = []
         if suspend:
-            notices.append(
-                f"Engine (about {engine:.1f} GiB) and learner (up to {most:.1f} GiB) take turns in {room:.1f} GiB."
-            )
+            both = f"Engine (about {engine:.1f} GiB) and learner (up to {most:.1f} GiB)"
+            notices.append(f"{both} take turns in {learner_free:.1f} GiB.")
         budget = None
-        if most > room:
-            fits = self.tokens_in(room, weight_bytes)
+        if most > learner_free:
+            fits = self.tokens_in(learner_free, weight_bytes)
             budget = max(fits - fits % _STEP, self.floor_tokens)
-            may = f"training may take {most:.1f} of {room:.1f} GiB"
-            notices.append(
-                f"At student.token_budget={self.token_budget} {may}; if it runs out of memory: "
-                f"--set student.token_budget={budget}"
-                if self.own_budget
-                else f"With passes of {self.token_budget:,} tokens {may}, so a new run's passes hold {budget:,}."
-            )
+            notices.append(self._about_budget(budget, f"training may take {most:.1f} of {learner_free:.1f} GiB"))
         return Fit(suspend, budget, tuple(notices))
+
+    def _about_budget(self, largest: int, problem: str) -> str:
+        if self.own_budget:
+            remedy = f"--set student.token_budget={largest}"
+            return f"At student.token_budget={self.token_budget} {problem}; if it runs out of memory: {remedy}"
+        return f"With passes of {self.token_budget:,} tokens {problem}, so a new run's passes hold {largest:,}."
 
     @property
     def floor_tokens(self) -> int:
@@ -127,13 +130,13 @@ class Demand:
         return (weight_bytes + 2) * self.layers * (21 * self.width + 6 * self.feed_forward)
 
 
-def demand_of(config: Mapping[str, Any], parameters: int, **settings: Any) -> Demand:
+def demand_of(config: Mapping[str, Any], parameters: int, **settings: Any) -> MemoryDemand:
     """From a checkpoint's config.json, by the names that transformers' architectures use; `settings` are the rest."""
     text: Mapping[str, Any] = config.get("text_config") or config
     width = _first(text, "hidden_size", "n_embd", "d_model")
     heads = _first(text, "num_attention_heads", "n_head")
     head = _first(text, "head_dim") or (width // heads if heads else 0)
-    return Demand(
+    return MemoryDemand(
         model_type=str(config.get("model_type", "")),
         parameters=parameters,
         layers=_first(text, "num_hidden_layers", "n_layer"),

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pudistill_cli.backend_api.contract import Backend, ModelSpec
-from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
+from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.student import StudentSettings
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.hardware.machine import detect
 from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of
-from pudistill_cli.hardware.selection import Placement, detect, place, runner
+from pudistill_cli.hardware.placement import Placement, choose_device
+from pudistill_cli.hardware.selection import choose_inference_backend
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.method.scorers.templates import Templates
 from pudistill_cli.models.checkpoint_files import read_json
@@ -93,7 +95,7 @@ def open_judge(
     try:
         handle = None if adapter is None else model.load_adapter(adapter)
         judge = Judge(
-            engine=patient_engine(model, shrinks(warn)),
+            engine=retrying_engine(model, halving_notice(warn)),
             adapter=handle,
             encode=_encoder(student, settings),
             encode_answer=student.tokenizer.encode_answer,
@@ -116,7 +118,7 @@ def _backend_for(student: Student, engine: str, device: str) -> tuple[Backend, P
     def refusal(asked: Backend) -> str | None:
         return None if _own_file(student, asked) else asked.refusal(student.folder)
 
-    backend, placement = runner(engine, backends(), hardware, demand, refusal)
+    backend, placement = choose_inference_backend(engine, backends(), hardware, demand, refusal)
     problem = refusal(backend)
     if problem is None and not backend.capabilities.score:
         problem = "it cannot score"
@@ -127,7 +129,7 @@ def _backend_for(student: Student, engine: str, device: str) -> tuple[Backend, P
         raise BackendError(f"The {backend.name} backend cannot judge with this model: {problem}.", "Use --backend auto")
     if student.gguf is not None and _own_file(student, backend):  # in as many bits as it has
         need = student.gguf.stat().st_size / 2**30 + demand.engine_gib(0)
-        placement = place(hardware, "the model", need, device)
+        placement = choose_device(hardware, "the model", need, device)
     return backend, placement
 
 

@@ -44,11 +44,11 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
                 "Download or copy the student again.",
             )
         return tuple(folder / name for name in names)
-    found = sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter"))
-    single = [p for p in found if p.name == "model.safetensors"] or found
+    files = sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter"))
+    single = [p for p in files if p.name == "model.safetensors"] or files
     if len(single) == 1:
         return (single[0],)
-    if found:
+    if files:
         raise DataError(f"{folder} has several .safetensors files and no {INDEX}.", "Copy the index as well.")
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
     if pickles:

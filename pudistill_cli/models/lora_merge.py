@@ -66,23 +66,23 @@ def merged_tensors(checkpoint: Path, adapter: Path | None = None) -> MergedTenso
             "Name the 16-bit checkpoint that it was made from, or use --format adapter.",
         )
     tensors = {t.spec.name: t for path in weight_files(checkpoint) for t in stored_tensors(path)}
-    additions = {} if adapter is None else _placed(read_adapter(adapter), tensors, config)
+    additions = {} if adapter is None else _by_tensor_name(read_adapter(adapter), tensors, config)
     return MergedTensors(config, tensors, additions)
 
 
-def _placed(
+def _by_tensor_name(
     adapter: Mapping[str, LowRank], tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]
 ) -> dict[str, LowRank]:
-    """The additions by tensor name; every one must have its place."""
-    placed: dict[str, LowRank] = {}
+    """The additions by tensor name; every one must have its tensor."""
+    additions: dict[str, LowRank] = {}
     for module, addition in adapter.items():
         # Some checkpoints leave out the name of the body ("transformer." in GPT-2's).
         names = [n for n in (f"{module}.weight", f"{module.partition('.')[2]}.weight") if n in tensors]
         if not names or tensors[names[0]].spec.shape != addition.shape or tensors[names[0]].spec.dtype not in FLOATS:
-            found = f"of shape {tensors[names[0]].spec.shape}" if names else "not there"
+            actual = f"of shape {tensors[names[0]].spec.shape}" if names else "not there"
             raise ExportError(
                 f"The adapter changes {module} by a matrix of shape {addition.shape}; its weight in the checkpoint is "
-                f"{found}.",
+                f"{actual}.",
                 "Merge an adapter only into the checkpoint that it was trained on.",
             )
         if names[0].endswith("lm_head.weight") and config.get("tie_word_embeddings"):
@@ -90,5 +90,5 @@ def _placed(
                 "The adapter changes the head, which this checkpoint shares with the embeddings.",
                 "It cannot be merged; use --format adapter.",
             )
-        placed[names[0]] = addition
-    return placed
+        additions[names[0]] = addition
+    return additions

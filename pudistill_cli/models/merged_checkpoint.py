@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from pudistill_cli.atomic_files import sync_folder, sync_tree
 from pudistill_cli.errors import ExportError
-from pudistill_cli.models.checkpoint_files import INDEX
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.peft_adapter import LowRank
 from pudistill_cli.models.safetensors_io import (
@@ -24,8 +23,9 @@ from pudistill_cli.models.safetensors_io import (
     TensorSpec,
     blocks_of,
     from_float32,
+    shards_of,
     to_float32,
-    write_tensors,
+    write_shards,
 )
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
@@ -33,10 +33,10 @@ Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 _STORED_AS: Mapping[Dtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _BLOCK = 1 << 24
 """Entries that are in memory at once: 64 MiB in float32, a few times."""
-_SHARD = 5_000_000_000
-_ROOM = 64 << 20
-"""Bytes for tokenizer, configs and the file system's own use."""
-_COPIED = (
+_SHARD_BYTES = 5_000_000_000
+_SPARE_BYTES = 64 << 20
+"""For tokenizer, configs and the file system's own use."""
+_COPIED_FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -134,7 +134,7 @@ class _Merge:
 
 
 def merge_lora(
-    checkpoint: Path, adapter: Path, out: Path, dtype: Dtype = "float32", *, shard: int = _SHARD
+    checkpoint: Path, adapter: Path, out: Path, dtype: Dtype = "float32", *, shard: int = _SHARD_BYTES
 ) -> MergeReport:
     """Write `checkpoint` with `adapter` added to the new folder `out`, in Hugging Face form.
 
@@ -150,15 +150,15 @@ def merge_lora(
         raise ExportError(f"{out} is there already.", "Delete it, or name another folder.")
     merged = merged_tensors(checkpoint, adapter)
     merge = _Merge(merged.tensors, merged.additions, _STORED_AS[dtype])
-    shards = _shards(merge.specs(), shard)
+    shards = shards_of(merge.specs(), shard)
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(out.parent, sum(spec.nbytes for specs in shards for spec in specs))
+        _check_free_space(out.parent, sum(spec.nbytes for specs in shards for spec in specs))
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir()
-        _write_weights(temporary, shards, merge)
+        write_shards(temporary, shards, merge.blocks)
         _copy_data(checkpoint, temporary, merged.config, dtype)
         sync_tree(temporary)
         temporary.rename(out)
@@ -172,35 +172,8 @@ def merge_lora(
     return _report(merge)
 
 
-def _shards(specs: list[TensorSpec], limit: int) -> list[list[TensorSpec]]:
-    """The tensors in files of at most `limit` bytes, in their order."""
-    shards: list[list[TensorSpec]] = [[]]
-    size = 0
-    for spec in specs:
-        if shards[-1] and size + spec.nbytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(spec)
-        size += spec.nbytes
-    return shards
-
-
-def _write_weights(folder: Path, shards: list[list[TensorSpec]], merge: _Merge) -> None:
-    if len(shards) == 1:
-        write_tensors(folder / "model.safetensors", shards[0], merge.blocks)
-        return
-    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    for name, specs in zip(names, shards, strict=True):
-        write_tensors(folder / name, specs, merge.blocks)
-    index = {
-        "metadata": {"total_size": sum(spec.nbytes for specs in shards for spec in specs)},
-        "weight_map": {spec.name: name for name, specs in zip(names, shards, strict=True) for spec in specs},
-    }
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
 def _copy_data(checkpoint: Path, folder: Path, config: Mapping[str, Any], dtype: Dtype) -> None:
-    for pattern in _COPIED:
+    for pattern in _COPIED_FILES:
         for path in checkpoint.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)  # of a link, what it leads to
@@ -214,17 +187,17 @@ def _with_dtype(config: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
         key: _replaced(cast("Mapping[str, Any]", value), dtype) if isinstance(value, dict) else value
         for key, value in config.items()
     }
-    found = _replaced(parts, dtype)
-    return found if {"dtype", "torch_dtype"} & found.keys() else {**found, "torch_dtype": dtype}
+    replaced = _replaced(parts, dtype)
+    return replaced if {"dtype", "torch_dtype"} & replaced.keys() else {**replaced, "torch_dtype": dtype}
 
 
 def _replaced(part: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
     return {key: dtype if key in ("dtype", "torch_dtype") else value for key, value in part.items()}
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_free_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
-    if free < needed + _ROOM:
+    if free < needed + _SPARE_BYTES:
         raise ExportError(
             f"The merged weights take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {folder}.",
             "Make room, or use --dtype bfloat16 (half the size, less exact) or --format adapter (small).",

@@ -1,4 +1,4 @@
-"""A model that is one file, as the backend that reads such files gives it to the core."""
+"""A model that is one file (GGUF), as the backend that reads such files gives it to the core."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pudistill_cli.backend_api.codec import Codec
+from pudistill_cli.backend_api.registry import backends
+from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.types import Tokens
 
 
@@ -41,7 +43,7 @@ class StudentFiles(ModelFile):
 
 @runtime_checkable
 class ReadsModelFiles(Protocol):
-    """What a backend is as well that opens such files."""
+    """What a backend that opens such files implements beside the contract."""
 
     def read_model(self, path: Path) -> ModelFile:
         """Check a file whose weights are only run.
@@ -58,3 +60,24 @@ class ReadsModelFiles(Protocol):
             DataError: as `read_model`, its kind cannot be trained, or there is no room for the folder.
         """
         ...
+
+
+def model_file_reader(path: Path, revision: str | None) -> ReadsModelFiles:
+    """The backend that reads a GGUF file.
+
+    Raises:
+        DataError: there is no such file, or it should have a revision.
+        BackendError: the backend is missing, or cannot run here.
+    """
+    if revision is not None:
+        raise DataError(f"A revision is given, but {path} is a local file.", "Leave revision out.")
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.", "Name a GGUF file that is there.")
+    backend = backends().get("llamacpp")
+    problem = "it is not part of this installation" if backend is None else backend.problem()
+    if problem is not None or not isinstance(backend, ReadsModelFiles):
+        raise BackendError(
+            f"{path} is a GGUF file, which needs the llamacpp backend: {problem or 'it is too old'}.",
+            'Install it with: pip install "pudistill[llamacpp]"',
+        )
+    return backend

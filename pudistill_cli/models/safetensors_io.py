@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.models.checkpoint_files import safetensors_header
+from pudistill_cli.models.checkpoint_files import INDEX, safetensors_header
 
 Bits: TypeAlias = NDArray[Any]
 """Values as they are stored; bf16 as uint16."""
@@ -83,7 +83,7 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
     """
     header = safetensors_header(path)
     start = 8 + int.from_bytes(_first_bytes(path, 8), "little")
-    found: list[StoredTensor] = []
+    tensors: list[StoredTensor] = []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -96,8 +96,8 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
         begin, end = entry["data_offsets"]
         if begin < 0 or end - begin != spec.nbytes:
             raise DataError(f"{path}: the bytes of tensor {name} do not fit its shape.", "Copy the file again.")
-        found.append(StoredTensor(spec, path, start + begin))
-    return sorted(found, key=lambda t: t.offset)
+        tensors.append(StoredTensor(spec, path, start + begin))
+    return sorted(tensors, key=lambda t: t.offset)
 
 
 def write_tensors(path: Path, specs: Sequence[TensorSpec], blocks: Callable[[str], Iterable[Bits]]) -> None:
@@ -116,6 +116,34 @@ def write_tensors(path: Path, specs: Sequence[TensorSpec], blocks: Callable[[str
         for spec in specs:
             written = sum(file.write(np.ascontiguousarray(block).data) for block in blocks(spec.name))
             assert written == spec.nbytes, f"{spec.name}: {written} bytes of {spec.nbytes}"
+
+
+def shards_of(specs: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
+    """The tensors in files of at most `limit` bytes, in their order; a larger tensor has a file of its own."""
+    shards: list[list[TensorSpec]] = [[]]
+    size = 0
+    for spec in specs:
+        if shards[-1] and size + spec.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(spec)
+        size += spec.nbytes
+    return shards
+
+
+def write_shards(folder: Path, shards: Sequence[Sequence[TensorSpec]], blocks: Callable[[str], Iterable[Bits]]) -> None:
+    """Write a checkpoint's weights under the names that transformers gives them, several files with their index."""
+    if len(shards) == 1:
+        write_tensors(folder / "model.safetensors", shards[0], blocks)
+        return
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for name, specs in zip(names, shards, strict=True):
+        write_tensors(folder / name, specs, blocks)
+    index = {
+        "metadata": {"total_size": sum(spec.nbytes for specs in shards for spec in specs)},
+        "weight_map": {spec.name: name for name, specs in zip(names, shards, strict=True) for spec in specs},
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def to_float32(bits: Bits, dtype: str) -> NDArray[np.float32]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from pudistill_cli.backend_api.registry import backends
-from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.errors import DataError
 from pudistill_cli.models import hub
 from pudistill_cli.models.checkpoint_files import count_parameters, read_json, weight_files
-from pudistill_cli.models.model_file import ReadsModelFiles
+from pudistill_cli.models.model_file import model_file_reader
 from pudistill_cli.models.tokenizer import StudentTokenizer
+from pudistill_cli.prompts import Format
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _CONTENT = (
@@ -52,6 +52,11 @@ class Student:
     """Of a GGUF student: the checkpoint that it was made from, into which exports are merged."""
 
     @property
+    def description(self) -> str:
+        """Its name, architecture and size, for people."""
+        return f"{self.folder.name}, {self.model_type}, {self.parameters:,} parameters"
+
+    @property
     def merged_into(self) -> Path:
         """The checkpoint, in Hugging Face form, that merged weights are made from."""
         return self.original or self.folder
@@ -77,7 +82,7 @@ def resolve_student(
     *,
     offline: bool = False,
     context: int | None = None,
-    format: Literal["chat", "text"] = "chat",
+    format: Format = "chat",
 ) -> Student:
     """Find, or download, and check a student; `context` caps its own. Local files never touch the hub.
 
@@ -104,27 +109,6 @@ def resolve_student(
     )
 
 
-def reader_of(path: Path, revision: str | None) -> ReadsModelFiles:
-    """The backend that reads a GGUF file.
-
-    Raises:
-        DataError: there is no such file, or it should have a revision.
-        BackendError: the backend is missing, or cannot run here.
-    """
-    if revision is not None:
-        raise DataError(f"A revision is given, but {path} is a local file.", "Leave revision out.")
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.", "Name a GGUF file that is there.")
-    backend = backends().get("llamacpp")
-    problem = "it is not part of this installation" if backend is None else backend.problem()
-    if problem is not None or not isinstance(backend, ReadsModelFiles):
-        raise BackendError(
-            f"{path} is a GGUF file, which needs the llamacpp backend: {problem or 'it is too old'}.",
-            'Install it with: pip install "pudistill[llamacpp]"',
-        )
-    return backend
-
-
 def with_original(student: Student, original: str, *, offline: bool = False) -> Student:
     """A GGUF student whose exports are merged into the checkpoint it was made from.
 
@@ -133,20 +117,20 @@ def with_original(student: Student, original: str, *, offline: bool = False) -> 
     """
     if student.gguf is None:
         raise DataError("student.original is given, but the student is no GGUF file.", "Leave student.original out.")
-    found = resolve_student(original, offline=offline)
-    if (found.model_type, found.parameters) != (student.model_type, student.parameters):
+    source = resolve_student(original, offline=offline)
+    if (source.model_type, source.parameters) != (student.model_type, student.parameters):
         raise DataError(
-            f"{original} ({found.model_type}, {found.parameters:,} parameters) is not what {student.gguf.name} "
+            f"{original} ({source.model_type}, {source.parameters:,} parameters) is not what {student.gguf.name} "
             f"({student.model_type}, {student.parameters:,}) was made from.",
             "Name the checkpoint of this very student, or leave student.original out.",
         )
-    return replace(student, original=found.folder)
+    return replace(student, original=source.folder)
 
 
-def _from_gguf(path: Path, revision: str | None, context: int | None, format: Literal["chat", "text"]) -> Student:
-    file = reader_of(path, revision).read_student(path.resolve())
+def _from_gguf(path: Path, revision: str | None, context: int | None, format: Format) -> Student:
+    file = model_file_reader(path, revision).read_student(path.resolve())
     config = read_json(file.folder / "config.json")
-    tokenizer = StudentTokenizer.of_files(file, format)
+    tokenizer = StudentTokenizer.of_model_file(file, format)
     length, notices = _context(config, file.folder, context)
     return Student(
         folder=file.folder,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -22,11 +22,10 @@ from pudistill_cli.models.tokenizer_files import (
     stop_ids,
     template_or_plain,
 )
+from pudistill_cli.prompts import Format
 from pudistill_cli.types import Message, Tokens
 
-Format: TypeAlias = Literal["chat", "text"]
-
-_TAIL = 16
+_TAIL_TOKENS = 16
 """So many of a prompt's last tokens are tokenised again together with its answer."""
 _GUARD = "\n"
 """Text that no tokenizer merges with a word after it, and after which none puts a space of its own."""
@@ -69,7 +68,7 @@ class StudentTokenizer:
         return cls(codec, template, stops, notices if format == "chat" else ())
 
     @classmethod
-    def of_files(cls, file: ModelFile, format: Format = "chat") -> StudentTokenizer:
+    def of_model_file(cls, file: ModelFile, format: Format = "chat") -> StudentTokenizer:
         """The tokenizer of a model that a backend read.
 
         Raises:
@@ -111,11 +110,11 @@ class StudentTokenizer:
 
     def encode_prompt(self, messages: Sequence[Message], **template_kwargs: Any) -> Tokens:
         """Ids of a rendered conversation; what transformers' `apply_chat_template` gives."""
-        return self._ids(self.render(messages, **template_kwargs))
+        return self._encode(self.render(messages, **template_kwargs))
 
     def encode_text(self, text: str) -> Tokens:
         """Ids of bare text (`prompts.format: text`), behind the BOS where this tokenizer puts one."""
-        return self.codec.bos + self._ids(text)
+        return self.codec.bos + self._encode(text)
 
     # --- answers ---
 
@@ -125,14 +124,14 @@ class StudentTokenizer:
         Tokenised together with the prompt's end where that leaves the prompt's ids as they are; otherwise
         alone. An answer that spells a special token is tokenised alone, as plain text.
         """
-        tail = prompt[-_TAIL:]
-        text = self._raw(tail)
-        if self._continued(text) == tail:
-            joint = self._continued(text + answer)
+        tail = prompt[-_TAIL_TOKENS:]
+        text = self._decode_with_special(tail)
+        if self._encode_continuation(text) == tail:
+            joint = self._encode_continuation(text + answer)
             ids = joint[len(tail) :]
-            if joint[: len(tail)] == tail and not self._control(ids):
+            if joint[: len(tail)] == tail and not self._has_special(ids):
                 return (*ids, self.stop_tokens[0])
-        return (*self._continued(answer, special=False), self.stop_tokens[0])
+        return (*self._encode_continuation(answer, special=False), self.stop_tokens[0])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -143,7 +142,7 @@ class StudentTokenizer:
 
         Unlike `decode`, it keeps the space that a SentencePiece-like decoder takes from the start of a text.
         """
-        tail = list(after[-_TAIL:])
+        tail = list(after[-_TAIL_TOKENS:])
         before, whole = self.decode(tail), self.decode([*tail, *tokens])
         if before and whole.startswith(before):
             return whole[len(before) :]
@@ -151,20 +150,20 @@ class StudentTokenizer:
 
     # --- inside ---
 
-    def _ids(self, text: str) -> Tokens:
+    def _encode(self, text: str) -> Tokens:
         return self.codec.encode(text, special=True)
 
-    def _raw(self, tokens: Sequence[int]) -> str:
+    def _decode_with_special(self, tokens: Sequence[int]) -> str:
         return self.codec.decode(tokens, special=True)
 
-    def _continued(self, text: str, *, special: bool = True) -> Tokens:
+    def _encode_continuation(self, text: str, *, special: bool = True) -> Tokens:
         """Ids of text that goes on from something, without the space that some tokenizers put first."""
         guard = self.codec.encode(_GUARD, special=special)
         guarded = self.codec.encode(_GUARD + text, special=special)
         whole = guarded[: len(guard)] == guard
         return guarded[len(guard) :] if whole else self.codec.encode(text, special=special)
 
-    def _control(self, tokens: Tokens) -> bool:
+    def _has_special(self, tokens: Tokens) -> bool:
         return any(map(self.codec.is_special, tokens))
 
 
@@ -186,6 +185,6 @@ def end_of_turn(codec: Codec, template: ChatTemplate) -> int | None:
         text = template.render([Message("user", "Q"), Message("assistant", words)], answer_follows=False)
     except DataError:  # it wants something else first; its eos will have to do
         return None
-    _, found, rest = text.rpartition(words)
-    ids = codec.encode(rest, special=True) if found else ()
+    _, rendered_words, rest = text.rpartition(words)
+    ids = codec.encode(rest, special=True) if rendered_words else ()
     return next((i for i in ids if codec.is_added(i) and (codec.token_of(i) or "").strip()), None)

@@ -13,8 +13,8 @@ from pudistill_cli.errors import DataError
 from pudistill_cli.models.chat_template import PLAIN, ChatTemplate
 from pudistill_cli.models.checkpoint_files import read_json
 
-_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
-_GPT2 = ("GPT2Tokenizer", "GPT2TokenizerFast")
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+_GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -31,7 +31,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     try:
         if path.is_file():
             tokenizer = Tokenizer.from_file(str(path))
-        elif all(p.is_file() for p in pair) and config.get("tokenizer_class") in _GPT2:
+        elif all(p.is_file() for p in pair) and config.get("tokenizer_class") in _GPT2_CLASSES:
             tokenizer = _gpt2(*pair, add_prefix_space=config.get("add_prefix_space") is True)
         else:
             raise DataError(
@@ -62,17 +62,17 @@ def named_special_tokens(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
     """
     config = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
     model = read_json(folder / "config.json")
-    found: dict[str, str] = {}
-    for name in _NAMES:
+    special: dict[str, str] = {}
+    for name in _SPECIAL_NAMES:
         value = config.get(name)
         token: Any = cast("dict[str, Any]", value).get("content") if isinstance(value, dict) else value
         index = model.get(f"{name}_id")
         if token is None and isinstance(index, int):
             token = tokenizer.id_to_token(index)
         if isinstance(token, str) and tokenizer.token_to_id(token) is not None:
-            found[name] = token
-    mark_special(tokenizer, list(found.values()))
-    return found
+            special[name] = token
+    mark_special(tokenizer, list(special.values()))
+    return special
 
 
 def mark_special(tokenizer: Tokenizer, tokens: list[str]) -> None:
@@ -120,9 +120,9 @@ def template_or_plain(
 
 def stop_ids(folder: Path) -> list[int]:
     """`eos_token_id` of generation_config.json, then of config.json: a number or a list each."""
-    found: list[int] = []
+    ids: list[int] = []
     for name in ("generation_config.json", "config.json"):
         value = read_json(folder / name).get("eos_token_id")
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
-        found += [v for v in values if isinstance(v, int)]
-    return found
+        ids += [v for v in values if isinstance(v, int)]
+    return ids

@@ -1,1 +1,1 @@
-"""`report.html`: what a run found, in one file that needs no network and runs no script."""
+"""What people read: on the screen the plan of a dry run, results, answers and a diagnosis; `report.html` of a run."""

@@ -35,14 +35,14 @@ class Scale:
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Where (x, y) is drawn."""
-        across, up = (_part(v, *ends) for v, ends in ((x, self.x), (y, self.y)))
+        across, up = (_fraction(v, *ends) for v, ends in ((x, self.x), (y, self.y)))
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def intervals(points: Sequence[Point], about: str, reference: float | None = None) -> Markup:
     """Points with their intervals, side by side; `reference` is a dashed line across."""
     ends = [end for p in points for end in (p.low, p.high)] + ([] if reference is None else [reference])
-    scale = Scale((-0.5, len(points) - 0.5), _roomy(min(ends), max(ends)))
+    scale = Scale((-0.5, len(points) - 0.5), _padded(min(ends), max(ends)))
     parts = [_grid(scale)]
     if reference is not None:
         parts.append(_line("reference", scale.at(scale.x[0], reference), scale.at(scale.x[1], reference)))
@@ -50,9 +50,9 @@ def intervals(points: Sequence[Point], about: str, reference: float | None = Non
     for i, p in enumerate(points):
         x, y = scale.at(i, p.value)
         parts.append(_line("whisker", scale.at(i, p.low), scale.at(i, p.high)))
-        said = f"{p.name}: {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]"
+        tooltip = f"{p.name}: {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]"
         parts.append(
-            Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(x, y, said)
+            Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(x, y, tooltip)
         )
         if i % every == 0:
             parts.append(_label(p.name, x, HEIGHT - 8, "middle"))
@@ -64,7 +64,7 @@ def curve(values: Sequence[float], about: str, marks: Sequence[int] = ()) -> Mar
     size = math.ceil(len(values) / MOST_POINTS)
     bins = [values[i : i + size] for i in range(0, len(values), size)]
     means = [sum(b) / len(b) for b in bins]
-    scale = Scale((0, max(1, len(values) - 1)), _roomy(min(means), max(means)))
+    scale = Scale((0, max(1, len(values) - 1)), _padded(min(means), max(means)))
     places = [
         scale.at(min(i * size + (len(b) - 1) / 2, len(values) - 1), m)
         for i, (b, m) in enumerate(zip(bins, means, strict=True))
@@ -103,13 +103,13 @@ def _ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> li
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _roomy(low: float, high: float) -> tuple[float, float]:
-    """The ends of an axis: a twentieth more on both sides, and some room where nothing varies."""
-    room = (high - low) / 20 or abs(high) / 20 or 1.0
-    return low - room, high + room
+def _padded(low: float, high: float) -> tuple[float, float]:
+    """The ends of an axis: a twentieth more on both sides, and some more where nothing varies."""
+    padding = (high - low) / 20 or abs(high) / 20 or 1.0
+    return low - padding, high + padding
 
 
-def _part(value: float, low: float, high: float) -> float:
+def _fraction(value: float, low: float, high: float) -> float:
     return (value - low) / (high - low)
 
 

@@ -122,8 +122,8 @@ def _prior(ledger: Ledger) -> list[Point]:
     for m in ledger.metrics("prefer"):
         if m.name.startswith("class_prior_") and math.isfinite(m.value):
             by_round.setdefault(m.round, {})[m.name.removeprefix("class_prior_")] = m.value
-    whole = {r: found for r, found in by_round.items() if found.keys() >= {"estimate", "low", "high"}}
-    return [Point(str(r), found["estimate"], found["low"], found["high"]) for r, found in sorted(whole.items())]
+    complete = {r: prior for r, prior in by_round.items() if prior.keys() >= {"estimate", "low", "high"}}
+    return [Point(str(r), prior["estimate"], prior["low"], prior["high"]) for r, prior in sorted(complete.items())]
 
 
 def _losses(ledger: Ledger) -> list[Curve]:
@@ -138,25 +138,24 @@ def _losses(ledger: Ledger) -> list[Curve]:
 
 def _exports(ledger: Ledger, folder: Path, chosen: str) -> list[tuple[str, Comparison]]:
     """By format, and by adapter where that is not the chosen one."""
-    found: list[tuple[str, Comparison]] = []
+    exports: list[tuple[str, Comparison]] = []
     for mark in sorted(m for m in ledger.finished_stages() if Mark.named(m) is Mark.EXPORT):
         detail = ledger.stage_detail(mark)
         del detail["path"]
         name = Mark.EXPORT.of(mark)
         card = folder / "export" / name / "pudistill.json"
         adapter = json.loads(card.read_text(encoding="utf-8"))["adapter"] if card.exists() else chosen
-        found.append((name if adapter == chosen else f"{name} of {adapter}", Comparison(**detail)))
-    return found
+        exports.append((name if adapter == chosen else f"{name} of {adapter}", Comparison(**detail)))
+    return exports
 
 
 def _examples(ledger: Ledger) -> list[Example]:
     """Test prompts, those first where the measure tells the students apart, then those where the words differ."""
     anchors = ledger.anchors()
-    found = [(p, ledger.answers_to(p.key)) for p in ledger.prompts("test")]
-    answered = [(p, answers) for p, answers in found if answers]
-    answered.sort(key=lambda one: _alike(one[1]))
+    answered = [(p, answers) for p in ledger.prompts("test") if (answers := ledger.answers_to(p.key))]
+    answered.sort(key=lambda prompt_and_answers: _alike(prompt_and_answers[1]))
     return [
-        Example(_asked(p), anchors[p.key].text if p.key in anchors else None, p.reference, answers)
+        Example(_text_of(p), anchors[p.key].text if p.key in anchors else None, p.reference, answers)
         for p, answers in answered[:SHOWN_ANSWERS]
     ]
 
@@ -167,7 +166,7 @@ def _alike(answers: Sequence[HeldAnswer]) -> tuple[bool, bool]:
     return len({a.score for a in trained}) <= 1, len({a.text for a in trained}) <= 1
 
 
-def _asked(prompt: Prompt) -> str:
+def _text_of(prompt: Prompt) -> str:
     if len(prompt.messages) == 1:
         return prompt.messages[0].content
     return "\n".join(f"{m.role}: {m.content}" for m in prompt.messages)

@@ -10,8 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from pudistill_cli.atomic_files import write_atomic
 from pudistill_cli.report.charts import curve, intervals
 from pudistill_cli.report.content import Content, read_run
-from pudistill_cli.report.tables import Grid, beside, claim_value, quality
-from pudistill_cli.stages.evaluation import Results
+from pudistill_cli.report.tables import claim_value, grids_by_set
 
 
 def write_report(folder: Path) -> Path:
@@ -25,14 +24,6 @@ def page(content: Content) -> str:
     """The HTML of one run."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("pudistill_cli.report").joinpath("page.html").read_text(encoding="utf-8")
-    drawn = {"claim_value": claim_value, "intervals": intervals, "curve": curve, "tables": _tables(content.results)}
+    tables = [grid for pair in grids_by_set(content.results) for grid in pair]
+    drawn = {"claim_value": claim_value, "intervals": intervals, "curve": curve, "tables": tables}
     return environment.from_string(source).render(run=content, **drawn)
-
-
-def _tables(results: Results) -> list[Grid]:
-    """The tables that the screen shows."""
-    grids: list[Grid] = []
-    for name in dict.fromkeys(f.set for f in results.figures):
-        rows = [f for f in results.figures if f.set == name]
-        grids += [quality(rows, results, name), beside(rows, results.measure)]
-    return grids

@@ -12,18 +12,18 @@ from pudistill_cli.stages.claims import Claim
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.evaluator import Figures, temperature_name
 
-BESIDE = ("chrF to anchor", "wins over SFT (judge)", "distinct-2", "tokens", "truncated", "anchor NLL")
-SHORT = {"wins over SFT (judge)": "wins (judge)"}
+SECONDARY_MEASURES = ("chrF to anchor", "wins over SFT (judge)", "distinct-2", "tokens", "truncated", "anchor NLL")
+SHORT_NAMES = {"wins over SFT (judge)": "wins (judge)"}
 """Names on the screen, so that four columns fit in 80."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Row:
     """A row of a table: what it is of, and a cell a column."""
 
     name: str
     cells: list[str]
-    strong: bool = False
+    bold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,14 @@ class Grid:
 
     title: str
     columns: list[str]
-    lines: list[Line]
+    rows: list[Row]
 
 
 def print_results(console: Console, results: Results) -> None:
     """Two tables a set, and the verdict in one sentence."""
-    for name in dict.fromkeys(f.set for f in results.figures):
-        rows = [f for f in results.figures if f.set == name]
-        console.table(_table(quality(rows, results, name)))
-        console.table(_table(beside(rows, results.measure)))
+    for pair in grids_by_set(results):
+        for grid in pair:
+            console.table(_table(grid))
         console.result("")
     console.table(_claims(results))
     console.result("")
@@ -59,30 +58,43 @@ def print_results(console: Console, results: Results) -> None:
     )
 
 
-def quality(rows: list[Figures], results: Results, name: str) -> Grid:
+def grids_by_set(results: Results) -> list[tuple[Grid, Grid]]:
+    """For each test set the table of its measure, and that of what else changed."""
+    by_set: dict[str, list[Figures]] = {}
+    for figures in results.figures:
+        by_set.setdefault(figures.set, []).append(figures)
+    return [(_quality(rows, results), _secondary(rows, results.measure)) for rows in by_set.values()]
+
+
+def _quality(figures: list[Figures], results: Results) -> Grid:
     """The measure of each system on one set at each temperature, and its gains over SFT."""
-    systems = list(dict.fromkeys(f.system for f in rows))
-    by_system = {s: [f for f in rows if f.system == s] for s in systems}
+    systems = list(dict.fromkeys(f.system for f in figures))
+    by_system = {s: [f for f in figures if f.system == s] for s in systems}
     fixed = [temperature_name(f.temperature) for f in by_system[systems[0]]]
     columns = [*fixed, "own T"] if results.own_temperature else fixed
-    lines: list[Line] = []
+    rows: list[Row] = []
     for system in systems:
-        cells = [cell(f.measures.get(results.measure)) for f in by_system[system]]
-        lines.append(Line(system, [*cells, *[""] * (len(columns) - len(cells))]))
+        cells = [interval_text(f.measures.get(results.measure)) for f in by_system[system]]
+        rows.append(Row(system, [*cells, *[""] * (len(columns) - len(cells))]))
     for system in systems:
         gains = [f.gain.get(results.measure) for f in by_system[system]]
         if system != "base" and any(gain is not None for gain in gains):
-            lines.append(Line(f"{system} - SFT", [cell(gain, signed=True) for gain in gains], strong=True))
-    return Grid(f"{name}: {rows[0].prompts} prompts, {results.measure}", ["", *columns], lines)
+            rows.append(Row(f"{system} - SFT", [interval_text(gain, signed=True) for gain in gains], bold=True))
+    first = figures[0]
+    return Grid(f"{first.set}: {first.prompts} prompts, {results.measure}", ["", *columns], rows)
 
 
-def beside(rows: list[Figures], measure: str) -> Grid:
+def _secondary(figures: list[Figures], measure: str) -> Grid:
     """What else changed, at the first temperature."""
-    first = [f for f in rows if f.temperature == rows[0].temperature]
-    rows = list({f.system: f for f in reversed(first)}.values())[::-1]
-    measures = [m for m in BESIDE if m != measure and any(m in f.measures for f in rows)]
-    lines = [Line(SHORT.get(m, m), [cell(f.measures.get(m)) for f in rows]) for m in measures]
-    return Grid("", [f"also, {temperature_name(rows[0].temperature)}", *(f.system for f in rows)], lines)
+    temperature = figures[0].temperature
+    by_system: dict[str, Figures] = {}
+    for f in figures:
+        if f.temperature == temperature:
+            by_system.setdefault(f.system, f)
+    measured = by_system.values()
+    measures = [m for m in SECONDARY_MEASURES if m != measure and any(m in f.measures for f in measured)]
+    rows = [Row(SHORT_NAMES.get(m, m), [interval_text(f.measures.get(m)) for f in measured]) for m in measures]
+    return Grid("", [f"also, {temperature_name(temperature)}", *by_system], rows)
 
 
 def _table(grid: Grid) -> Table:
@@ -90,14 +102,14 @@ def _table(grid: Grid) -> Table:
     table.header_style = "table.header" if grid.title else "dim"
     for i, column in enumerate(grid.columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for line in grid.lines:
-        table.add_row(line.name, *line.cells, style="bold" if line.strong else None)
+    for row in grid.rows:
+        table.add_row(row.name, *row.cells, style="bold" if row.bold else None)
     return table
 
 
 def claim_value(claim: Claim) -> str:
     """What a claim's check came to; stability is a gain."""
-    return cell(claim.check.value, signed=claim.name == "stability")
+    return interval_text(claim.check.value, signed=claim.name == "stability")
 
 
 def _claims(results: Results) -> Table:
@@ -106,23 +118,25 @@ def _claims(results: Results) -> Table:
     for no_wrap in (True, True, False):
         table.add_column(no_wrap=no_wrap)
     for claim in results.claims:
-        found = claim.check
-        on = f" ({found.groups} prompts)" if found.value is not None else ""
+        check = claim.check
+        on = f" ({check.groups} prompts)" if check.value is not None else ""
         table.add_row(claim.name, claim.outcome, f"{claim_value(claim)} {claim.measured}{on}".lstrip())
-        if found.value is None and claim.label_free:
-            known = ", ".join(f"{name} {_bare(f'{value:.3f}')}" for name, value in claim.label_free.items())
+        if check.value is None and claim.label_free:
+            known = ", ".join(
+                f"{name} {_without_leading_zero(f'{value:.3f}')}" for name, value in claim.label_free.items()
+            )
             table.add_row("", "", f"without it: {known}")
     return table
 
 
-def cell(interval: Interval | None, *, signed: bool = False) -> str:
+def interval_text(interval: Interval | None, *, signed: bool = False) -> str:
     """0.688 [.661, .715]: the bounds without their leading zero, so that four columns fit in 80."""
     if interval is None:
         return ""
     digits = next((d for least, d in ((100, 0), (10, 1), (2, 2)) if abs(interval.mean) >= least), 3)
     mean, low, high = (f"{v:{'+' if signed else ''}.{digits}f}" for v in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{_bare(low)}, {_bare(high)}]"
+    return f"{mean} [{_without_leading_zero(low)}, {_without_leading_zero(high)}]"
 
 
-def _bare(number: str) -> str:
+def _without_leading_zero(number: str) -> str:
     return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.sqlite_file import Tables, to_json
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.types import Message, Tokens
 
 

@@ -78,3 +78,7 @@ FROM causes, trained
 ORDER BY place
 LIMIT 1;
 DELETE FROM stages WHERE name = 'dev/stop';
+
+UPDATE stages
+SET detail = json_set(json_remove(detail, '$.told'), '$.share_saved', json_extract(detail, '$.told'))
+WHERE name = 'rewrites' AND json_extract(detail, '$.told') IS NOT NULL;

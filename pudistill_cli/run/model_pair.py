@@ -6,20 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pudistill_cli.backend_api.contract import Engine, Learner
-from pudistill_cli.backend_api.oom_retry import Shrunk, patient_engine, patient_learner
+from pudistill_cli.backend_api.oom_retry import OnHalved, retrying_engine, retrying_learner
 
 
 class ModelPair:
     """Asking for one of them makes sure that it is loaded, and with `in_turns` that the other is not.
 
-    Both go on in smaller passes where memory is short, and `shrunk` is told.
+    Both try again in smaller passes where memory was short, and call `on_halved` then.
     """
 
     def __init__(
-        self, engine: Engine, learn: Callable[[Engine], Learner], shrunk: Shrunk, *, in_turns: bool = False
+        self, engine: Engine, learn: Callable[[Engine], Learner], on_halved: OnHalved, *, in_turns: bool = False
     ) -> None:
-        self._lender, self._engine = engine, patient_engine(engine, shrunk)
-        self._learn, self._shrunk, self._in_turns = learn, shrunk, in_turns
+        self._lender, self._engine = engine, retrying_engine(engine, on_halved)
+        self._learn, self._on_halved, self._in_turns = learn, on_halved, in_turns
         self._learner: Learner | None = None
         self._state: Path | None = None
         self._freed = False
@@ -39,7 +39,7 @@ class ModelPair:
         if self._learner is None:
             if self._in_turns:
                 self._engine.suspend()
-            self._learner = patient_learner(self._learn(self._lender), self._shrunk)
+            self._learner = retrying_learner(self._learn(self._lender), self._on_halved)
             if self._state is not None:
                 self._learner.restore(self._state)
         return self._learner

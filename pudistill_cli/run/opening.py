@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Literal
 
 from pudistill_cli.backend_api.contract import Engine, Learner, LoraSpec, ModelSpec, OptimizerSpec
-from pudistill_cli.backend_api.oom_retry import shrinks
+from pudistill_cli.backend_api.oom_retry import halving_notice
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.schema import Recipe
@@ -26,8 +26,9 @@ from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, plan
-from pudistill_cli.teacher import Teacher, open_teacher
+from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.teacher.opening import open_teacher
 
 
 def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline: bool = False) -> Job:
@@ -52,8 +53,8 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
     def learn(engine: Engine) -> Learner:
         return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
-    shrunk = shrinks(console.warn, folder.keep_token_budget)
-    model_pair = ModelPair(choice.engine.open(spec), learn, shrunk, in_turns=choice.suspend)
+    on_halved = halving_notice(console.warn, folder.keep_token_budget)
+    model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, in_turns=choice.suspend)
     return Job(
         recipe=recipe,
         student=student,

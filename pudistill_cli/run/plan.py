@@ -14,16 +14,17 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.student import check_base
 from pudistill_cli.console import Console
 from pudistill_cli.errors import BackendError
+from pudistill_cli.hardware.machine import detect
 from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of
-from pudistill_cli.hardware.selection import Choice, choose, detect
+from pudistill_cli.hardware.selection import Choice, choose
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.student import Student, resolve_student, with_original
+from pudistill_cli.prompt_files import read_prompts
 from pudistill_cli.prompts import (
     PromptFile,
     PromptSets,
     given_prompts,
-    read_prompts,
     refuse_leaks,
     split_prompts,
 )

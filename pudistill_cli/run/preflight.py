@@ -16,8 +16,10 @@ from pudistill_cli.errors import ExportError
 from pudistill_cli.models.student import Student
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.teacher import Teacher, open_teacher
+from pudistill_cli.teacher.answers import Teacher
+from pudistill_cli.teacher.api_key import read_key
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.teacher.opening import open_teacher
 
 
 def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> None:
@@ -39,8 +41,6 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
         return
     teacher = open_teacher(settings, folder=Path.cwd(), open_local=_not_local)
     if isinstance(settings, EndpointTeacher) and not _cached(teacher.identity(), missing):
-        from pudistill_cli.teacher.endpoint import read_key
-
         read_key(settings.api_key_env)
 
 

@@ -16,7 +16,8 @@ from pudistill_cli.method.scorers.templates import ANSWERS, answers_in
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import teacher_of
-from pudistill_cli.teacher import Answer, Question, Teacher, ask_all
+from pudistill_cli.teacher.answers import Answer, Question, Teacher
+from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.types import Tokens
 
 ASKED = ("train", "dev", "test")

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from pudistill_cli.backend_api.contract import Engine
 from pudistill_cli.backend_api.export_formats import Target, keeps_more
-from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
-from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
+from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings, WrittenExport
+from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.backend_api.registry import exporter_of
 from pudistill_cli.errors import ExportError, PudistillError
 from pudistill_cli.models import merged_checkpoint
@@ -92,8 +92,8 @@ class MergedWeights:
         with _loading(self._target):
             engine = self._job.learner_backend.open(spec)
         try:
-            patient = patient_engine(engine, shrinks(self._job.console.warn))
-            return _read(patient, None, rows, self._job.max_new_tokens)
+            retrying = retrying_engine(engine, halving_notice(self._job.console.warn))
+            return _read(retrying, None, rows, self._job.max_new_tokens)
         finally:
             engine.close()
 
@@ -142,7 +142,7 @@ class OfBackend:
             name=job.folder.name,
             context=job.spec.context,
             stop_tokens=job.spec.stop_tokens,
-            speech=_speech(job, name),
+            generation=_generation(job, name),
             now=job.folder.date(),
             calibration=tuple(a.prompt_tokens + a.answer_tokens for a in anchors.for_sft[:CALIBRATION_ROWS]),
             converter=Path(path) if (path := job.recipe.export.llama_cpp) else None,
@@ -165,8 +165,8 @@ class OfBackend:
             spec = replace(self._job.spec, base="bf16")  # an export is never quantised anew
             engine, adapter = self._exporter.open_export(self._request, self._written, spec)
         try:
-            patient = patient_engine(engine, shrinks(self._job.console.warn))
-            return _read(patient, adapter, rows, self._job.max_new_tokens)
+            retrying = retrying_engine(engine, halving_notice(self._job.console.warn))
+            return _read(retrying, adapter, rows, self._job.max_new_tokens)
         finally:
             engine.close()
 
@@ -180,12 +180,12 @@ def _advice(job: Job, keeps_more: str) -> str:
     return keeps_more if _has_the_trained_base(job) else f"{TRAINED_QUANTISED} {keeps_more}"
 
 
-def _speech(job: Job, name: str) -> Speech:
+def _generation(job: Job, name: str) -> GenerationSettings:
     """As the run evaluated the adapter, at the temperature where dev found it best."""
     mark = Mark.DEV(name)
     on_dev = job.ledger.stage_detail(mark) if job.ledger.stage_done(mark) else {}
     temperature = float(on_dev.get("temperature", job.recipe.prefer.temperature))
-    return Speech(
+    return GenerationSettings(
         job.recipe.prompts.format, job.recipe.student.template_kwargs, Sampling(job.max_new_tokens, temperature)
     )
 

@@ -75,7 +75,7 @@ def _pass_the_gate(job: Job, readable: Sequence[Anchored], views: Mapping[str, T
         own = _nats(job, [Continuations(views[a.prompt.key], (a.answer_tokens,)) for a, _ in pairs], "own anchors")
         other = _nats(job, [Continuations(view, (a.answer_tokens,)) for a, view in pairs], "others' anchors")
         share = share_saved(own, other)
-        job.ledger.finish_stage(mark, {"told": share, "prompts": len(pairs), "used": share >= MIN_SAVED})
+        job.ledger.finish_stage(mark, {"share_saved": share, "prompts": len(pairs), "used": share >= MIN_SAVED})
         job.console.say(
             f"gate: the anchor in view tells the base {share:.0%} of what it could tell about the anchor "
             f"(needs {MIN_SAVED:.0%}): {'SFT learns from rewrites too' if share >= MIN_SAVED else 'no rewrites'}"

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pudistill_cli.backend_api.contract import Row, SftBatch
 from pudistill_cli.console import Bar
 from pudistill_cli.errors import TrainingError
+from pudistill_cli.models.adapter_average import fresh_adapter, mean_adapter
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import Mark
-from pudistill_cli.stages.adapter_average import begun_anew, mean_of
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.rewrites import rows_of_epochs
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
@@ -52,7 +52,7 @@ def _learn_one(job: Job, student: int, rows: Sequence[Sequence[Row]], steps: int
         bar.advance(steps)
         return float(job.ledger.stage_detail(mark)["loss"])
     if student:
-        begun_anew(job.folder.adapter(_name(0)), job.folder.adapter("sft-start"), job.recipe.seed, student)
+        fresh_adapter(job.folder.adapter(_name(0)), job.folder.adapter("sft-start"), job.recipe.seed, student)
         job.restart_optimizer("sft-start")
     job.ledger.begin_stage(mark)
     warmup = max(1, round(settings.warmup * steps))
@@ -84,7 +84,7 @@ def _learn_one(job: Job, student: int, rows: Sequence[Sequence[Row]], steps: int
 def _mix(job: Job) -> float:
     """Go on from the mean of the students; returns the share of its square that an adapter's rank holds."""
     students = job.recipe.sft.students
-    kept = mean_of([job.folder.adapter(_name(s)) for s in range(students)], job.folder.adapter("sft"))
+    kept = mean_adapter([job.folder.adapter(_name(s)) for s in range(students)], job.folder.adapter("sft"))
     job.restart_optimizer("sft")
     job.console.say(f"SFT: the mean of {students} students, of which the adapter's rank holds {kept:.0%} by square")
     return kept

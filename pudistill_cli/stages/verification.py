@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.backend_api.contract import Engine
-from pudistill_cli.backend_api.oom_retry import patient_engine, shrinks
+from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored, Anchors
 from pudistill_cli.types import Floats, PromptTokens, Sampling
@@ -113,7 +113,7 @@ def float32_engine(job: Job) -> Generator[Engine]:
     job.free_models()
     engine = job.learner_backend.open(replace(job.learner_spec, dtype="float32"))
     try:
-        yield patient_engine(engine, shrinks(job.console.warn))
+        yield retrying_engine(engine, halving_notice(job.console.warn))
     finally:
         engine.close()
 

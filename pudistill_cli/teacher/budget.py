@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING
 
-from pudistill_cli.teacher import Answer, Question
-
-if TYPE_CHECKING:
-    from pudistill_cli.config.teacher import EndpointTeacher
+from pudistill_cli.config.teacher import EndpointTeacher
+from pudistill_cli.teacher.answers import Answer, Question
 
 BYTES_PER_TOKEN = 3
 """For endpoints that report no usage (ours). English is nearer to 4: a limit comes early rather than late."""

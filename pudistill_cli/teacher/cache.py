@@ -10,13 +10,10 @@ from dataclasses import astuple
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from pudistill_cli.errors import RunError
-from pudistill_cli.teacher import Answer
-
-if TYPE_CHECKING:
-    from pudistill_cli.types import Message
+from pudistill_cli.teacher.answers import Answer
+from pudistill_cli.types import Message
 
 VERSION = 1
 COLUMNS = "text, status, finish_reason, reasoning_stripped, prompt_tokens, completion_tokens, detail"

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from pudistill_cli.teacher import Answer
-
-if TYPE_CHECKING:
-    from pudistill_cli.teacher import Status
+from pudistill_cli.teacher.answers import Answer, Status
 
 CLOSED_REASONING = re.compile(r"<(think|thinking)>.*?</\1>\s*", re.DOTALL)
 # Without its end only at the start of a line: a tag inside a sentence is more likely being talked about.

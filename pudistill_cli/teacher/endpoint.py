@@ -5,30 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
+from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question
+from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.budget import Budget
-from pudistill_cli.teacher.reply import Again, Failed, Outcome, Stop, read_reply
-
-if TYPE_CHECKING:
-    from pudistill_cli.config.teacher import EndpointTeacher
+from pudistill_cli.teacher.reply import Failed, Outcome, Retry, Stop, read_reply
 
 BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 600.0
 CONNECT_TIMEOUT = 10.0
-PATIENCE = 10
+MAX_CONSECUTIVE_FAILURES = 10
 """So many prompts in a row that used up all their retries mean that the endpoint is broken."""
-SHORTEST_SECRET = 12
-"""Shorter keys are placeholders ("EMPTY", "not-needed") and may be words of an answer."""
-GO_ON = "Every answer so far is kept: type the same command again, and only the missing prompts are asked."
+RESUME_HINT = "Every answer so far is kept: type the same command again, and only the missing prompts are asked."
 
 
 class Endpoint:
@@ -55,7 +51,7 @@ class Endpoint:
         """
         asking = _Asking(self._settings, read_key(self._settings.api_key_env), questions, self._backoff)
         with asyncio.Runner() as runner:
-            work = runner.get_loop().create_task(asking.work())
+            task = runner.get_loop().create_task(asking.run())
             try:
                 while (answered := runner.run(asking.arrived.get())) is not None:
                     yield answered
@@ -64,8 +60,8 @@ class Endpoint:
                     yield answered  # paid for already
                 raise
             finally:
-                asking.leave()
-                runner.get_loop().run_until_complete(work)
+                asking.cancel()
+                runner.get_loop().run_until_complete(task)
         if asking.stop is not None:
             raise TeacherError(
                 f"{asking.stop.message} {asking.answered} of {len(questions)} prompts were answered before.",
@@ -93,7 +89,7 @@ class _Asking:
         self._workers: list[asyncio.Task[None]] = []
         self._stopped = asyncio.Event()
 
-    async def work(self) -> None:
+    async def run(self) -> None:
         # Its debug lines hold whole response headers, in which an endpoint may repeat the key.
         logging.getLogger("httpcore").setLevel(logging.INFO)
         headers = {"Content-Type": "application/json", "User-Agent": "pudistill"}
@@ -110,8 +106,8 @@ class _Asking:
         finally:
             self.arrived.put_nowait(None)
 
-    def leave(self) -> None:
-        """Give up what is under way. `work` itself is not cancelled: it still closes the connections."""
+    def cancel(self) -> None:
+        """Give up what is under way. `run` itself is not cancelled: it still closes the connections."""
         self._stopped.set()
         for worker in self._workers:
             worker.cancel()
@@ -126,10 +122,10 @@ class _Asking:
 
     async def _answer(self, client: httpx.AsyncClient, question: Question) -> Answer | None:
         """Ask until there is an answer or no try is left; None when asking has been stopped."""
-        last = Again("")
+        last = Retry("")
         for attempt in range(self._settings.retries + 1):
             if attempt:
-                await self._pause(last.wait if last.wait is not None else self._wait(attempt))
+                await self._pause(last.wait if last.wait is not None else self._backoff_seconds(attempt))
             if not self._may_call():
                 return None
             match await self._request(client, question):
@@ -138,13 +134,13 @@ class _Asking:
                     self._budget.spend(question, answer)
                     return answer
                 case Stop() as stop:
-                    return self._stop_for(stop)
+                    return self._stop_because(stop)
                 case Failed(detail):
-                    return _no_answer(detail)
-                case Again() as last if last.wait is not None and last.wait > LONGEST_RETRY_AFTER:
+                    return Answer.error(detail)
+                case Retry() as last if last.wait is not None and last.wait > LONGEST_RETRY_AFTER:
                     wait = f"{last.wait:,.0f} s"
-                    return self._stop_for(Stop(f"{self._url} asks to wait {wait} ({last.detail}).", GO_ON))
-                case Again() as last:
+                    return self._stop_because(Stop(f"{self._url} asks to wait {wait} ({last.detail}).", RESUME_HINT))
+                case Retry() as last:
                     pass
         return self._give_up(last)
 
@@ -154,15 +150,15 @@ class _Asking:
             async with asyncio.timeout(self._settings.timeout):
                 response = await client.post(self._url, content=self._body(question))
         except TimeoutError:
-            return Again(f"no answer within {self._settings.timeout:g} s")
+            return Retry(f"no answer within {self._settings.timeout:g} s")
         except httpx.InvalidURL as error:
             return Stop(f"{self._url} is no address: {error}.", "Correct teacher.base_url in the recipe.")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return Again(str(error) or "connection timed out", unreachable=True)
+            return Retry(str(error) or "connection timed out", unreachable=True)
         except httpx.RequestError as error:
-            return Again(f"the connection broke: {self._hide(str(error)) or type(error).__name__}")
-        headers = {name: self._hide(value) for name, value in response.headers.items()}
-        body = self._hide(response.content.decode("utf-8", "replace"))
+            return Retry(f"the connection broke: {redact(str(error), self._key) or type(error).__name__}")
+        headers = {name: redact(value, self._key) for name, value in response.headers.items()}
+        body = redact(response.content.decode("utf-8", "replace"), self._key)
         return read_reply(response.status_code, headers, body, self._settings.model, self._url)
 
     def _body(self, question: Question) -> bytes:
@@ -179,21 +175,21 @@ class _Asking:
 
     def _may_call(self) -> bool:
         if self.stop is None and (limit := self._budget.reached()) is not None:
-            self._stop_for(Stop(f"The limit teacher.{limit} is reached.", f"{GO_ON} Raise the limit first."))
+            self._stop_because(Stop(f"The limit teacher.{limit} is reached.", f"{RESUME_HINT} Raise the limit first."))
         return not self._stopped.is_set()
 
-    def _give_up(self, last: Again) -> Answer | None:
+    def _give_up(self, last: Retry) -> Answer | None:
         tries = f"after {self._settings.retries + 1} tries"
         if last.unreachable:
-            hint = f"Start the server, or check teacher.base_url and the network. {GO_ON}"
-            return self._stop_for(Stop(f"{self._url} cannot be reached {tries}: {last.detail}.", hint))
+            hint = f"Start the server, or check teacher.base_url and the network. {RESUME_HINT}"
+            return self._stop_because(Stop(f"{self._url} cannot be reached {tries}: {last.detail}.", hint))
         self._failures += 1
-        if self._failures >= PATIENCE:
+        if self._failures >= MAX_CONSECUTIVE_FAILURES:
             failures = f"{self._failures} prompts in a row got no answer from {self._url}, each {tries}"
-            return self._stop_for(Stop(f"{failures}; the last: {last.detail}.", GO_ON))
-        return _no_answer(f"{last.detail} ({tries})")
+            return self._stop_because(Stop(f"{failures}; the last: {last.detail}.", RESUME_HINT))
+        return Answer.error(f"{last.detail} ({tries})")
 
-    def _stop_for(self, stop: Stop) -> None:
+    def _stop_because(self, stop: Stop) -> None:
         self.stop = self.stop or stop
         self._stopped.set()
 
@@ -205,41 +201,7 @@ class _Asking:
         except TimeoutError:
             return
 
-    def _wait(self, attempt: int) -> float:
+    def _backoff_seconds(self, attempt: int) -> float:
         """Exponential backoff; half is jitter, so that what failed together does not return together."""
         longest = min(self._backoff * 2.0 ** (attempt - 1), LONGEST_BACKOFF)
         return longest * random.uniform(0.5, 1.0)
-
-    def _hide(self, text: str) -> str:
-        """The endpoint's words without the key, in case it repeats it."""
-        if self._key is None or len(self._key) < SHORTEST_SECRET:
-            return text
-        escaped = self._key.replace("/", "\\/")  # as some JSON writers put it
-        return text.replace(self._key, "[key]").replace(escaped, "[key]")
-
-
-def _no_answer(detail: str) -> Answer:
-    return Answer("", "error", "", False, 0, 0, detail)
-
-
-def read_key(variable: str | None) -> str | None:
-    """The key in the environment variable, read when it is needed and kept nowhere.
-
-    Raises:
-        TeacherError: naming the variable, never its value.
-    """
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise TeacherError(
-            f"The environment variable {variable}, which teacher.api_key_env names, is not set.",
-            f"export {variable}=... , or set teacher.api_key_env to null if the endpoint needs no key.",
-        )
-    if not key.isascii() or not key.isprintable() or " " in key:
-        del key  # a traceback that shows variables must not show this one
-        raise TeacherError(
-            f"The environment variable {variable} holds a space or another character that no key has.",
-            f"Set {variable} again, to the key alone.",
-        )
-    return key

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.teacher import Answer, Question
+from pudistill_cli.input_lines import counted, json_object, listed, numbered_lines
+from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
+from pudistill_cli.types import Message
 
 Turns: TypeAlias = tuple[tuple[str, str], ...]
 """(role, content) of each message."""
@@ -43,17 +45,18 @@ class AnswerFile:
             ) from error
         self._digest = blake2b(content, digest_size=16).hexdigest()
         self._answers, bad, duplicates = _read(content)
+        reasons = listed(bad, "; ", _SHOWN)
         if bad and on_bad_line == "fail":
             raise DataError(
-                f"{path}: {_lines(len(bad))} cannot be read as answers: {_listed(bad)}",
+                f"{path}: {counted(len(bad), 'line')} cannot be read as answers: {reasons}",
                 "Correct them, or leave them out with --set teacher.on_bad_line=skip",
             )
         if not self._answers:
-            raise DataError(f"{path} holds no answers" + (f": {_listed(bad)}." if bad else "."), _FORMS)
+            raise DataError(f"{path} holds no answers" + (f": {reasons}." if bad else "."), _FORMS)
         if bad:
-            self.notices.append(f"{path}: {_lines(len(bad))} left out: {_listed(bad)}")
+            self.notices.append(f"{path}: {counted(len(bad), 'line')} left out: {reasons}")
         if duplicates:
-            where = _listed([str(number) for number in duplicates], ", ")
+            where = listed([str(number) for number in duplicates], ", ", _SHOWN)
             self.notices.append(f"{path}: a prompt has one answer; further ones are left out (line {where})")
 
     def identity(self) -> str:
@@ -71,25 +74,32 @@ class AnswerFile:
                 answer = self._answers.get(turns[1:])
             if answer is None:
                 missing.append(f"{question.key} ({_start(turns)})")
-                answer = Answer("", "error", "", False, 0, 0, f"no answer in {self.name}")
+                answer = Answer.error(f"no answer in {self.name}")
             yield question, answer
         if missing:
-            self.notices.append(
-                f"{self.name} has no answer to {len(missing)} of {len(questions)} prompts: {_listed(missing)}"
-            )
+            first = listed(missing, "; ", _SHOWN)
+            self.notices.append(f"{self.name} has no answer to {len(missing)} of {len(questions)} prompts: {first}")
+
+
+def answer_line(messages: Sequence[Message], answer: Answer) -> str:
+    """A line of such a file, without its end."""
+    conversation = [{"role": m.role, "content": m.content} for m in messages]
+    record = {"messages": conversation, "answer": answer.text, "finish_reason": answer.finish_reason}
+    return json.dumps(record, ensure_ascii=False)
 
 
 def _read(content: bytes) -> tuple[dict[Turns, Answer], list[str], list[int]]:
     answers: dict[Turns, Answer] = {}
     bad: list[str] = []
     duplicates: list[int] = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(content):
         try:
-            turns, answer = _record(line)
-        except (ValueError, RecursionError) as error:
-            bad.append(f"line {number}: {_reason(error)}")
+            turns, answer = _record(line.decode())
+        except UnicodeDecodeError as error:
+            bad.append(f"line {number}: not UTF-8 text ({error.reason} at byte {error.start + 1})")
+            continue
+        except ValueError as error:
+            bad.append(f"line {number}: {error}")
             continue
         if turns in answers:
             duplicates.append(number)
@@ -98,11 +108,8 @@ def _read(content: bytes) -> tuple[dict[Turns, Answer], list[str], list[int]]:
     return answers, bad, duplicates
 
 
-def _record(line: bytes) -> tuple[Turns, Answer]:
-    value: Any = json.loads(line.decode())
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    record = cast("dict[str, Any]", value)
+def _record(line: str) -> tuple[Turns, Answer]:
+    record = json_object(line)
     if ("prompt" in record) == ("messages" in record):
         raise ValueError("needs either `prompt` or `messages`")
     reasoning: Any = record.get("reasoning_content")
@@ -146,27 +153,6 @@ def _string(value: Any, where: str) -> str:
     return value
 
 
-def _reason(error: Exception) -> str:
-    match error:
-        case json.JSONDecodeError():
-            return f"not JSON ({error.msg} at character {error.pos + 1})"
-        case UnicodeDecodeError():
-            return f"not UTF-8 text ({error.reason} at byte {error.start + 1})"
-        case RecursionError():
-            return "not JSON of a sane depth"
-        case _:
-            return str(error)
-
-
 def _start(turns: Turns) -> str:
     text = " ".join(turns[-1][1].split()) if turns else ""
     return repr(text if len(text) <= 40 else text[:39] + "…")
-
-
-def _lines(n: int) -> str:
-    return f"{n:,} line" if n == 1 else f"{n:,} lines"
-
-
-def _listed(items: Sequence[str], separator: str = "; ") -> str:
-    shown = separator.join(items[:_SHOWN])
-    return shown if len(items) <= _SHOWN else f"{shown}{separator}and {len(items) - _SHOWN:,} more"

@@ -7,54 +7,30 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pudistill_cli.backend_api.contract import Backend, Engine, ModelSpec
-from pudistill_cli.backend_api.registry import backends, usable
-from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware.memory_estimate import Demand, demand_of
-from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Hardware, Placement, detect, place, room, runner
+from pudistill_cli.backend_api.contract import Engine, ModelSpec
+from pudistill_cli.config.teacher import LocalTeacher
+from pudistill_cli.hardware.memory_estimate import demand_of
 from pudistill_cli.models.checkpoint_files import read_json
-from pudistill_cli.models.student import reader_of, resolve_student
+from pudistill_cli.models.model_file import model_file_reader
+from pudistill_cli.models.student import resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.teacher import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
-from pudistill_cli.types import Candidate, PromptTokens, Sampling, Tokens
-
-if TYPE_CHECKING:
-    from pudistill_cli.config.teacher import LocalTeacher
-    from pudistill_cli.types import Message
+from pudistill_cli.teacher.local_placement import TeacherPlacement, place_checkpoint, place_model_file
+from pudistill_cli.types import Candidate, Message, PromptTokens, Sampling, Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
-    """The backend that runs a teacher, where, and whether it fits there."""
-
-    backend: Backend
-    device: str
-    need_gib: float
-    """Of memory: the weights, with a cache where the config tells how large one is."""
-    free_gib: float | None
-    """None where that is not known."""
-    crowded: bool
-    """It goes to the CPU, but would fit the card if nothing else were on it."""
-
-    @property
-    def fits(self) -> bool:
-        return self.free_gib is None or self.need_gib <= self.free_gib
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A teacher's weights on disk, and how to find a place for them in the memory that is free at the time."""
+class _Checkpoint:
+    """A teacher's weights on disk, and how to place them in the memory that is free at the time."""
 
     path: Path
     tokenizer: StudentTokenizer
     context: int
     parameters: int
     fingerprint: str
-    place: Callable[[], _Placed]
+    place: Callable[[], TeacherPlacement]
 
 
 def check_local(settings: LocalTeacher) -> None:
@@ -66,8 +42,8 @@ def check_local(settings: LocalTeacher) -> None:
     """
     if _is_gguf(settings):
         path = Path(settings.model).expanduser()
-        reader_of(path, settings.revision)
-        _refuse_too_large(settings, _placed_file(path))
+        model_file_reader(path, settings.revision)
+        place_model_file(path).refuse_too_large(settings.model)
 
 
 def open_local(
@@ -87,88 +63,37 @@ def open_local(
         DataError: the model is not there, not whole, or in a format that is not read.
         BackendError: no backend here can run it, or it does not fit the memory, with room made.
     """
-    found = _gguf(settings) if _is_gguf(settings) else _checkpoint(settings, engine, offline)
-    context = min(found.context, context)
-    placed = found.place()
-    if placed.crowded or not placed.fits:
+    checkpoint = _model_file(settings) if _is_gguf(settings) else _hugging_face(settings, engine, offline)
+    context = min(checkpoint.context, context)
+    placement = checkpoint.place()
+    if placement.crowded_out or not placement.fits:
         make_room()
-        placed = found.place()
-        _refuse_too_large(settings, placed)
-    spec = ModelSpec(found.path, found.tokenizer.stop_tokens, context, placed.device)
-    opened = placed.backend.open(spec)
-    where = "on this machine's CPU" if placed.device == "cpu" else "on this machine"
-    about = f"{settings.model}, {found.parameters:,} parameters, through {placed.backend.name} {where}"
-    return LocalModel(settings, opened, found.tokenizer.encode_prompt, found.fingerprint, context, about)
+        placement = checkpoint.place()
+        placement.refuse_too_large(settings.model)
+    spec = ModelSpec(checkpoint.path, checkpoint.tokenizer.stop_tokens, context, placement.device)
+    opened = placement.backend.open(spec)
+    where = "on this machine's CPU" if placement.device == "cpu" else "on this machine"
+    about = f"{settings.model}, {checkpoint.parameters:,} parameters, through {placement.backend.name} {where}"
+    return LocalModel(settings, opened, checkpoint.tokenizer.encode_prompt, checkpoint.fingerprint, context, about)
 
 
 def _is_gguf(settings: LocalTeacher) -> bool:
     return settings.model.lower().endswith(".gguf")
 
 
-def _gguf(settings: LocalTeacher) -> _Found:
+def _model_file(settings: LocalTeacher) -> _Checkpoint:
     path = Path(settings.model).expanduser()
-    file = reader_of(path, settings.revision).read_model(path.resolve())
-    tokenizer = StudentTokenizer.of_files(file)
-    find_place = partial(_placed_file, file.source)
-    return _Found(file.source, tokenizer, file.context, file.parameters, file.fingerprint, find_place)
+    file = model_file_reader(path, settings.revision).read_model(path.resolve())
+    tokenizer = StudentTokenizer.of_model_file(file)
+    place = partial(place_model_file, file.source)
+    return _Checkpoint(file.source, tokenizer, file.context, file.parameters, file.fingerprint, place)
 
 
-def _checkpoint(settings: LocalTeacher, engine: str, offline: bool) -> _Found:
+def _hugging_face(settings: LocalTeacher, engine: str, offline: bool) -> _Checkpoint:
     model = resolve_student(settings.model, settings.revision, offline=offline)
     demand = demand_of(read_json(model.folder / "config.json"), model.parameters)
-    find_place = partial(_placed_checkpoint, model.folder, demand, engine)
-    return _Found(model.folder, model.tokenizer, model.context, model.parameters, model.fingerprint, find_place)
-
-
-# --- does it fit ----------------------------------------------------------------------------------
-
-
-def _placed_file(file: Path) -> _Placed:
-    hardware, backend, need = detect(), usable("llamacpp"), file.stat().st_size / 2**30
-    placement = place(hardware, "the teacher", need)
-    crowded = _is_crowded(hardware, placement, need) and _uses_cards(backend, file)
-    return _Placed(backend, placement.device, need, _room(hardware, backend, placement.card), crowded)
-
-
-def _placed_checkpoint(folder: Path, demand: Demand, engine: str) -> _Placed:
-    hardware = detect()
-    backend, placement = runner(engine, backends(), hardware, demand, lambda asked: asked.refusal(folder))
-    # llama.cpp holds a checkpoint in 16 bits or fewer.
-    weight_bytes = 2 if backend.name == "llamacpp" or placement.card is not None else hardware.weight_bytes
-    need, there = demand.engine_gib(weight_bytes), _room(hardware, backend, placement.card)
-    crowded = _is_crowded(hardware, placement, demand.engine_gib(2))
-    if engine == "llamacpp":  # any other choice is torch's once there is room
-        crowded = crowded and _uses_cards(backend, folder)
-    return _Placed(backend, placement.device, need, there, crowded)
-
-
-def _is_crowded(hardware: Hardware, placement: Placement, need_gib: float) -> bool:
-    """Whether a card was passed over that has the memory, though not free."""
-    card = hardware.card if placement.card is None else None
-    return card is not None and need_gib <= card.memory_gib
-
-
-def _uses_cards(backend: Backend, path: Path) -> bool:
-    """llama.cpp is mostly built for the CPU alone, for which nothing needs to leave a card."""
-    return backend.describe(ModelSpec(path, (), 1)).get("device") != "cpu"
-
-
-def _room(hardware: Hardware, backend: Backend, card: Card | None) -> float | None:
-    """GiB that are free for a backend, on the card or in RAM; None where that is not known."""
-    if hardware.memory_gib == 0.0:
-        return None
-    if card is None or (card.maker == "apple" and backend.name == "llamacpp"):  # it may be built for the CPU alone
-        return hardware.free_gib
-    return room(hardware, card)
-
-
-def _refuse_too_large(settings: LocalTeacher, placed: _Placed) -> None:
-    if not placed.fits:
-        raise BackendError(
-            f"The teacher {settings.model} takes about {placed.need_gib:.1f} GiB; {placed.free_gib:.1f} are free.",
-            "Close other programs, take a smaller teacher or one in fewer bits, or ask it on another machine: "
-            "pudistill anchors RECIPE",
-        )
+    place = partial(place_checkpoint, model.folder, demand, engine)
+    return _Checkpoint(model.folder, model.tokenizer, model.context, model.parameters, model.fingerprint, place)
 
 
 class LocalModel:
@@ -204,17 +129,17 @@ class LocalModel:
 
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """Yield answers as the engine finishes them; a prompt that fills the context gets status "error"."""
-        rooms: dict[int, list[tuple[Question, PromptTokens]]] = {}
+        by_length: dict[int, list[tuple[Question, PromptTokens]]] = {}
         for question in questions:
             tokens = self._encode(question.messages)
-            room = min(self._settings.max_new_tokens, self._context - len(tokens))
-            if room > 0:
-                rooms.setdefault(room, []).append((question, PromptTokens(question.key, tokens)))
+            max_new_tokens = min(self._settings.max_new_tokens, self._context - len(tokens))
+            if max_new_tokens > 0:
+                by_length.setdefault(max_new_tokens, []).append((question, PromptTokens(question.key, tokens)))
             else:
                 detail = f"{len(tokens):,} tokens fill the teacher's context of {self._context:,}"
-                yield question, Answer("", "error", "", False, len(tokens), 0, detail)
-        for room, asked in rooms.items():
-            sampling = Sampling(room, self._settings.temperature)
+                yield question, Answer.error(detail, len(tokens))
+        for max_new_tokens, asked in by_length.items():
+            sampling = Sampling(max_new_tokens, self._settings.temperature)
             for i, (candidate,) in self._engine.sample([tokens for _, tokens in asked], 1, sampling, None):
                 question, prompt = asked[i]
                 yield question, self._read(prompt, candidate)

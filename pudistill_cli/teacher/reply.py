@@ -1,4 +1,4 @@
-"""What an endpoint's response means: an answer, ask again, this prompt failed, or stop asking."""
+"""What an endpoint's response means: an answer, a reason to retry, a prompt that failed, or the end of asking."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias, cast
 
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.cleaning import clean
 
 _SHOWN = 300
@@ -19,7 +19,7 @@ UNSUPPORTED = frozenset({"unsupported_parameter", "unsupported_value", "unknown_
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retry:
     """Worth another try: overloaded, broken or unreadable."""
 
     detail: str
@@ -43,7 +43,7 @@ class Stop:
     hint: str
 
 
-Outcome: TypeAlias = Answer | Again | Failed | Stop
+Outcome: TypeAlias = Answer | Retry | Failed | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,18 @@ def read_reply(status: int, headers: Mapping[str, str], body: str, model: str, u
     if status == 200:
         return _read_answer(body)
     error = _error(body)
-    said = f"HTTP {status}: {error.message}" if error.message else f"HTTP {status}"
+    reason = f"HTTP {status}: {error.message}" if error.message else f"HTTP {status}"
+    if stop := _stop(status, error, reason, headers, model, url):
+        return stop
+    if status in (408, 409, 425, 429) or status >= 500:
+        return Retry(reason, retry_after(headers.get("retry-after"), datetime.now(UTC)))
+    if error.code == "content_filter":
+        return clean("", "content_filter")
+    return Failed(reason)
+
+
+def _stop(status: int, error: ErrorBody, reason: str, headers: Mapping[str, str], model: str, url: str) -> Stop | None:
+    """Why no prompt would be answered, where the response means that."""
     if status == 401:
         # The endpoint's words are left out: they may quote the key, or a part of it.
         return Stop(
@@ -72,31 +83,27 @@ def read_reply(status: int, headers: Mapping[str, str], body: str, model: str, u
         )
     if status == 403:
         return Stop(
-            f"{url} refuses access ({said}).",
+            f"{url} refuses access ({reason}).",
             f"Check that the key in teacher.api_key_env may use {model!r}, or choose another teacher.model.",
         )
     if status == 404 or error.code in UNKNOWN_MODEL:
         return Stop(
-            f"{url} knows no model {model!r} ({said}).",
+            f"{url} knows no model {model!r} ({reason}).",
             "Check teacher.model and teacher.base_url (most end in /v1).",
         )
     if status == 402 or error.code == "insufficient_quota":
         return Stop(
-            f"The account of the key has no credit left ({said}).",
+            f"The account of the key has no credit left ({reason}).",
             "Top it up, then type the same command again: only the missing prompts are asked.",
         )
     if error.code in UNSUPPORTED:
-        return Stop(f"{url} does not take a parameter ({said}).", _parameter_hint(error))
+        return Stop(f"{url} does not take a parameter ({reason}).", _parameter_hint(error))
     if 300 <= status < 400:
         return Stop(
             f"{url} redirects to {headers.get('location', 'another address')} (HTTP {status}).",
             "Set teacher.base_url to the final address; a key is not sent on.",
         )
-    if status in (408, 409, 425, 429) or status >= 500:
-        return Again(said, retry_after(headers.get("retry-after"), datetime.now(UTC)))
-    if error.code == "content_filter":
-        return clean("", "content_filter")
-    return Failed(said)
+    return None
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
@@ -117,17 +124,17 @@ def _until(date: str, now: datetime) -> float:
     return max(0.0, (at - now).total_seconds())
 
 
-def _read_answer(body: str) -> Answer | Again:
+def _read_answer(body: str) -> Answer | Retry:
     reply = _object(_json(body))
     choices: Any = reply.get("choices")
     if not isinstance(choices, list) or not choices:
         words = _error(body).message or body
-        return Again(f"HTTP 200, but no answer in it: {_short(words)!r}")
+        return Retry(f"HTTP 200, but no answer in it: {_short(words)!r}")
     choice = _object(cast("list[Any]", choices)[0])
     message = _object(choice.get("message"))
     text = _text(message.get("content"))
     if text is None or not message:
-        return Again("HTTP 200, but the answer is no text")
+        return Retry("HTTP 200, but the answer is no text")
     usage = _object(reply.get("usage"))
     return clean(
         text,
@@ -151,9 +158,8 @@ def _text(content: Any) -> str | None:
 
 
 def _error(body: str) -> ErrorBody:
-    found = _json(body)
-    outer = _object(found)
-    inner: Any = outer.get("error", found)
+    value = _json(body)
+    inner: Any = _object(value).get("error", value)
     fields = _object(inner)
     if not fields:
         return ErrorBody(_short(inner if isinstance(inner, str) else body))

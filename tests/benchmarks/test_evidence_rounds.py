@@ -13,7 +13,7 @@ from pudistill_cli.method.preferences import PreferenceSettings, ScoredGroup, id
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.rollouts import of_round
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.types import Candidate, Message
 
 # Answers are digits, a digit is its own grade in tenths; the last candidate was cut off.

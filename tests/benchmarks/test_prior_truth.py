@@ -12,7 +12,7 @@ from benchmarks.prior_truth import priors_and_truth
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.rollouts import of_round
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.types import Candidate, Message
 
 RIGHT = {"2 + 2": "4", "3 + 3": "6"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pudistill_cli.atomic_files import recover_folders, replace_folder, write_atomic
+from pudistill_cli.atomic_files import recover_folders, replace_folder, whole_folder, write_atomic
 from pudistill_cli.errors import RunError
 
 
@@ -82,3 +82,18 @@ def test_what_a_process_that_died_left_is_undone(tmp_path: Path):
     (tmp_path / ".file.123.tmp").write_text("half")
     recover_folders(tmp_path)
     assert {p.name: (p / "deep" / "file").read_text() for p in tmp_path.iterdir()} == {"first": "old", "second": "new"}
+
+
+def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path: Path):
+    def half_written() -> None:
+        with whole_folder(tmp_path / "final") as folder:
+            (folder / "half").touch()
+            raise ZeroDivisionError
+
+    _folder(tmp_path / "final", "old")
+    with pytest.raises(ZeroDivisionError):
+        half_written()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "file", "final"]
+    with whole_folder(tmp_path / "final") as folder:
+        (folder / "new").touch()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["final", "new"]

@@ -377,7 +377,7 @@ def test_a_disk_that_is_full_keeps_what_is_finished(tiny: Tiny, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("pudistill_cli.models.merged_checkpoint"), "write_tensors", full)
+        patch.setattr(import_module("pudistill_cli.models.merged_checkpoint"), "write_shards", full)
         refused(call(*tiny.arguments("--set", "prefer.rounds=0")), 8, "No space left on device")
     assert call(*tiny.arguments("--set", "prefer.rounds=0")).code == 0
 

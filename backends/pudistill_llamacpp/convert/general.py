@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pudistill_llamacpp.convert.file_contents import FileContents
 from pudistill_llamacpp.convert.hyperparameters import Entry, string, uint32
-from pudistill_llamacpp.convert.plan import Plan
 
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 """llama.h, llama_ftype."""
@@ -14,17 +14,17 @@ _QUANTISATION_VERSION = 2
 _LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*(?P<licence>\S+)[ \t]*\n(?:.*\n)*?---\n")
 
 
-def general(checkpoint: Path, plan: Plan, dtype: str) -> list[Entry]:
+def general(checkpoint: Path, contents: FileContents, dtype: str) -> list[Entry]:
     """The `general.` keys; the architecture's name is put first by the gguf package."""
-    found = [
+    entries = [
         string("general.type", "model"),
-        string("general.name", plan.name),
-        string("general.size_label", size_label(plan.parameters)),
+        string("general.name", contents.name),
+        string("general.size_label", size_label(contents.parameters)),
         uint32("general.file_type", _FILE_TYPES[dtype]),
         uint32("general.quantization_version", _QUANTISATION_VERSION),
     ]
     licence = _licence(checkpoint / "README.md")
-    return found if licence is None else [*found, string("general.license", licence)]
+    return entries if licence is None else [*entries, string("general.license", licence)]
 
 
 def size_label(parameters: int) -> str:

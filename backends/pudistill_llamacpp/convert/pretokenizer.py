@@ -42,18 +42,18 @@ def pretokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
 
 def steps_of(pre_tokenizer: Any) -> Steps | None:
     """The steps of a `pre_tokenizer`, without what changes no id; None if one of them is of another kind."""
-    found: list[Step] = []
+    steps: list[Step] = []
     for step in _flat(pre_tokenizer):
         kind = step.get("type")
         if kind == "ByteLevel" and step.get("add_prefix_space") is False:
-            found.append(("bytes", step.get("use_regex", True)))
+            steps.append(("bytes", step.get("use_regex", True)))
         elif kind == "Digits":
-            found.append(("digits", step.get("individual_digits", False)))
+            steps.append(("digits", step.get("individual_digits", False)))
         elif kind == "Split" and (expression := _expression(step)) is not None:
-            found.append(("split", expression))
+            steps.append(("split", expression))
         else:
             return None
-    return tuple(found)
+    return tuple(steps)
 
 
 def _flat(pre_tokenizer: Any) -> list[dict[str, Any]]:

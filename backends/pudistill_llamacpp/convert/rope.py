@@ -44,20 +44,20 @@ class Rope:
 
     def entries(self) -> list[Entry]:
         """The metadata: theta, and the scaling that llama.cpp computes itself."""
-        found = [float32("{arch}.rope.freq_base", self.theta)]
+        metadata = [float32("{arch}.rope.freq_base", self.theta)]
         if self.kind in ("linear", "yarn"):
-            found += [
+            metadata += [
                 string("{arch}.rope.scaling.type", self.kind),
                 float32("{arch}.rope.scaling.factor", self.settings["factor"]),
             ]
         if self.kind == "yarn":
             original = self.settings["original_max_position_embeddings"]
-            found.append(uint32("{arch}.rope.scaling.original_context_length", original))
+            metadata.append(uint32("{arch}.rope.scaling.original_context_length", original))
             if (given := self.settings.get("attention_factor")) is not None:
                 # llama.cpp multiplies it with the factor that it computes itself (Peng et al. 2023, section 3.4).
                 own = 0.1 * math.log(self.settings["factor"]) + 1.0
-                found.append(float32("{arch}.rope.scaling.attn_factor", given / own))
-        return found
+                metadata.append(float32("{arch}.rope.scaling.attn_factor", given / own))
+        return metadata
 
 
 def rope_of(hyper: Hyperparameters, layers: str = "full_attention") -> Rope:

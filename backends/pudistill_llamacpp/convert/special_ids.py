@@ -16,12 +16,12 @@ def special_ids(checkpoint: Path, student: StudentTokenizer) -> dict[str, int]:
     A runtime stops at eos, eot and eom, and at a few tokens that llama.cpp knows by their text. The student's stop
     tokens take these three places: the tokenizer's own eos, then the end of turn and what else ends an answer.
     """
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for name, token in named_special_tokens(checkpoint, student.tokenizer).items():
         index = student.tokenizer.token_to_id(token)
         if index is not None:
-            found[_NAMES[name]] = index
+            ids[_NAMES[name]] = index
     stops = list(student.stop_tokens)
-    eos = found.setdefault("eos", stops[0])
+    eos = ids.setdefault("eos", stops[0])
     others = [i for i in stops if i != eos]
-    return found | dict(zip(("eot", "eom"), others, strict=False))
+    return ids | dict(zip(("eot", "eom"), others, strict=False))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,21 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.safetensors_io import from_float32
+from pudistill_llamacpp.convert.file_contents import OutputTensor, contents_of
 from pudistill_llamacpp.convert.general import general
 from pudistill_llamacpp.convert.hyperparameters import Entry, Kind, boolean, string
-from pudistill_llamacpp.convert.plan import Planned, plan_of
 from pudistill_llamacpp.convert.vocabulary import ADDS_BOS, read_vocabulary
+from pudistill_llamacpp.whole_file import whole_file
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 GgufDtype: TypeAlias = Literal["f32", "f16", "bf16", "q8_0"]
-_ROOM = 16 << 20
-"""Bytes for the file system's own use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +57,14 @@ def write_gguf(
             is too large for float16, or the file cannot be written.
         DataError: the checkpoint cannot be read.
     """
-    plan = plan_of(checkpoint, merged_tensors(checkpoint, adapter), dtype, name)
-    with _appearing(out, plan.nbytes) as temporary:
-        entries = [*general(checkpoint, plan, dtype), *plan.entries]
+    contents = contents_of(checkpoint, merged_tensors(checkpoint, adapter), dtype, name)
+    with whole_file(out, contents.nbytes) as temporary:
+        entries = [*general(checkpoint, contents, dtype), *contents.entries]
         if adds_bos is not None:
             entries = [boolean(ADDS_BOS, adds_bos) if entry.key == ADDS_BOS else entry for entry in entries]
-        data = (_stored(tensor, plan.values(tensor)) for tensor in plan.tensors)
-        _write(temporary, plan.architecture.name, entries, plan.tensors, data)
-    return Written(out, out.stat().st_size, Counter(t.type for t in plan.tensors))
+        data = (_stored(tensor, contents.values(tensor)) for tensor in contents.tensors)
+        _write(temporary, contents.architecture.name, entries, contents.tensors, data)
+    return Written(out, out.stat().st_size, Counter(t.type for t in contents.tensors))
 
 
 def write_vocabulary(checkpoint: Path, out: Path) -> None:
@@ -80,35 +75,15 @@ def write_vocabulary(checkpoint: Path, out: Path) -> None:
         DataError: the tokenizer cannot be read.
     """
     vocabulary = read_vocabulary(checkpoint, None, "vocabulary")
-    with _appearing(out, 0) as temporary:
+    with whole_file(out, 0) as temporary:
         _write(temporary, "llama", [string("general.name", vocabulary.name), *vocabulary.entries()])
-
-
-@contextmanager
-def _appearing(out: Path, needed: int) -> Iterator[Path]:
-    """A name to write to; what is there at the end of the block becomes `out`, and nothing is left if it fails."""
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(out.parent, needed)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise ExportError(
-            f"Cannot write {out}: {error.strerror or error}.", "Check the permissions and the free space there."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(
     path: Path,
     arch: str,
     entries: Sequence[Entry],
-    tensors: Sequence[Planned] = (),
+    tensors: Sequence[OutputTensor] = (),
     data: Iterable[NDArray[Any]] = (),
 ) -> None:
     """`data` gives the bytes of each tensor when it is its turn."""
@@ -149,7 +124,7 @@ def _add(writer: GGUFWriter, entry: Entry, arch: str) -> None:
         writer.add_key_value(key, entry.value, kind)
 
 
-def _stored(tensor: Planned, values: NDArray[np.float32]) -> NDArray[Any]:
+def _stored(tensor: OutputTensor, values: NDArray[np.float32]) -> NDArray[Any]:
     """The bytes of a tensor in its type."""
     from gguf import GGMLQuantizationType, quants
 
@@ -161,12 +136,3 @@ def _stored(tensor: Planned, values: NDArray[np.float32]) -> NDArray[Any]:
             f"A weight of {tensor.source} is beyond the largest number of float16.", "Use bf16 or f32 instead."
         )
     return stored
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + _ROOM:
-        raise ExportError(
-            f"The GGUF file takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {folder}.",
-            "Make room, or write a smaller type.",
-        )

@@ -12,10 +12,10 @@ from pathlib import Path
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.model_file import ModelFile, StudentFiles
-from pudistill_llamacpp.gguf_student.checkpoint import checkpoint_of
 from pudistill_llamacpp.gguf_student.codec import GgufCodec
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
 from pudistill_llamacpp.gguf_student.header import Header, read_header
+from pudistill_llamacpp.gguf_student.hf_checkpoint import hf_checkpoint_of
 from pudistill_llamacpp.gguf_student.rope import FACTORS
 from pudistill_llamacpp.gguf_student.tensors import Source, weights_of
 
@@ -47,7 +47,7 @@ def read_student(path: Path) -> StudentFiles:
     config = config_of(header)
     weights = weights_of(header, architecture_of(header), config)
     model = _model_file(header, path)
-    folder = checkpoint_of(weights, config, model.stop_tokens, cache_path() / "gguf-student" / model.fingerprint)
+    folder = hf_checkpoint_of(weights, config, model.stop_tokens, cache_path() / "gguf-student" / model.fingerprint)
     known = {field.name: getattr(model, field.name) for field in fields(model)}
     return StudentFiles(folder=folder, notices=_notices(weights.sources.values()), **known)
 
@@ -82,9 +82,9 @@ def _notices(sources: Iterable[Source]) -> tuple[str, ...]:
     quantised = {name: n for name, n in types.most_common() if name not in ("F32", "F16", "BF16")}
     if not quantised:
         return ()
-    found = ", ".join(f"{n} tensors {name}" for name, n in quantised.items())
+    listed = ", ".join(f"{n} tensors {name}" for name, n in quantised.items())
     return (
-        f"The student's file is quantised ({found}). The learner sees the same weights without rounding, but a merged "
+        f"The student's file is quantised ({listed}). The learner sees the same weights without rounding, but a merged "
         "export is rounded again and can lose small changes: export gguf-adapter beside it, or name the 16-bit "
         "checkpoint in student.original.",
     )

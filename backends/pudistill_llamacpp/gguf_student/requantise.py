@@ -7,7 +7,6 @@ key of the metadata and each other tensor, is the file's own bytes.
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -18,16 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.peft_adapter import LowRank, read_adapter
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
 from pudistill_llamacpp.gguf_student.header import FileTensor, read_header
 from pudistill_llamacpp.gguf_student.tensors import Weights, weights_of
 from pudistill_llamacpp.native.library import library
-
-_ROOM = 16 << 20
-"""Bytes for the file system's own use."""
+from pudistill_llamacpp.whole_file import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +51,8 @@ def export_like(student: Path, adapter: Path, out: Path) -> Rewritten:
     config = config_of(header)
     weights = weights_of(header, architecture_of(header), config)
     additions = _placed(weights, read_adapter(adapter), adapter)
-    temporary = out.with_name(f".{out.name}.tmp")
     lost = added = 0.0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(out.parent, student.stat().st_size)
+    with whole_file(out, student.stat().st_size, advice="export gguf-adapter") as temporary:
         shutil.copyfile(student, temporary)
         with temporary.open("rb+") as file:
             for name, addition in additions.items():
@@ -67,16 +60,6 @@ def export_like(student: Path, adapter: Path, out: Path) -> Rewritten:
                 file.seek(weights.sources[name].tensor.offset)
                 file.write(stored.tobytes())
                 lost, added = lost + squares[0], added + squares[1]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise ExportError(
-            f"Cannot write {out}: {error.strerror or error}.", "Check the permissions and the free space there."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     types = Counter(tensor.type_name for tensor in header.tensors.values())
     return Rewritten(out, out.stat().st_size, types, len(additions), (lost / added) ** 0.5 if added else 0.0)
 
@@ -162,12 +145,3 @@ def _ggml(name: str, result: type) -> Any:
 def _squares(values: NDArray[Any]) -> float:
     flat = values.reshape(-1).astype(np.float64)
     return float(flat @ flat)
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + _ROOM:
-        raise ExportError(
-            f"The GGUF file takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {folder}.",
-            "Make room, or export gguf-adapter.",
-        )

@@ -32,21 +32,21 @@ def rope_parameters(header: Header, get: Mapping[str, Scalar], head_dim: int) ->
     """
     theta = float(get.get("rope.freq_base", _THETA))
     scaling = str(get.get("rope.scaling.type", "none"))
-    found: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+    settings: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     if LONG in header.tensors and SHORT in header.tensors:
         factors = {name: _factors(header, tensor) for name, tensor in (("long_factor", LONG), ("short_factor", SHORT))}
-        found |= {"rope_type": "longrope", **{name: _decimals(values) for name, values in factors.items()}}
+        settings |= {"rope_type": "longrope", **{name: _decimals(values) for name, values in factors.items()}}
     elif FREQUENCIES in header.tensors:
-        found |= _llama3(header, theta, head_dim)
+        settings |= _llama3(header, theta, head_dim)
     elif scaling in ("linear", "yarn"):
-        found |= {"rope_type": scaling, "factor": get.get("rope.scaling.factor", 1.0)}
-        found |= _yarn(get) if scaling == "yarn" else {}
+        settings |= {"rope_type": scaling, "factor": get.get("rope.scaling.factor", 1.0)}
+        settings |= _yarn(get) if scaling == "yarn" else {}
     elif scaling != "none":
         raise _unknown(header, f"the scaling {scaling!r}")
     if header.architecture == "gemma3":
         local = {"rope_type": "default", "rope_theta": float(get.get("rope.freq_base_swa", _THETA))}
-        return {"full_attention": found, "sliding_attention": local}
-    return found
+        return {"full_attention": settings, "sliding_attention": local}
+    return settings
 
 
 def _yarn(get: Mapping[str, Scalar]) -> dict[str, Any]:
@@ -55,11 +55,11 @@ def _yarn(get: Mapping[str, Scalar]) -> dict[str, Any]:
     For no architecture here does llama.cpp read the file's `yarn_*` keys, betas among them: the learner leaves them
     alone too, and so trains the model that is sampled.
     """
-    found: dict[str, Any] = {"original_max_position_embeddings": get.get("rope.scaling.original_context_length")}
+    settings: dict[str, Any] = {"original_max_position_embeddings": get.get("rope.scaling.original_context_length")}
     if "rope.scaling.attn_factor" in get:
         own = 0.1 * math.log(float(get.get("rope.scaling.factor", 1.0))) + 1.0
-        found["attention_factor"] = float(get["rope.scaling.attn_factor"]) * own
-    return found
+        settings["attention_factor"] = float(get["rope.scaling.attn_factor"]) * own
+    return settings
 
 
 def _llama3(header: Header, theta: float, head_dim: int) -> dict[str, Any]:

@@ -78,8 +78,9 @@ class Weights:
     def _heads(self, name: str) -> int | None:
         """Of a tensor whose rows llama.cpp has in another order."""
         module = name.rpartition(".")[0]
-        found = next((heads for suffix, heads in self.architecture.permuted.items() if module.endswith(suffix)), None)
-        return None if found is None else int(getattr(self.hyper, found))
+        permuted = self.architecture.permuted
+        attribute = next((heads for suffix, heads in permuted.items() if module.endswith(suffix)), None)
+        return None if attribute is None else int(getattr(self.hyper, attribute))
 
     def _offset(self, name: str) -> float:
         return self.architecture.norm_offset if name.endswith("norm.weight") else 0.0

@@ -42,12 +42,12 @@ class Vocabulary:
         if self.kind == "none":
             raise DataError("The GGUF file has no tokenizer.", "Use a GGUF file of a whole language model.")
         data = text.encode("utf-8", "surrogatepass")
-        found = self._tokenize(data, len(data) + 8, add_special, special)
-        if isinstance(found, int):
-            found = self._tokenize(data, -found, add_special, special)
-        if isinstance(found, int):
+        tokens = self._tokenize(data, len(data) + 8, add_special, special)
+        if isinstance(tokens, int):
+            tokens = self._tokenize(data, -tokens, add_special, special)
+        if isinstance(tokens, int):
             raise DataError(f"llama.cpp cannot tokenise a text of {len(data)} bytes.", "Shorten it.")
-        return found
+        return tokens
 
     def _tokenize(self, data: bytes, room: int, add_special: bool, special: bool) -> Tokens | int:
         ids = np.empty(room, np.int32)

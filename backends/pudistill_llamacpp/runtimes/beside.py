@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pudistill_cli.atomic_files import write_atomic
+from pudistill_cli.backend_api.export_checks import template_notice
 from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.types import Sampling
 from pudistill_llamacpp.runtimes.go_template import TEXT, go_template
@@ -82,8 +83,7 @@ def write_runtime_files(
         lay_out(folder / weights, folder / "lmstudio", name)
         steps.append(["lms", "import", "--copy", "--user-repo", f"{PUBLISHER}/{name}", str(folder / weights)])
         if variables:
-            told = ", ".join(f"{name} = {value!r}" for name, value in variables.items())
-            notices = (*notices, f"Training told the chat template {told}; LM Studio has to be told so too.")
+            notices = (*notices, template_notice(variables))
     return RuntimeFiles(family, tuple(map(shlex.join, steps)), notices)
 
 

@@ -55,7 +55,7 @@ def _if(condition: str, then: str, otherwise: str = "") -> str:
 
 def _literal(text: str) -> str:
     """Text that comes out as it is: what could be read otherwise is written as a string of Go."""
-    marked = _SPECIAL.sub(lambda found: _string(found.group()), text)
+    marked = _SPECIAL.sub(lambda match: _string(match.group()), text)
     # A Modelfile's reader drops what is not printable.
     return "".join(c if c.isprintable() or c in "\n\t" else _string(c) for c in marked)
 

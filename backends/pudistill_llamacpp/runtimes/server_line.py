@@ -33,11 +33,11 @@ def template_variables(template: ChatTemplate, variables: Mapping[str, Any]) -> 
 
     llama.cpp gives templates today's date; training saw the template's own (Llama 3.1) or the run's.
     """
-    found = {name: value for name, value in variables.items() if template.mentions(name)}
-    if template.mentions(_DATE) and _DATE not in found:
+    known = {name: value for name, value in variables.items() if template.mentions(name)}
+    if template.mentions(_DATE) and _DATE not in known:
         one = (Message("user", "x"),)
-        before, written, after = template.render(one, answer_follows=True, **found, **{_DATE: _MARK}).partition(_MARK)
-        plain = template.render(one, answer_follows=True, **found)
+        before, written, after = template.render(one, answer_follows=True, **known, **{_DATE: _MARK}).partition(_MARK)
+        plain = template.render(one, answer_follows=True, **known)
         if written:
-            found[_DATE] = plain[len(before) : len(plain) - len(after)]
-    return found
+            known[_DATE] = plain[len(before) : len(plain) - len(after)]
+    return known

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pudistill_cli.backend_api.contract import ModelSpec
-from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
-from pudistill_cli.backend_api.tokenizer_cases import STRESS
+from pudistill_cli.backend_api.export_checks import STRESS, check_ids, spelled
+from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings, WrittenExport
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -22,8 +22,7 @@ from pudistill_mlx.quirks import longest_context, settings_for_mlx_lm
 if TYPE_CHECKING:
     from pudistill_mlx.engine import MlxEngine
 
-_SPELLED = 24
-"""So many of a tokenizer's special tokens are spelled out: some have hundreds alike."""
+RUNTIME = "mlx-lm"
 _ASKED = Message("user", "Which river is longer, the Nile or the Rhine?\nOne word.")
 _AGAIN = (_ASKED, Message("assistant", "The Nile."), Message("user", "  And the shorter one? "))
 _SYSTEM = Message("system", "You answer briefly.")
@@ -47,8 +46,8 @@ def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence
         ExportError: mlx-lm reads or ends something differently.
     """
     _check_config(written.model)
-    student = StudentTokenizer.load(request.student, format=request.speech.format)
-    check_text(written.model, student, request.stop_tokens, request.speech, texts)
+    student = StudentTokenizer.load(request.student, format=request.generation.format)
+    check_text(written.model, student, request.stop_tokens, request.generation, texts)
     return ()
 
 
@@ -68,7 +67,11 @@ def _check_config(folder: Path) -> None:
 
 
 def check_text(
-    folder: Path, student: StudentTokenizer, stop_tokens: Tokens, speech: Speech, texts: Sequence[str] = ()
+    folder: Path,
+    student: StudentTokenizer,
+    stop_tokens: Tokens,
+    generation: GenerationSettings,
+    texts: Sequence[str] = (),
 ) -> None:
     """Compare a folder's tokenizer, template and stop tokens in mlx-lm with the run's.
 
@@ -76,11 +79,13 @@ def check_text(
         ExportError: mlx-lm reads or ends something differently.
     """
     theirs = read_text(folder)
-    for text in (*STRESS, *_spelled(student), *texts):
-        _same_ids(text, theirs.encode(text, add_special_tokens=False), student.codec.encode(text, special=True))
-        _same_ids(text, theirs.encode(text), student.encode_text(text))
-    if speech.format == "chat":
-        _check_template(theirs, student, speech.variables)
+    added = [token.content for token in student.tokenizer.get_added_tokens_decoder().values()]
+    for text in (*STRESS, *spelled(added), *texts):
+        bare = theirs.encode(text, add_special_tokens=False)
+        check_ids(RUNTIME, text, bare, student.codec.encode(text, special=True))
+        check_ids(RUNTIME, text, theirs.encode(text), student.encode_text(text))
+    if generation.format == "chat":
+        _check_template(theirs, student, generation.variables)
     missing = [i for i in stop_tokens if i not in theirs.eos_token_ids]
     if missing:
         raise ExportError(
@@ -94,30 +99,12 @@ def _check_template(theirs: Any, student: StudentTokenizer, variables: Mapping[s
         raise ExportError("The chat template that mlx-lm loads is not the student's.", "Please report this.")
     for conversation in CONVERSATIONS:
         with suppress(DataError):  # it takes no system message
-            wanted = student.render(conversation, **variables)
+            expected = student.render(conversation, **variables)
             messages = [{"role": m.role, "content": m.content} for m in conversation]
-            found = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
-            if found != wanted:
+            text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+            if text != expected:
                 raise ExportError(
-                    f"mlx-lm writes a conversation as {found!r}, training as {wanted!r}.", "Please report this."
+                    f"mlx-lm writes a conversation as {text!r}, training as {expected!r}.", "Please report this."
                 )
-            ids = theirs.encode(found, add_special_tokens=False)
-            _same_ids(found, ids, student.encode_prompt(conversation, **variables))
-
-
-def _spelled(student: StudentTokenizer) -> list[str]:
-    """Texts with the first and the last added tokens in words, spaces, lines and after each other."""
-    tokens = [token.content for token in student.tokenizer.get_added_tokens_decoder().values()]
-    chosen = dict.fromkeys((*tokens[: _SPELLED // 2], *tokens[-_SPELLED // 2 :]))
-    return [f"Say{t} and {t} or\n{t}{t}." for t in chosen]
-
-
-def _same_ids(text: str, found: Sequence[int], wanted: Tokens) -> None:
-    if tuple(found) == wanted:
-        return
-    at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
-    raise ExportError(
-        f"mlx-lm makes other token ids of {text!r} than the student's tokenizer: at token {at} "
-        f"{tuple(found[at : at + 3])} instead of {wanted[at : at + 3]}.",
-        "Export as hf or adapter instead, and please report this with the student's tokenizer.json.",
-    )
+            ids = theirs.encode(text, add_special_tokens=False)
+            check_ids(RUNTIME, text, ids, student.encode_prompt(conversation, **variables))

@@ -15,16 +15,16 @@ PUBLISHER = "pudistill"
 
 def next_steps(request: ExportRequest, template: ChatTemplate) -> tuple[str, ...]:
     """Commands, one a line; templates and sampling as the run evaluated the model."""
-    folder, sampling = str(request.out), request.speech.sampling
-    told = variables_of(request, template)
+    folder, sampling = str(request.out), request.generation.sampling
+    variables = variables_of(request, template)
     drawn = ["--temp", f"{sampling.temperature:g}", "--max-tokens", str(sampling.max_new_tokens)]
     asked = ["mlx_lm.generate", "--model", folder, "--prompt", "Hello", *drawn]
     served = ["mlx_lm.server", "--model", folder, *drawn]
-    if request.speech.format == "text":
+    if request.generation.format == "text":
         asked.append("--ignore-chat-template")
-    if told:
-        asked += ["--chat-template-config", json.dumps(told)]
-        served += ["--chat-template-args", json.dumps(told)]
+    if variables:
+        asked += ["--chat-template-config", json.dumps(variables)]
+        served += ["--chat-template-args", json.dumps(variables)]
     models = f"~/.lmstudio/models/{PUBLISHER}"
     name = shlex.quote(f"{request.name}-mlx-{request.variant}")
     studio = f"mkdir -p {models} && cp -R {shlex.quote(folder)} {models}/{name}"
@@ -33,6 +33,6 @@ def next_steps(request: ExportRequest, template: ChatTemplate) -> tuple[str, ...
 
 def variables_of(request: ExportRequest, template: ChatTemplate) -> dict[str, Any]:
     """The recipe's settings that the chat template reads."""
-    if request.speech.format == "text":
+    if request.generation.format == "text":
         return {}
-    return {name: value for name, value in request.speech.variables.items() if template.mentions(name)}
+    return {name: value for name, value in request.generation.variables.items() if template.mentions(name)}

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from pudistill_cli.backend_api.export_formats import MLX_GROUP_SIZES
-from pudistill_cli.backend_api.exporter import Speech
+from pudistill_cli.backend_api.exporter import GenerationSettings
 from pudistill_cli.errors import PudistillError
 from pudistill_cli.models.checkpoint_files import count_parameters, weight_files
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -39,18 +39,18 @@ def export_bytes(student: Path, format: str, variant: str) -> int:
     """Most bytes on disk at once: the merged checkpoint in float32, and what is made from it."""
     chosen = variant_of(variant)
     model, config = open_model(student)
-    found, _ = store(model, config, chosen, dtype_of(chosen, student))
-    return 4 * count_parameters(weight_files(student)) + found.nbytes + _ROOM
+    stored, _ = store(model, config, chosen, dtype_of(chosen, student))
+    return 4 * count_parameters(weight_files(student)) + stored.nbytes + _ROOM
 
 
 def _nothing_to_quantise(student: Path, variant: Variant) -> str | None:
     try:
         model, config = open_model(student)
         fits = [size for size in MLX_GROUP_SIZES if quantisable(model, size)]
-        found, _ = store(model, config, variant, dtype_of(variant, student))
+        stored, _ = store(model, config, variant, dtype_of(variant, student))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return f"mlx-lm cannot load it: {' '.join(str(error).split())}."
-    if not variant.quantised or found.quantised:
+    if not variant.quantised or stored.quantised:
         return None
     advice = f"a group size of {max(fits)} (export.group_size)" if fits else "16 bits (export.bits)"
     return f"no layer's width is a multiple of {variant.group_size}, so none can be quantised. Use {advice}."
@@ -69,7 +69,7 @@ def _text(student: Path) -> str | None:
         shutil.copyfile(folder / "config.json", out / "config.json")
         write_text_files(folder, out, tokenizer, tokenizer.stop_tokens, "chat")
         try:
-            check_text(out, tokenizer, tokenizer.stop_tokens, Speech())
+            check_text(out, tokenizer, tokenizer.stop_tokens, GenerationSettings())
         except PudistillError as error:
             return f"{error.message} {error.hint}".strip()
     return None

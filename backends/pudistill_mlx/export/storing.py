@@ -121,12 +121,12 @@ def _quantise(model: Any, config: dict[str, Any], variant: Variant, dtype: mx.Dt
     """By mlx-lm's own rules of which layers; straight from float32, with scales and biases in `dtype`."""
     whole = {name: m.weight for name, m in model.named_modules() if hasattr(m, "to_quantized")}
     with redirect_stdout(StringIO()):  # mlx-lm prints the bits a weight
-        _, found = quantize_model(model, config, variant.group_size, variant.bits)
+        _, described = quantize_model(model, config, variant.group_size, variant.bits)
     for name, layer in model.named_modules():
         if name in whole and hasattr(layer, "scales"):
             layer.scales, layer.biases = layer.scales.astype(dtype), layer.biases.astype(dtype)
             layer.weight = requantised(whole[name], layer.scales, layer.biases, layer.bits)
-    return found
+    return described
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pudistill_cli.backend_api.tokenizer_cases import STRESS
+from pudistill_cli.backend_api.export_checks import STRESS
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.tokenizer import Format, StudentTokenizer
 from pudistill_cli.models.tokenizer_files import stop_ids

@@ -34,20 +34,20 @@ def write_export(request: ExportRequest) -> WrittenExport:
         ExportError: it cannot be merged, or mlx-lm cannot load or write it.
     """
     variant = variant_of(request.variant)
-    student = StudentTokenizer.load(request.student, format=request.speech.format)
+    student = StudentTokenizer.load(request.student, format=request.generation.format)
     merged = request.out / ".float32"
     try:
         merge_lora(request.checkpoint, request.adapter, merged)
         with _as_export_error():
-            found = _write_weights(merged, request.out, variant, dtype_of(variant, request.checkpoint))
-            write_text_files(merged, request.out, student, request.stop_tokens, request.speech.format)
+            stored = _write_weights(merged, request.out, variant, dtype_of(variant, request.checkpoint))
+            write_text_files(merged, request.out, student, request.stop_tokens, request.generation.format)
     finally:
         shutil.rmtree(merged, ignore_errors=True)
         mx.clear_cache()
     return WrittenExport(
         request.out,
-        report=card(variant, found),
-        notices=tuple(notices(request, student, variant, found)),
+        report=card(variant, stored),
+        notices=tuple(notices(request, student, variant, stored)),
         next_steps=next_steps(request, student.chat_template),
         kl_limit=KL_LIMIT if variant.bits == 32 else None,
     )
@@ -56,12 +56,12 @@ def write_export(request: ExportRequest) -> WrittenExport:
 def _write_weights(merged: Path, out: Path, variant: Variant, dtype: str) -> Stored:
     """Weights and config.json."""
     model, config = open_model(merged)
-    found, config = store(model, config, variant, dtype)
+    stored, config = store(model, config, variant, dtype)
     # A model with a vision tower needs it to be described; mlx-lm leaves the description out otherwise.
     vision = "vision_tower" in getattr(model, "model", {})
     save_model(out, model, donate_model=True)
     save_config(config, out / "config.json", keep_vision_config=vision)
-    return found
+    return stored
 
 
 @contextmanager

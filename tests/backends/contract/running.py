@@ -13,13 +13,13 @@ from pudistill_cli.backend_api.registry import backends
 
 def running(name: str) -> Backend:
     """It has to be there in the whole check, which sets EVERY_BACKEND, and may be missing elsewhere."""
-    found = backends().get(name)
-    problem = f"{name} is not installed" if found is None else found.problem()
-    if found is None or problem is not None:
+    installed = backends().get(name)
+    problem = f"{name} is not installed" if installed is None else installed.problem()
+    if installed is None or problem is not None:
         if os.environ.get("EVERY_BACKEND"):
             pytest.fail(f"every backend has to keep the contract: {problem}")
         pytest.skip(f"needs the backend: {problem}")
-    return found
+    return installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Placed:
 def placed(name: str) -> Placed:
     """By "backend" or "backend:device"; the device is the CPU otherwise, and one that is missing is no failure."""
     name, _, device = name.partition(":")
-    found = running(name)
+    backend = running(name)
     if device:
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
-    return Placed(found, device or "cpu")
+    return Placed(backend, device or "cpu")

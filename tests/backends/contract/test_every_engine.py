@@ -127,15 +127,15 @@ def test_truncation_and_temperature(
 def test_one_prompt_at_a_time_and_a_call_between(
     engine: Engine, prompts: list[PromptTokens], handle: str, together: Groups
 ) -> None:
-    found: Groups = {}
+    alone: Groups = {}
     for prompt in prompts:
-        found |= sampled(engine, [prompt], handle)
+        alone |= sampled(engine, [prompt], handle)
         engine.distributions((5, 6), 1, None)
-    same(together, found)
+    same(together, alone)
 
 
 @pytest.mark.parametrize("rows", [4, 5, 12])
-def test_few_sequences_in_flight(
+def test_few_sequences_together(
     backend: Backend, spec: ModelSpec, prompts: list[PromptTokens], adapter: Path, together: Groups, rows: int
 ) -> None:
     engine = backend.open(replace(spec, sample_rows=rows))
@@ -174,10 +174,10 @@ def test_a_prompt_that_does_not_fit_is_named(engine: Engine, spec: ModelSpec, ha
 
 
 def test_logprobs_behind_a_shared_prefix(engine: Engine, handle: str, reference: Reference) -> None:
-    found = dict(engine.logprobs(requests(), handle))
-    assert found.keys() == {0, 1, 2}
+    scores = dict(engine.logprobs(requests(), handle))
+    assert scores.keys() == {0, 1, 2}
     for i, request in enumerate(requests()):
-        for answer, logprobs in zip(request.continuations, found[i], strict=True):
+        for answer, logprobs in zip(request.continuations, scores[i], strict=True):
             assert logprobs.dtype == np.float32
             np.testing.assert_allclose(logprobs, reference.of_answer(request.prefix, answer), atol=TOLERANCE)
 
@@ -201,17 +201,17 @@ def test_a_prefix_is_computed_once(backend: Backend, engine: Engine) -> None:
 def test_choice_logits(engine: Engine, handle: str, reference: Reference) -> None:
     asked = [*requests(), Continuations((9, 10, 11), ((), (12, 13)))]
     choices = (7, 3, 400)
-    for i, found in engine.choice_logits(asked, choices, handle):
-        assert found.shape == (len(asked[i].continuations), 3)
-        for suffix, logits in zip(asked[i].continuations, found, strict=True):
+    for i, read_out in engine.choice_logits(asked, choices, handle):
+        assert read_out.shape == (len(asked[i].continuations), 3)
+        for suffix, logits in zip(asked[i].continuations, read_out, strict=True):
             expected = reference.logits(asked[i].prefix + suffix)[-1, list(choices)]
             np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
 
 
 def test_distributions(engine: Engine, handle: str, reference: Reference) -> None:
     tokens = tuple(range(3, 60))
-    found = engine.distributions(tokens, 20, handle)
-    np.testing.assert_allclose(found, reference.logprobs(tokens)[-20:], atol=TOLERANCE)
+    logprobs = engine.distributions(tokens, 20, handle)
+    np.testing.assert_allclose(logprobs, reference.logprobs(tokens)[-20:], atol=TOLERANCE)
 
 
 def test_nothing_before_an_answer_is_refused(engine: Engine) -> None:
@@ -228,8 +228,8 @@ def test_adapters_are_named_in_each_call(engine: Engine, handle: str, adapter: P
     tokens = tuple(range(3, 40))
     expected = {None: Reference(STUDENT), handle: Reference(STUDENT, adapter), other: Reference(STUDENT, other_adapter)}
     for name in (None, handle, other, None, other, handle):
-        found = engine.distributions(tokens, 30, name)
-        np.testing.assert_allclose(found, expected[name].logprobs(tokens)[-30:], atol=TOLERANCE)
+        logprobs = engine.distributions(tokens, 30, name)
+        np.testing.assert_allclose(logprobs, expected[name].logprobs(tokens)[-30:], atol=TOLERANCE)
     engine.drop_adapter(other)
     np.testing.assert_allclose(
         engine.distributions(tokens, 30, handle), expected[handle].logprobs(tokens)[-30:], atol=TOLERANCE

@@ -85,7 +85,7 @@ def restored(new: Open, adapter: Path) -> Open:
 def some_groups(reference: Reference) -> tuple[TrainGroup, ...]:
     """Two groups whose last row is the anchor; the sampling policy is `reference`, the reference policy 0.1 below."""
     rng = np.random.default_rng(0)
-    found: list[TrainGroup] = []
+    made: list[TrainGroup] = []
     for size in (3, 2):
         prompt = tuple(int(t) for t in rng.integers(3, 768, 6))
         answers = [(*(int(t) for t in rng.integers(3, 768, rng.integers(1, 7))), 1) for _ in range(size)]
@@ -104,8 +104,8 @@ def some_groups(reference: Reference) -> tuple[TrainGroup, ...]:
             pair_smoothing=np.array([0.1]),
         )
         rows = tuple(Row(prompt, a) for a in answers)
-        found.append(TrainGroup(rows, tuple(x - np.float32(0.1) for x in scored), scored, targets))
-    return tuple(found)
+        made.append(TrainGroup(rows, tuple(x - np.float32(0.1) for x in scored), scored, targets))
+    return tuple(made)
 
 
 def with_views(groups: tuple[TrainGroup, ...]) -> tuple[TrainGroup, ...]:
@@ -115,15 +115,15 @@ def with_views(groups: tuple[TrainGroup, ...]) -> tuple[TrainGroup, ...]:
 
 def divergences(groups: tuple[TrainGroup, ...], policy: Reference, judge: Reference) -> np.ndarray:
     """(G, M, T) KL(policy || judge) over the whole vocabulary, the judge behind the view."""
-    found = np.zeros(stack(groups, step_constants(groups)).mask.shape)
+    padded = np.zeros(stack(groups, step_constants(groups)).mask.shape)
     for g, group in enumerate(groups):
         for m, row in enumerate(group.rows):
             p, q = (
                 model.logprobs(prefix + row.completion)[len(prefix) - 1 : -1]
                 for model, prefix in ((policy, row.prompt), (judge, group.view))
             )
-            found[g, m, : len(row.completion)] = (np.exp(p) * (p - q)).sum(-1)
-    return found
+            padded[g, m, : len(row.completion)] = (np.exp(p) * (p - q)).sum(-1)
+    return padded
 
 
 def loss_of(
@@ -165,7 +165,7 @@ def test_sft_is_the_references_loss_and_falls(restored: Open, adapter: Path) -> 
 
 def soft_losses(policy: Reference, base: Reference) -> np.ndarray:
     """(N,) of SOFT's tokens, over whole distributions."""
-    found: list[np.ndarray] = []
+    losses: list[np.ndarray] = []
     for row in SOFT.rows:
         own = -policy.of_answer(row.prompt, row.completion)
         if row.view:
@@ -174,8 +174,8 @@ def soft_losses(policy: Reference, base: Reference) -> np.ndarray:
                 for model, prefix in ((base, row.view), (policy, row.prompt))
             )
             own = 0.7 * own + 0.3 * (np.exp(p) * (p - q)).sum(-1)
-        found.append(own)
-    return np.concatenate(found)
+        losses.append(own)
+    return np.concatenate(losses)
 
 
 @pytest.mark.parametrize("budget", [16384, 1])
@@ -309,8 +309,8 @@ def test_a_trained_adapter_in_every_engine(
     engine = backend.open(replace(spec, device=device, threads=None if name == "mlx" else spec.threads))
     own = (learner.load_adapter(trained), learner.logprobs)
     for handle, logprobs in (own, (engine.load_adapter(trained), engine.logprobs)):
-        for i, found in logprobs(asked, handle):
-            for answer, logp in zip(asked[i].continuations, found, strict=True):
+        for i, scores in logprobs(asked, handle):
+            for answer, logp in zip(asked[i].continuations, scores, strict=True):
                 np.testing.assert_allclose(logp, reference.of_answer(asked[i].prefix, answer), atol=1e-4)
     engine.close()
 

@@ -11,7 +11,7 @@ pytest.importorskip("llama_cpp", reason="needs the llama.cpp backend: pip instal
 pytest.importorskip("torch", reason="needs torch and transformers, the other implementation")
 pytest.importorskip("transformers", reason="needs torch and transformers, the other implementation")
 
-from tests.backends.pudistill_llamacpp.random_models import MODELS, save_model
+from tests.backends.random_models import MODELS, save_model
 from tests.once import Once
 from tests.tiny import ROOT
 
@@ -21,10 +21,10 @@ SOURCES = ROOT / ".upstream"
 @pytest.fixture(scope="session")
 def upstream() -> Path:
     """llama.cpp's own sources, from the unpacked source distribution of llama-cpp-python."""
-    found = sorted(SOURCES.glob("llama_cpp_python-*/vendor/llama.cpp"))
-    if not found:
+    folders = sorted(SOURCES.glob("llama_cpp_python-*/vendor/llama.cpp"))
+    if not folders:
         pytest.skip(f"needs llama-cpp-python's source distribution unpacked in {SOURCES.name}/")
-    return found[-1]
+    return folders[-1]
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import Backend, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.errors import BackendError, DataError, PudistillError, UsageError
-from pudistill_cli.hardware import probes
 from pudistill_llamacpp import backend, placement, student_file
 from pudistill_llamacpp.convert.writer import write_gguf
 from tests.backends.pudistill_llamacpp.engines import make_prompts, open_engine, sampled
-from tests.backends.pudistill_llamacpp.random_models import save_model
+from tests.backends.random_models import save_model
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +83,13 @@ def test_float32_means_exact(student: Path) -> None:
 def test_bf16_where_the_cpu_multiplies_it(
     student: Path, monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], quant: str
 ) -> None:
-    monkeypatch.setattr(probes, "cpu", lambda: ("a CPU", features))
+    monkeypatch.setattr(cpu, "name_and_features", lambda: ("a CPU", features))
     resolved = backend.describe(spec_of(student))
     assert (resolved["quant"], resolved["kv"], resolved["flash"]) == (quant, "f16", "on")
 
 
 def test_threads_only_where_there_is_work_for_them(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "cores", lambda: 6)
+    monkeypatch.setattr(cpu, "cores", lambda: 6)
     assert backend.describe(spec_of(student, threads=None))["threads"] == "1"
     monkeypatch.setattr(placement, "SMALL", 1000)
     assert backend.describe(spec_of(student, threads=None))["threads"] == "6"
@@ -97,7 +97,7 @@ def test_threads_only_where_there_is_work_for_them(student: Path, monkeypatch: p
 
 def test_a_quarter_of_the_memory_is_the_caches(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for total, expected in ((16.0, "4096"), (0.0, "1024")):
-        monkeypatch.setattr(probes, "memory_gib", lambda total=total: (total, total))
+        monkeypatch.setattr(cpu, "memory_gib", lambda total=total: (total, total))
         assert backend.describe(spec_of(student))["cache_mib"] == expected
 
 

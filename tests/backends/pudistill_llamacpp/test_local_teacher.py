@@ -17,11 +17,12 @@ from pudistill_cli.backend_api import registry
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.config.teacher import EndpointTeacher, LocalTeacher
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Hardware
-from pudistill_cli.models import student as student_module
+from pudistill_cli.models import model_file
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.teacher import Question, Teacher, local
+from pudistill_cli.teacher import local, local_placement
+from pudistill_cli.teacher.answers import Question, Teacher
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.local import LocalModel, check_local, open_local
 from pudistill_cli.types import Message
@@ -68,12 +69,12 @@ def from_checkpoint() -> dict[str, tuple[str, str]]:
 def test_a_gguf_teacher_answers_as_its_checkpoint_does(gguf: Path) -> None:
     teacher = open_local(LocalTeacher(model=str(gguf), max_new_tokens=60), "torch", CONTEXT)
     try:
-        found = answers(teacher)
+        given = answers(teacher)
     finally:
         teacher.close()
-    assert found == from_checkpoint()
-    assert {status for _, status in found.values()} == {"ok"}
-    assert len({text for text, _ in found.values()}) == len(PROMPTS)
+    assert given == from_checkpoint()
+    assert {status for _, status in given.values()} == {"ok"}
+    assert len({text for text, _ in given.values()}) == len(PROMPTS)
     assert "205,200 parameters, through llamacpp" in teacher.about
 
 
@@ -118,7 +119,7 @@ def test_what_is_missing_is_found_before_anything_is_loaded(gguf: Path, monkeypa
     check_local(LocalTeacher(model="somebody/a-model"))  # the hub is not asked
     with pytest.raises(DataError, match="There is no file"):
         check_local(LocalTeacher(model="missing.gguf"))
-    monkeypatch.setattr(student_module, "backends", dict)
+    monkeypatch.setattr(model_file, "backends", dict)
     for load in (check_local, lambda settings: open_local(settings, "auto", CONTEXT)):
         with pytest.raises(BackendError, match="needs the llamacpp backend"):
             load(LocalTeacher(model=str(gguf)))
@@ -130,8 +131,8 @@ def test_what_is_missing_is_found_before_anything_is_loaded(gguf: Path, monkeypa
 def machine(monkeypatch: pytest.MonkeyPatch, free: float, card: float | None = None) -> None:
     """A CPU with so many GiB free, and a card of 8 with so many where that is given."""
     cards = () if card is None else (Card("nvidia", "a card", 8.0, card),)
-    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=free, cards=cards, torch="cuda")
-    monkeypatch.setattr(local, "detect", lambda: found)
+    hardware = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=free, cards=cards, torch="cuda")
+    monkeypatch.setattr(local_placement, "detect", lambda: hardware)
 
 
 @pytest.mark.parametrize("kind", ["gguf", "checkpoint"])
@@ -190,7 +191,7 @@ def test_the_student_leaves_a_card_only_for_a_llamacpp_that_uses_it(
 
 
 def test_unknown_memory_refuses_no_teacher(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "detect", lambda: Hardware("Plan 9", "mips"))
+    monkeypatch.setattr(local_placement, "detect", lambda: Hardware("Plan 9", "mips"))
     check_local(LocalTeacher(model=str(gguf)))
 
 
@@ -272,8 +273,8 @@ def test_llama_cpp_pythons_server_is_a_teacher(server: str, gguf: Path) -> None:
         concurrency=2,
         extra_body={"repeat_penalty": 1.0},  # the server's own default changes greedy answers
     )
-    found = answers(Endpoint(settings))
-    assert found == from_checkpoint()
+    given = answers(Endpoint(settings))
+    assert given == from_checkpoint()
 
 
 def test_a_prompt_that_fills_the_servers_context_is_an_error_of_its_own(server: str) -> None:
@@ -282,6 +283,6 @@ def test_a_prompt_that_fills_the_servers_context_is_an_error_of_its_own(server: 
         Question("long", (Message("user", "word " * 2 * CONTEXT),)),
         Question("short", (Message("user", PROMPTS[0]),)),
     ]
-    found = {question.key: answer for question, answer in Endpoint(settings).ask(asked)}
-    assert found["short"].status == "ok"
-    assert found["long"].status == "error"
+    given = {question.key: answer for question, answer in Endpoint(settings).ask(asked)}
+    assert given["short"].status == "ok"
+    assert given["long"].status == "error"

@@ -27,7 +27,7 @@ from tests.backends.pudistill_llamacpp.engines import (
     sampled,
 )
 from tests.backends.pudistill_llamacpp.next_tokens import normalised
-from tests.backends.pudistill_llamacpp.random_models import MODELS
+from tests.backends.random_models import MODELS
 from tests.once import Once
 
 NAMES = tuple(name for name in MODELS if name != "phi3-long")  # the adapter does not depend on its factors
@@ -86,11 +86,11 @@ def test_logprobs_are_pefts(pairs: Mapping[str, tuple[Path, Path]], name: str) -
     tokens = random_tokens(np.random.default_rng(0), 48)
     engine = open_engine(base)
     handle = engine.load_adapter(adapter)
-    found, bare = engine.distributions(tokens, 40, handle), engine.distributions(tokens, 40, None)
+    logprobs, bare = engine.distributions(tokens, 40, handle), engine.distributions(tokens, 40, None)
     engine.close()
     expected = peft_logprobs(base, adapter, tokens)[-40:]
     # llama.cpp reads GELU from a table of 16-bit numbers.
-    np.testing.assert_allclose(found, expected, atol=5e-3 if name.startswith("gemma") else 1e-4)
+    np.testing.assert_allclose(logprobs, expected, atol=5e-3 if name.startswith("gemma") else 1e-4)
     assert np.abs(bare - expected).max() > 0.5
 
 
@@ -110,9 +110,9 @@ def test_factors_that_differ_between_modules(
     adapter = save_adapter(base, tmp_path / "adapter", **settings)
     tokens = random_tokens(np.random.default_rng(0), 30)
     engine = open_engine(base)
-    found = engine.distributions(tokens, 20, engine.load_adapter(adapter))
+    logprobs = engine.distributions(tokens, 20, engine.load_adapter(adapter))
     engine.close()
-    np.testing.assert_allclose(found, peft_logprobs(base, adapter, tokens)[-20:], atol=1e-4)
+    np.testing.assert_allclose(logprobs, peft_logprobs(base, adapter, tokens)[-20:], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
@@ -131,9 +131,9 @@ def test_a_wrong_order_of_rows_would_show(
     engine = open_engine(base)
     monkeypatch.setattr(Architecture, "converted", converted)
     tokens = random_tokens(np.random.default_rng(0), 30)
-    found = engine.distributions(tokens, 20, engine.load_adapter(adapter))
+    logprobs = engine.distributions(tokens, 20, engine.load_adapter(adapter))
     engine.close()
-    assert np.abs(found - peft_logprobs(base, adapter, tokens)[-20:]).max() > 0.1
+    assert np.abs(logprobs - peft_logprobs(base, adapter, tokens)[-20:]).max() > 0.1
 
 
 # --- what it writes ---
@@ -221,11 +221,11 @@ def test_dropped_while_it_samples(pairs: Mapping[str, tuple[Path, Path]]) -> Non
     prompts = make_prompts(4)
     handle = engine.load_adapter(adapter)
     expected = sampled(engine, prompts, handle)
-    found, groups = {}, engine.sample(prompts, 4, Sampling(24, seed=5), handle)
+    by_key, groups = {}, engine.sample(prompts, 4, Sampling(24, seed=5), handle)
     for i, group in groups:
         engine.drop_adapter(handle)
-        found[prompts[i].key] = group
-    assert_identical(expected, found)
+        by_key[prompts[i].key] = group
+    assert_identical(expected, by_key)
     engine.close()
 
 

@@ -12,7 +12,7 @@ from pudistill_cli.errors import BackendError, DataError
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.native.context import Context, ContextSettings
 from pudistill_llamacpp.native.model import Model
-from tests.backends.pudistill_llamacpp.random_models import save_model
+from tests.backends.random_models import save_model
 
 SETTINGS = ContextSettings(n_ctx=4 * 256, n_seq_max=4, n_batch=64, n_ubatch=64, kv="f32", flash=False)
 
@@ -117,17 +117,17 @@ def test_logits_come_in_the_order_of_the_batch(context: Context) -> None:
     context.clear()
     order = [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (1, 1), (0, 2), (0, 3), (2, 2), (0, 4)]
     wants = [False, True, True, True, False, True, False, True, True, True]
-    found = context.decode([tokens[s][p] for s, p in order], [p for _, p in order], [s for s, _ in order], wants)
+    logits = context.decode([tokens[s][p] for s, p in order], [p for _, p in order], [s for s, _ in order], wants)
     expected = [alone[s][p] for (s, p), wanted in zip(order, wants, strict=True) if wanted]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_a_copied_sequence_goes_on_by_itself(context: Context) -> None:
     context.decode([5, 6, 7], [0, 1, 2], 0)
     context.copy(0, [1, 2])
     context.remove(0)
-    found = context.decode([8, 9], [3, 3], [1, 2]).copy()
-    for row, last in zip(found, (8, 9), strict=True):
+    logits = context.decode([8, 9], [3, 3], [1, 2]).copy()
+    for row, last in zip(logits, (8, 9), strict=True):
         context.clear()
         np.testing.assert_allclose(row, context.decode([5, 6, 7, last], range(4), 0)[-1], atol=1e-5)
 

@@ -53,10 +53,10 @@ def test_the_samplers_gap_is_recorded_every_round(sampled: Tiny) -> None:
 
 @pytest.mark.parametrize("export", ["gguf-f16", "gguf-q8_0", "gguf-q4_k_m", "gguf-adapter"])
 def test_every_export_was_compared_with_the_trained_model(export: str, sampled: Tiny) -> None:
-    found = card(sampled, export)["verification"]
-    assert found["answers"] == 6
-    assert 0 < found["kl"] < (1e-4 if export in ("gguf-f16", "gguf-adapter") else 1e-2)
-    assert found["ratio"] == pytest.approx(found["kl"] / found["kl_to_sft"])
+    verification = card(sampled, export)["verification"]
+    assert verification["answers"] == 6
+    assert 0 < verification["kl"] < (1e-4 if export in ("gguf-f16", "gguf-adapter") else 1e-2)
+    assert verification["ratio"] == pytest.approx(verification["kl"] / verification["kl_to_sft"])
     assert (sampled.run / "export" / export / "Modelfile").is_file()
 
 

@@ -14,7 +14,6 @@ from pudistill_cli.types import PromptTokens, Sampling
 from pudistill_llamacpp import decoding
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.native.context import Context
-from tests.backends.pudistill_llamacpp import random_models
 from tests.backends.pudistill_llamacpp.engines import (
     Groups,
     assert_identical,
@@ -23,7 +22,7 @@ from tests.backends.pudistill_llamacpp.engines import (
     random_tokens,
     sampled,
 )
-from tests.backends.pudistill_llamacpp.random_models import save_model
+from tests.backends.random_models import save_model
 
 COUNT = 9
 TYPES: dict[str, dict[str, Any]] = {
@@ -50,9 +49,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows as wide as SmolLM2-135M's, over which one thread and two sum in another order."""
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random_models, "SIZES", random_models.SIZES | sizes | {"max_position_embeddings": 1024})
-        return save_model("llama3", tmp_path_factory.mktemp("students") / "wide")
+    folder = tmp_path_factory.mktemp("students") / "wide"
+    return save_model("llama3", folder, **sizes, max_position_embeddings=1024)
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +73,25 @@ def together(engine: LlamaCppEngine) -> Groups:
 def test_however_the_work_was_batched(student: Path, kept_cache: None, name: str, threads: int) -> None:
     """All at once; few sequences at a time, so that prompts join while others are decoded; alone; the second half."""
     prompts = make_prompts(COUNT)
-    found = []
+    ways = []
     for rows in (256, 4, 8, 12):
         engine = open_engine(student, sample_rows=rows, threads=threads, **TYPES[name])
-        found.append(sampled(engine, prompts))
+        ways.append(sampled(engine, prompts))
         if rows == 256:
             alone = [sampled(engine, [prompt]) for prompt in prompts]
-            found.append({key: group for one in alone for key, group in one.items()})
+            ways.append({key: group for one in alone for key, group in one.items()})
             half = sampled(engine, prompts[COUNT // 2 :])
         engine.close()
-    for other in found[1:]:
-        assert_identical(found[0], other)
-    assert_identical({key: found[0][key] for key in half}, half)
+    for other in ways[1:]:
+        assert_identical(ways[0], other)
+    assert_identical({key: ways[0][key] for key in half}, half)
 
 
 @pytest.mark.parametrize("name", ["exact", "bf16", "q8_0"])
 def test_two_threads_that_share_wide_rows(wide: Path, kept_cache: None, name: str) -> None:
     """Prompts around the 512 tokens of one pass: what is left over is one token, or none."""
     rng = np.random.default_rng(0)
-    prompts = [PromptTokens(f"key-{n}", random_tokens(rng, n, 400)) for n in (513, 512, 37, 1)]
+    prompts = [PromptTokens(f"key-{n}", random_tokens(rng, n, vocabulary=400)) for n in (513, 512, 37, 1)]
     engine = open_engine(wide, context=1024, threads=2, **TYPES[name])
     together = sampled(engine, prompts, max_new_tokens=8)
     alone = [sampled(engine, [prompt], max_new_tokens=8) for prompt in prompts]
@@ -108,12 +106,12 @@ def test_the_first_candidates_of_more(engine: LlamaCppEngine, together: Groups) 
 
 
 def test_calls_between_two_groups_change_nothing(engine: LlamaCppEngine, together: Groups) -> None:
-    found = {}
+    by_key = {}
     for i, group in engine.sample(make_prompts(COUNT), 4, Sampling(24, seed=5), None):
-        found[f"key-{i}"] = group
+        by_key[f"key-{i}"] = group
         engine.distributions((5, 6), 1, None)
         sampled(engine, make_prompts(2, seed=3))
-    assert_identical(together, found)
+    assert_identical(together, by_key)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])

@@ -16,7 +16,7 @@ from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.native.context import Context
 from tests.backends.pudistill_llamacpp.engines import open_engine, random_tokens
 from tests.backends.pudistill_llamacpp.next_tokens import normalised
-from tests.backends.pudistill_llamacpp.random_models import MODELS, save_model
+from tests.backends.random_models import MODELS, save_model
 
 CHOICES = (7, 3, 400)
 
@@ -25,14 +25,14 @@ def make_requests(seed: int = 0) -> list[Continuations]:
     """Uneven prefixes and continuations; of one token, of none, many behind one prefix, none behind one."""
     rng = np.random.default_rng(seed)
     counts = (1, 4, 2, 9)
-    found = [
+    uneven = [
         Continuations(
             random_tokens(rng, int(rng.integers(1, 40))),
             tuple(random_tokens(rng, int(rng.integers(1, 30))) for _ in range(n)),
         )
         for n in counts
     ]
-    return [*found, Continuations((5, 6), ((7,),)), Continuations((5, 6, 9), ())]
+    return [*uneven, Continuations((5, 6), ((7,),)), Continuations((5, 6, 9), ())]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def test_every_architecture(tmp_path: Path, name: str) -> None:
     tolerance = 3e-3 if name.startswith("gemma") else 2e-4
     folder = save_model(name, tmp_path / name)
     engine, textbook = open_engine(folder), Textbook(folder)
-    for i, found in engine.logprobs(make_requests(), None):
-        for answer, logprobs in zip(make_requests()[i].continuations, found, strict=True):
+    for i, scores in engine.logprobs(make_requests(), None):
+        for answer, logprobs in zip(make_requests()[i].continuations, scores, strict=True):
             np.testing.assert_allclose(logprobs, textbook.logprobs(make_requests()[i].prefix, answer), atol=tolerance)
     engine.close()
 
@@ -106,12 +106,12 @@ def test_whatever_is_read_together(
         if name != "rows":
             monkeypatch.setattr(log_softmax if name == "CHUNK_ELEMENTS" else scoring, name, size)
     other = open_engine(student, sample_rows=sizes.get("rows", 64))
-    for i, found in other.logprobs(make_requests(), None):
-        for one, another in zip(found, expected.pop(i), strict=True):
+    for i, scores in other.logprobs(make_requests(), None):
+        for one, another in zip(scores, expected.pop(i), strict=True):
             np.testing.assert_allclose(one, another, atol=2e-5)
     assert not expected
-    for i, found in choice_logits(other).items():
-        np.testing.assert_allclose(found, expected_logits[i], atol=2e-5)
+    for i, read_out in choice_logits(other).items():
+        np.testing.assert_allclose(read_out, expected_logits[i], atol=2e-5)
     other.close()
 
 
@@ -123,11 +123,11 @@ def choice_logits(engine: LlamaCppEngine) -> dict[int, Any]:
 def test_choice_logits(engine: LlamaCppEngine, student: Path) -> None:
     textbook = Textbook(student)
     asked = [*make_requests(), Continuations((9, 10, 11), ((), (12, 13)))]
-    found = choice_logits(engine)
-    assert found.keys() == set(range(len(asked)))
+    read_out = choice_logits(engine)
+    assert read_out.keys() == set(range(len(asked)))
     for i, request in enumerate(asked):
-        assert found[i].shape == (len(request.continuations), len(CHOICES))
-        for suffix, logits in zip(request.continuations, found[i], strict=True):
+        assert read_out[i].shape == (len(request.continuations), len(CHOICES))
+        for suffix, logits in zip(request.continuations, read_out[i], strict=True):
             expected = textbook.logits(request.prefix + suffix)[-1, list(CHOICES)]
             np.testing.assert_allclose(logits, expected, atol=1e-4)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_mlx import backend
 from pudistill_mlx.engine import MlxEngine
-from tests.backends.pudistill_llamacpp import random_models
-from tests.backends.pudistill_llamacpp.random_models import Kind
+from tests.backends import random_batches, random_models
+from tests.backends.random_models import Kind
 
 _LISTED = random_models.MODELS
 MODELS: dict[str, Kind] = {name: kind for name, kind in _LISTED.items() if name != "phi3-long"} | {
@@ -24,14 +24,14 @@ MODELS: dict[str, Kind] = {name: kind for name, kind in _LISTED.items() if name 
     "phi3": Kind("phi3", "spm", {**_LISTED["phi3"].settings, "sliding_window": 40}),
     "mistral": Kind("mistral", "spm", {**_LISTED["mistral"].settings, "sliding_window": 40}),
 }
+random_tokens = partial(random_batches.random_tokens, vocabulary=random_models.SPM_SIZE)
 LENGTH = 100
 """Longer than every sliding window but Gemma 2's, which mlx-lm leaves out."""
 
 
 def save_model(name: str, folder: Path) -> Path:
     """The checkpoint with its tokenizer."""
-    with mock.patch.object(random_models, "MODELS", MODELS):
-        return random_models.save_model(name, folder)
+    return random_models.save_model(name, folder, MODELS[name])
 
 
 def context_of(name: str) -> int:
@@ -41,10 +41,6 @@ def context_of(name: str) -> int:
 def open_engine(folder: Path, **changes: Any) -> MlxEngine:
     settings: dict[str, Any] = {"context": 256, "device": "cpu", "dtype": "float32"}
     return backend.open(ModelSpec(folder, (2,), **(settings | changes)))
-
-
-def random_tokens(rng: np.random.Generator, length: int) -> tuple[int, ...]:
-    return tuple(int(token) for token in rng.integers(3, random_models.SPM_SIZE, length))
 
 
 class Textbook:

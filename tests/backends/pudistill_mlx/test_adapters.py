@@ -48,17 +48,17 @@ def adapters(models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactor
 
 def scored(engine: Any, adapter: Path | None) -> list[np.ndarray]:
     handle = None if adapter is None else engine.load_adapter(adapter)
-    ((_, found),) = engine.logprobs([Continuations(PREFIX, ANSWERS)], handle)
-    return list(found)
+    ((_, scores),) = engine.logprobs([Continuations(PREFIX, ANSWERS)], handle)
+    return list(scores)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_log_probs_are_pefts(models: Mapping[str, Path], adapters: dict[str, Path], name: str) -> None:
     engine, textbook = open_engine(models[name]), Textbook(models[name], adapters[name])
     with_adapter, bare = scored(engine, adapters[name]), scored(engine, None)
-    for answer, found, other in zip(ANSWERS, with_adapter, bare, strict=True):
-        np.testing.assert_allclose(found, textbook.of_answer(PREFIX, answer), atol=1e-4, rtol=0)
-        assert np.abs(found - other).max() > 0.1
+    for answer, adapted, other in zip(ANSWERS, with_adapter, bare, strict=True):
+        np.testing.assert_allclose(adapted, textbook.of_answer(PREFIX, answer), atol=1e-4, rtol=0)
+        assert np.abs(adapted - other).max() > 0.1
     engine.close()
 
 
@@ -71,8 +71,8 @@ def test_log_probs_are_llama_cpps(models: Mapping[str, Path], adapters: dict[str
     engine = open_engine(models[name])
     # llama.cpp reads GELU from a table of 16-bit numbers.
     tolerance = 5e-3 if name.startswith("gemma") else 1e-4
-    for found, expected in zip(scored(engine, adapters[name]), scored(other, adapters[name]), strict=True):
-        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+    for ours, expected in zip(scored(engine, adapters[name]), scored(other, adapters[name]), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=tolerance, rtol=0)
     other.close()
     engine.close()
 
@@ -91,8 +91,8 @@ def test_factors_that_differ_between_modules(
 ) -> None:
     adapter = save_adapter(models["llama"], tmp_path / "adapter", **settings)
     engine, textbook = open_engine(models["llama"]), Textbook(models["llama"], adapter)
-    for answer, found in zip(ANSWERS, scored(engine, adapter), strict=True):
-        np.testing.assert_allclose(found, textbook.of_answer(PREFIX, answer), atol=1e-4, rtol=0)
+    for answer, ours in zip(ANSWERS, scored(engine, adapter), strict=True):
+        np.testing.assert_allclose(ours, textbook.of_answer(PREFIX, answer), atol=1e-4, rtol=0)
 
 
 def test_what_was_read_is_written_as_it_was(

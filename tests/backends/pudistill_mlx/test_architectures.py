@@ -45,9 +45,9 @@ def requests_of(name: str) -> list[Continuations]:
 def test_alone(models: dict[str, Path], name: str) -> None:
     tokens = random_tokens(np.random.default_rng(0), min(LENGTH, context_of(name)))
     engine = open_engine(models[name], context=context_of(name))
-    found = engine.distributions(tokens, len(tokens), None)
+    logprobs = engine.distributions(tokens, len(tokens), None)
     np.testing.assert_allclose(
-        found, Textbook(models[name]).distributions(tokens), atol=WHOLE.get(name, TOLERANCE), rtol=0
+        logprobs, Textbook(models[name]).distributions(tokens), atol=WHOLE.get(name, TOLERANCE), rtol=0
     )
 
 
@@ -56,9 +56,9 @@ def test_alone(models: dict[str, Path], name: str) -> None:
 def test_padded_and_behind_shared_prefixes(models: dict[str, Path], name: str, budget: int) -> None:
     engine = open_engine(models[name], context=context_of(name), token_budget=budget)
     requests, textbook = requests_of(name), Textbook(models[name])
-    found = dict(engine.logprobs(requests, None))
+    scores = dict(engine.logprobs(requests, None))
     for i, request in enumerate(requests):
-        for answer, logprobs in zip(request.continuations, found[i], strict=True):
+        for answer, logprobs in zip(request.continuations, scores[i], strict=True):
             expected = textbook.of_answer(request.prefix, answer)
             np.testing.assert_allclose(logprobs, expected, atol=TOLERANCE, rtol=0)
 
@@ -82,8 +82,8 @@ def test_as_drawn(models: dict[str, Path], name: str) -> None:
 
 def largest_error(folder: Path) -> float:
     tokens = random_tokens(np.random.default_rng(0), LENGTH)
-    found = open_engine(folder).distributions(tokens, LENGTH, None)
-    return float(np.abs(found - Textbook(folder).distributions(tokens)).max())
+    logprobs = open_engine(folder).distributions(tokens, LENGTH, None)
+    return float(np.abs(logprobs - Textbook(folder).distributions(tokens)).max())
 
 
 @pytest.mark.parametrize(

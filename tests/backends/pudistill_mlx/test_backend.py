@@ -72,9 +72,9 @@ def test_describe_resolves_every_setting() -> None:
 
 def installed_by_default(environment: dict[str, str]) -> set[str]:
     """The frameworks among the dependencies of a plain `pip install pudistill`."""
-    found = [Requirement(text) for text in requires("pudistill") or []]
+    requirements = [Requirement(text) for text in requires("pudistill") or []]
     marked = default_environment() | environment | {"extra": ""}
-    wanted = {r.name for r in found if r.marker is None or r.marker.evaluate(marked)}  # type: ignore[arg-type]
+    wanted = {r.name for r in requirements if r.marker is None or r.marker.evaluate(marked)}  # type: ignore[arg-type]
     return wanted & FRAMEWORKS
 
 

@@ -38,18 +38,18 @@ def held(cache: RowCache) -> NDArray[np.float32]:
 
 
 def test_rows_are_chosen_and_columns_dropped() -> None:
-    found = cache_of([0, 2, 1], 4).rows([2, 1, 2], drop=1)
-    assert held(found).tolist() == [[201, 202, 203], [101, 102, 103], [201, 202, 203]]
-    assert found.padding == [0, 1, 0]
-    assert found.layers[0].padding is not None
-    assert np.array(found.layers[0].offset).tolist() == [3, 2, 3]
+    cache = cache_of([0, 2, 1], 4).rows([2, 1, 2], drop=1)
+    assert held(cache).tolist() == [[201, 202, 203], [101, 102, 103], [201, 202, 203]]
+    assert cache.padding == [0, 1, 0]
+    assert cache.layers[0].padding is not None
+    assert np.array(cache.layers[0].offset).tolist() == [3, 2, 3]
 
 
 def test_no_padding_is_no_array() -> None:
     """Kernels are faster without a mask, and a position that is the same for all is a number."""
-    found = cache_of([0, 2], 4).rows([0, 0])
-    assert found.layers[0].padding is None
-    assert found.layers[0].offset == 4
+    cache = cache_of([0, 2], 4).rows([0, 0])
+    assert cache.layers[0].padding is None
+    assert cache.layers[0].offset == 4
 
 
 def test_a_shorter_cache_is_padded_on_the_left() -> None:

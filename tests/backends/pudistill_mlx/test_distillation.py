@@ -17,7 +17,6 @@ from pudistill_cli.method.objectives.sdft import Sdft
 from pudistill_mlx import gradients, head
 from tests.backends.pudistill_mlx.small import (
     LORA,
-    assert_near,
     equal,
     gradient_of,
     open_learner,
@@ -25,6 +24,7 @@ from tests.backends.pudistill_mlx.small import (
     random_tokens,
     spec_of,
 )
+from tests.backends.random_batches import assert_near
 
 OBJECTIVES = [Sdft(kl=0.1), LdlGrpo(distil=0.5)]
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
@@ -114,9 +114,9 @@ def test_views_count_against_the_token_budget(judge: Path, monkeypatch: pytest.M
     """A piece's rows, each as long as its longest: by the prompts alone the judge's would be larger."""
     budget, passes, states = 100, [], gradients.branch_states
 
-    def measured(model: Any, prefix: Any, branches: Any, adapter: Any, rows: int) -> Any:
-        passes.append(len(branches) * (max(map(len, prefix)) + max(len(b.tokens) for b in branches)))
-        return states(model, prefix, branches, adapter, rows)
+    def measured(model: Any, adapter: Any, prefixes: Any, branches: Any, rows: int) -> Any:
+        passes.append(len(branches) * (max(map(len, prefixes)) + max(len(b.tokens) for b in branches)))
+        return states(model, adapter, prefixes, branches, rows)
 
     monkeypatch.setattr(gradients, "branch_states", measured)
     learner = open_learner(token_budget=budget)
@@ -129,11 +129,11 @@ def test_ldl_grpo_without_the_term_reads_no_judge(judge: Path) -> None:
     """To the bit what it is without a view and a judge, in as many tokens. One group: views cannot change the order."""
     learner = open_learner()
     handle, groups = learner.load_adapter(judge), random_groups(learner, sizes=(5,))
-    found = []
+    ways = []
     for batch in (GroupBatch(LdlGrpo(), groups), GroupBatch(LdlGrpo(), with_views(groups), handle)):
         before = learner.model.forward_tokens
         metrics, gradient = gradient_of(learner, batch)
-        found.append((metrics, learner.model.forward_tokens - before, gradient))
-    (metrics, tokens, gradient), (others, more, other) = found
+        ways.append((metrics, learner.model.forward_tokens - before, gradient))
+    (metrics, tokens, gradient), (others, more, other) = ways
     assert (metrics, tokens) == (others, more)
     assert equal(gradient, other)

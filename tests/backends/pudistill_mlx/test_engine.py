@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.errors import DataError
 from pudistill_cli.types import Continuations, PromptTokens, Sampling
-from pudistill_mlx import backend, memory
+from pudistill_mlx import backend, device_limits
 from tests.backends.pudistill_mlx.small import spec_of
 from tests.tiny import STUDENT
 
@@ -66,6 +66,6 @@ def test_a_pretrained_model_tells_its_story(shared: Path) -> None:
 def test_an_engine_alone_sets_the_devices_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation has no learner that would."""
     devices: list[str] = []
-    monkeypatch.setattr(memory, "use_limits", devices.append)
+    monkeypatch.setattr(device_limits, "use_limits", devices.append)
     backend.open(spec_of()).close()
     assert devices == ["cpu"]

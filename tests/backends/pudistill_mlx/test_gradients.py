@@ -21,13 +21,13 @@ from pudistill_mlx.learner import MlxLearner
 from tests.backends.pudistill_mlx.small import (
     SFT,
     STOP,
-    assert_near,
     equal,
     fresh_learner,
     gradient_of,
     open_learner,
     random_groups,
 )
+from tests.backends.random_batches import assert_near
 
 OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), PuDpo(), Rft(), Spin()]
 
@@ -168,9 +168,9 @@ def test_log_softmax_is_not_in_half_precision() -> None:
     exact = exact[np.arange(6), np.array(targets)] - np.logaddexp.reduce(exact, axis=-1)
     half = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     half = np.array(half[mx.arange(6), targets].astype(mx.float32))
-    found = learner.model.head.logprobs(hidden, targets)
-    assert found.dtype == mx.float32
-    assert np.abs(np.array(found) - exact).max() < 1e-5
+    logprobs = learner.model.head.logprobs(hidden, targets)
+    assert logprobs.dtype == mx.float32
+    assert np.abs(np.array(logprobs) - exact).max() < 1e-5
     assert np.abs(half - exact).max() > 1e-3
     _, gradient = gradient_of(learner, SFT)
     assert {g.dtype for g in gradient.values()} == {np.dtype(np.float32)}

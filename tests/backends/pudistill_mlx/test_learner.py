@@ -215,8 +215,8 @@ def test_a_snapshot_is_frozen(tmp_path: Path) -> None:
 
 
 def scores(learner: MlxLearner, adapter: str) -> tuple[np.ndarray, ...]:
-    ((_, found),) = learner.logprobs([Continuations((3, 4, 5), ((6, 7, STOP), (8, STOP)))], adapter)
-    return found
+    ((_, scored),) = learner.logprobs([Continuations((3, 4, 5), ((6, 7, STOP), (8, STOP)))], adapter)
+    return scored
 
 
 def test_another_rank_or_scale_is_refused(tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ from tests.backends.pudistill_mlx.small import (
     LORA,
     SFT,
     Arrays,
-    assert_near,
     gradient_of,
     open_learner,
     policy_of,
     random_groups,
     spec_of,
 )
+from tests.backends.random_batches import assert_near
 
 OBJECTIVES = [Dpo(), Grpo(anchor_nll=0.1), LdlGrpo(), PuDpo(), Rft(), Spin()]
 STEPS = 10
@@ -56,21 +56,21 @@ def torch_like(learner: MlxLearner, folder: Path) -> TorchLearner:
 
 def named(tensors: dict[str, Any]) -> Arrays:
     """torch's tensors by MLX's names."""
-    found = {}
+    arrays = {}
     for name, tensor in tensors.items():
         key = name.removeprefix("base_model.model.").replace(".lora_A", ".a").replace(".lora_B", ".b")
-        found[key.removesuffix(".weight").replace(f".{POLICY}", "")] = tensor.detach().numpy().copy()
-    return found
+        arrays[key.removesuffix(".weight").replace(f".{POLICY}", "")] = tensor.detach().numpy().copy()
+    return arrays
 
 
 def torch_gradient(learner: TorchLearner, batch: Batch) -> tuple[dict[str, float], Arrays]:
     gradient = group_gradient if isinstance(batch, GroupBatch) else sft_gradient
     metrics = gradient(learner.model, batch)  # type: ignore[arg-type]
     trained = {n: p for n, p in learner.model._causal.named_parameters() if p.requires_grad}
-    found = named({name: p.grad for name, p in trained.items()})
+    ours = named({name: p.grad for name, p in trained.items()})
     for parameter in trained.values():
         parameter.grad = None
-    return metrics, found
+    return metrics, ours
 
 
 def batches(learner: Any) -> dict[str, Batch]:

@@ -14,7 +14,6 @@ from pudistill_cli.backend_api.contract import Base, GroupBatch
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from tests.backends.pudistill_mlx.small import (
     SFT,
-    assert_near,
     base_of,
     equal,
     gradient_of,
@@ -22,6 +21,7 @@ from tests.backends.pudistill_mlx.small import (
     random_groups,
     save_llama,
 )
+from tests.backends.random_batches import assert_near
 
 each_base = pytest.mark.parametrize("base", ["8bit", "4bit"])
 

@@ -126,9 +126,9 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
 def test_what_mlx_lm_computes_otherwise_is_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file({"model.norm.weight": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
-    found = backend.refusal(tmp_path)
-    assert found is not None
-    assert message in found
+    refusal = backend.refusal(tmp_path)
+    assert refusal is not None
+    assert message in refusal
     with pytest.raises(BackendError, match="MLX cannot run") as error:
         backend.open(spec_of(tmp_path))
     assert "backend=torch" in error.value.hint

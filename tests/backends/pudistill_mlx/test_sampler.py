@@ -9,32 +9,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from pudistill_cli.types import Candidate, Continuations, PromptTokens, Sampling
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from pudistill_mlx import backend, decoding
 from pudistill_mlx.cache import RowCache
 from pudistill_mlx.engine import MlxEngine
-from tests.backends.pudistill_mlx.small import open_learner, random_tokens, spec_of
+from tests.backends.pudistill_mlx.small import make_prompts, open_learner, random_tokens, spec_of
+from tests.backends.random_batches import Groups, assert_same_candidates, sampled
 
 K, N = 4, 12
-Groups = dict[str, tuple[Candidate, ...]]
-
-
-def make_prompts(count: int = 9, seed: int = 0) -> list[PromptTokens]:
-    rng = np.random.default_rng(seed)
-    return [PromptTokens(f"key-{i}", random_tokens(rng, int(rng.integers(2, 30)))) for i in range(count)]
-
-
-def sampled(engine: MlxEngine, prompts: Sequence[PromptTokens], adapter: str | None, k: int = K) -> Groups:
-    groups = engine.sample(prompts, k, Sampling(N, seed=5), adapter)
-    return {prompts[i].key: group for i, group in groups}
-
-
-def same(one: Groups, other: Groups) -> None:
-    assert one.keys() == other.keys()
-    for key in one:
-        assert [(c.tokens, c.finish) for c in one[key]] == [(c.tokens, c.finish) for c in other[key]]
-        for a, b in zip(one[key], other[key], strict=True):
-            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -60,32 +42,34 @@ def together(engine: MlxEngine, handle: str) -> Groups:
 
 
 @pytest.mark.parametrize("rows", [1, 5, 8])
-def test_few_rows_in_flight(adapter: Path, together: Groups, rows: int) -> None:
+def test_few_rows_together(adapter: Path, together: Groups, rows: int) -> None:
     """Prompts are admitted while others are being decoded, at other columns of the cache, a few tokens at a time."""
     engine = backend.open(spec_of(sample_rows=rows, token_budget=40))
-    same(together, sampled(engine, make_prompts(), engine.load_adapter(adapter)))
+    assert_same_candidates(together, sampled(engine, make_prompts(), engine.load_adapter(adapter)))
     engine.close()
 
 
 def test_resumed_after_half(engine: MlxEngine, handle: str, together: Groups) -> None:
     rest = make_prompts()[5:]
-    same({prompt.key: together[prompt.key] for prompt in rest}, sampled(engine, rest, handle))
+    assert_same_candidates({prompt.key: together[prompt.key] for prompt in rest}, sampled(engine, rest, handle))
 
 
 def test_the_first_candidates_of_more(engine: MlxEngine, handle: str, together: Groups) -> None:
-    same({key: group[:2] for key, group in together.items()}, sampled(engine, make_prompts(), handle, k=2))
+    assert_same_candidates(
+        {key: group[:2] for key, group in together.items()}, sampled(engine, make_prompts(), handle, k=2)
+    )
 
 
 def test_calls_with_another_adapter_between_two_groups(engine: MlxEngine, handle: str, together: Groups) -> None:
     """The iterator keeps its adapter, even one that is dropped meanwhile."""
     again = engine.load_adapter(engine._adapters[handle])
-    found: Groups = {}
+    by_key: Groups = {}
     for i, group in engine.sample(make_prompts(), K, Sampling(N, seed=5), again):
-        found[f"key-{i}"] = group
+        by_key[f"key-{i}"] = group
         engine.distributions((5, 6), 1, None)
-        if len(found) == 1:
+        if len(by_key) == 1:
             engine.drop_adapter(again)
-    same(together, found)
+    assert_same_candidates(together, by_key)
 
 
 def test_a_prompt_is_computed_once_for_its_candidates(
@@ -139,7 +123,7 @@ def test_finished_rows_leave(handle: str, engine: MlxEngine, monkeypatch: pytest
 
 
 def test_memory_does_not_grow_with_the_number_of_prompts(handle: str, engine: MlxEngine) -> None:
-    """With a bounded number of rows in flight; logits of a step are gone before the next."""
+    """With a bounded number of rows together; logits of a step are gone before the next."""
     few = backend.open(spec_of(sample_rows=8))
     peaks = []
     for count in (4, 32):
@@ -159,9 +143,9 @@ def test_columns_that_only_padding_fills_are_dropped(engine: MlxEngine, monkeypa
 
     def watched(self: RowCache, index: Sequence[int], drop: int = 0, *, grows: bool = False) -> RowCache:
         drops.append(drop)
-        found = real(self, index, drop, grows=grows)
-        assert min(found.padding) == 0
-        return found
+        rows_left = real(self, index, drop, grows=grows)
+        assert min(rows_left.padding) == 0
+        return rows_left
 
     monkeypatch.setattr(RowCache, "rows", watched)
     rng = np.random.default_rng(0)

@@ -8,9 +8,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from pudistill_cli.backend_api.micro_batching import Branch
 from pudistill_cli.types import Continuations
 from pudistill_mlx import backend, head
-from pudistill_mlx.branches import Branch, branch_states
+from pudistill_mlx.branches import branch_states
 from pudistill_mlx.cache import RowCache
 from pudistill_mlx.engine import MlxEngine
 from pudistill_mlx.lora import LowRank, LowRanks
@@ -39,19 +40,19 @@ def engine() -> Iterator[MlxEngine]:
 
 def alone(engine: MlxEngine, prompt: tuple[int, ...], answer: tuple[int, ...]) -> np.ndarray:
     """One row, all logits, no cache."""
-    found = engine.distributions(prompt + answer, len(answer) + 1, None)[:-1]
-    return found[np.arange(len(answer)), list(answer)]
+    logprobs = engine.distributions(prompt + answer, len(answer) + 1, None)[:-1]
+    return logprobs[np.arange(len(answer)), list(answer)]
 
 
 @pytest.mark.parametrize("budget", [16384, 64, 1])
 def test_the_budget_changes_no_result(engine: MlxEngine, budget: int) -> None:
     other = backend.open(spec_of(token_budget=budget))
     requests = make_requests()
-    found = dict(other.logprobs(requests, None))
+    scores = dict(other.logprobs(requests, None))
     other.close()
-    assert found.keys() == set(range(len(requests)))
+    assert scores.keys() == set(range(len(requests)))
     for i, request in enumerate(requests):
-        for answer, logprobs in zip(request.continuations, found[i], strict=True):
+        for answer, logprobs in zip(request.continuations, scores[i], strict=True):
             np.testing.assert_allclose(logprobs, alone(engine, request.prefix, answer), atol=1e-5)
 
 
@@ -75,8 +76,8 @@ def test_no_pass_is_larger_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_prompt_is_in_view(engine: MlxEngine) -> None:
     """The same answer behind two prompts has two scores."""
     answer = (40, 41, 42)
-    found = dict(engine.logprobs([Continuations((5, 6), (answer,)), Continuations((9, 300, 10), (answer,))], None))
-    assert np.abs(found[0][0] - found[1][0]).max() > 0.1
+    scored = dict(engine.logprobs([Continuations((5, 6), (answer,)), Continuations((9, 300, 10), (answer,))], None))
+    assert np.abs(scored[0][0] - scored[1][0]).max() > 0.1
 
 
 def test_logits_never_exceed_a_chunk(engine: MlxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +92,8 @@ def test_logits_never_exceed_a_chunk(engine: MlxEngine, monkeypatch: pytest.Monk
         return real(self, hidden)
 
     monkeypatch.setattr(head.Head, "logits", watched)
-    for i, found in engine.logprobs(make_requests(), None):
-        for one, other in zip(found, whole[i], strict=True):
+    for i, scores in engine.logprobs(make_requests(), None):
+        for one, other in zip(scores, whole[i], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
     list(engine.choice_logits(make_requests(), (7, 3), None))
     engine.distributions(tuple(range(3, 20)), 12, None)
@@ -114,9 +115,9 @@ def test_only_answers_become_logits(engine: MlxEngine, monkeypatch: pytest.Monke
 
 
 def test_a_request_without_answers(engine: MlxEngine) -> None:
-    found = dict(engine.logprobs([Continuations((5, 6), ()), Continuations((5, 6), ((7,),))], None))
-    assert found[0] == ()
-    assert len(found[1]) == 1
+    scores = dict(engine.logprobs([Continuations((5, 6), ()), Continuations((5, 6), ((7,),))], None))
+    assert scores[0] == ()
+    assert len(scores[1]) == 1
     ((_, logits),) = engine.choice_logits([Continuations((5, 6), ())], (7, 3), None)
     assert logits.shape == (0, 2)
 
@@ -147,7 +148,7 @@ def test_branches_are_differentiable_through_their_prefix() -> None:
     def shared(arrays: dict[str, mx.array]) -> mx.array:
         answers = [(i, answer) for i, request in enumerate(requests) for answer in request.continuations]
         branches = [Branch(i, answer[:-1]) for i, answer in answers]
-        ((_, states),) = branch_states(model, [r.prefix for r in requests], branches, adapter(arrays), len(branches))
+        ((_, states),) = branch_states(model, adapter(arrays), [r.prefix for r in requests], branches, len(branches))
         return model.head.logprobs(*supervised(states, [answer for _, answer in answers])).sum()
 
     def whole(arrays: dict[str, mx.array]) -> mx.array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,6 @@ from tests.backends.pudistill_mlx.small import (
     policy_of,
     random_groups,
 )
-from tests.tiny import ROOT
 
 IN_A_NEW_PROCESS = """
 import sys
@@ -58,7 +58,7 @@ def test_restored_in_another_process_and_uninterrupted_are_equal_to_the_bit(tmp_
     expected = some_steps(whole, 3)
     whole.save(tmp_path / "whole")
     command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path)]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(expected)

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
-from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, TrainGroup
-from pudistill_cli.method.preferences import Targets
-from pudistill_cli.types import Continuations
+from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_torch import backend
 from pudistill_torch.engine import TorchEngine
 from pudistill_torch.learner import TorchLearner
 from pudistill_torch.model import POLICY
+from tests.backends import random_batches
+from tests.backends.random_models import save_random
 
 VOCABULARY = 64
 STOP = (1, 2)
-
-
-def save_student(folder: Path, config: Any = None) -> Path:
-    """A checkpoint of random weights, large enough that no distribution is flat."""
-    config = config or LlamaConfig(**SIZES, num_key_value_heads=2)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.25)
-    model.save_pretrained(folder)
-    return folder
 
 
 SIZES: dict[str, Any] = {
@@ -44,6 +33,16 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+
+
+random_tokens = partial(random_batches.random_tokens, vocabulary=VOCABULARY)
+random_groups = partial(random_batches.random_groups, vocabulary=VOCABULARY)
+make_prompts = partial(random_batches.make_prompts, VOCABULARY)
+
+
+def save_student(folder: Path, config: Any = None) -> Path:
+    """A checkpoint of random weights, large enough that no distribution is flat."""
+    return save_random(config or LlamaConfig(**SIZES, num_key_value_heads=2), folder, std=0.25)
 
 
 def spec_of(folder: Path, **changes: Any) -> ModelSpec:
@@ -65,61 +64,14 @@ def open_learner(folder: Path, engine: TorchEngine | None = None, seed: int = 0,
     return learner
 
 
-def random_tokens(rng: np.random.Generator, length: int) -> tuple[int, ...]:
-    return tuple(int(token) for token in rng.integers(3, VOCABULARY, length))
-
-
-def random_groups(learner: TorchLearner, seed: int = 0, sizes: tuple[int, ...] = (3, 5, 2)) -> tuple[TrainGroup, ...]:
-    """Groups of uneven size, prompt and length, log-probs by the bare base; the first row of a big one is no member."""
-    rng = np.random.default_rng(seed)
-    prompts = [random_tokens(rng, rng.integers(3, 12)) for _ in sizes]
-    answers = [tuple(random_tokens(rng, rng.integers(1, 9)) for _ in range(size)) for size in sizes]
-    requests = [Continuations(p, a) for p, a in zip(prompts, answers, strict=True)]
-    scored = dict(learner.logprobs(requests, None))
-    return tuple(
-        TrainGroup(tuple(Row(p, a) for a in answers[g]), scored[g], scored[g], random_targets(rng, sizes[g]))
-        for g, p in enumerate(prompts)
-    )
-
-
-def random_targets(rng: np.random.Generator, size: int) -> Targets:
-    """Targets of a group whose last row is the anchor, chosen over the first."""
-    member, anchor, pair = np.ones(size), np.zeros(size), np.zeros((1, size))
-    member[0] = size < 4
-    anchor[-1] = pair[0, -1] = 1
-    pair[0, 0] = -1
-    label = rng.dirichlet(np.ones(size)) * member
-    advantage = rng.normal(size=size) * member
-    return Targets(
-        member=member,
-        anchor=anchor,
-        slots=np.ones(size),
-        label=label / label.sum(),
-        advantage=advantage,
-        posterior=np.linspace(0.2, 1, size),
-        pairs=pair,
-        pair_weight=rng.uniform(size=1),
-        pair_smoothing=rng.uniform(0, 0.4, 1),
-    )
-
-
 def gradients(learner: TorchLearner) -> dict[str, np.ndarray]:
     """The policy's gradients by name, which are cleared."""
-    found = {}
+    arrays = {}
     for name, parameter in learner.model._causal.named_parameters():
         if parameter.requires_grad:
-            found[name] = parameter.grad.cpu().numpy().copy()
+            arrays[name] = parameter.grad.cpu().numpy().copy()
             parameter.grad = None
-    return found
-
-
-def assert_same_gradients(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolerance: float) -> None:
-    """Tensor by tensor, the norm of the difference within `tolerance` of the norm; none of them is zero."""
-    assert one.keys() == other.keys()
-    for name, gradient in one.items():
-        assert np.linalg.norm(gradient) > 0
-        error = np.linalg.norm(gradient - other[name]) / np.linalg.norm(gradient)
-        assert error < tolerance, f"{name}: {error:.1e}"
+    return arrays
 
 
 def row_logprobs(causal: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> np.ndarray:

@@ -14,26 +14,27 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, LlamaForCausalLM
 
+from pudistill_cli.backend_api import training_state
 from pudistill_cli.backend_api.contract import GroupBatch, Row, SftBatch, TrainGroup
-from pudistill_cli.backend_api.oom_retry import patient_engine, patient_learner
+from pudistill_cli.backend_api.oom_retry import retrying_engine, retrying_learner
 from pudistill_cli.hardware.memory_estimate import demand_of
 from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.types import Continuations, PromptTokens, Sampling
-from pudistill_torch import head, training_state
+from pudistill_torch import head
 from pudistill_torch.gradients import group_gradient
 from pudistill_torch.learner import TorchLearner
 from pudistill_torch.model import POLICY
 from tests.backends.pudistill_torch.small import (
     VOCABULARY,
-    assert_same_gradients,
     gradients,
     open_engine,
     open_learner,
     random_groups,
     save_student,
 )
+from tests.backends.random_batches import assert_near
 from tests.tiny import Tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -117,20 +118,20 @@ def test_every_attention_is_the_cpus(tmp_path: Path, name: str) -> None:
     prompts = some_prompts(9, 30, VOCABULARY)
     rng = np.random.default_rng(3)
     asked = [Continuations(p.tokens, (some_tokens(rng, 5, VOCABULARY), (7,))) for p in prompts]
-    scored, drawn, found = [], [], []
+    scored, drawn, both = [], [], []
     for device in ("cpu", "cuda"):
         with closing(open_engine(folder, device=device)) as engine:
             scored.append(dict(engine.logprobs(asked, None)))
             drawn.append(dict(engine.sample(prompts, 4, Sampling(12, seed=5), None)))
         learner = open_learner(folder, device=device)
         group_gradient(learner.model, GroupBatch(LdlGrpo(), random_groups(open_learner(folder))))
-        found.append(gradients(learner))
+        both.append(gradients(learner))
     for i, expected in scored[0].items():
         for one, other in zip(expected, scored[1][i], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)
     for i, group in drawn[0].items():
         assert [c.tokens for c in group] == [c.tokens for c in drawn[1][i]]
-    assert_same_gradients(*found, 1e-4)
+    assert_near(*both, 1e-4)
 
 
 @pytest.mark.parametrize("budget", [16384, 20])
@@ -143,14 +144,14 @@ def test_every_gradient_is_the_cpus(
     groups = random_groups(open_learner(student))
     if objective.distils:
         groups = tuple(replace(g, view=(*g.rows[-1].completion, *g.rows[0].prompt)) for g in groups)
-    metrics, found = [], []
+    metrics, both = [], []
     for device in ("cpu", "cuda"):
         learner = open_learner(student, device=device, token_budget=budget)
         judge = learner.load_adapter(adapter) if objective.distils else None
         metrics.append(group_gradient(learner.model, GroupBatch(objective, groups, judge)))
-        found.append(gradients(learner))
+        both.append(gradients(learner))
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-4, abs=1e-6)
-    assert_same_gradients(*found, 2e-5)
+    assert_near(*both, 2e-5)
 
 
 def test_a_bfloat16_base_is_near_float32(wide: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_bfloat16_base_is_near_float32(wide: Path) -> None:
     assert np.abs(np.concatenate(one) - np.concatenate(other)).mean() < 1e-2
     losses = [group_gradient(learner.model, batch)["loss"] for learner in (exact, rounded)]
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
-    assert_same_gradients(gradients(exact), gradients(rounded), 5e-2)
+    assert_near(gradients(exact), gradients(rounded), 5e-2)
 
 
 def test_decoding_makes_no_plans(student: Path) -> None:
@@ -215,43 +216,43 @@ def ask_logprobs(engine: Any) -> dict[int, Any]:
     rng = np.random.default_rng(4)
     prompts = some_prompts(40, 100)
     asked = [Continuations(p.tokens, tuple(some_tokens(rng, 100, WIDE_VOCABULARY) for _ in range(4))) for p in prompts]
-    return {i: np.concatenate(found) for i, found in engine.logprobs(asked, None)}
+    return {i: np.concatenate(scores) for i, scores in engine.logprobs(asked, None)}
 
 
 def ask_sample(engine: Any) -> dict[int, Any]:
-    found = engine.sample(some_prompts(64, 300), 4, Sampling(40, seed=5), None)
-    return {i: np.concatenate([c.logprobs for c in group]) for i, group in found}
+    groups = engine.sample(some_prompts(64, 300), 4, Sampling(40, seed=5), None)
+    return {i: np.concatenate([c.logprobs for c in group]) for i, group in groups}
 
 
 @pytest.mark.parametrize(("ask", "gib"), [(ask_logprobs, 0.1), (ask_sample, 0.25)])
 def test_an_engine_goes_on_in_smaller_passes(wide: Path, ask: Callable[[Any], dict[int, Any]], gib: float) -> None:
     """A real shortage: no result is lost, none is another."""
-    shrunk: list[tuple[str, int]] = []
+    halvings: list[tuple[str, int]] = []
     with closing(open_engine(wide, device="cuda", context=512, sample_rows=256)) as engine:
         expected = ask(engine)
         with at_most(gib):
-            found = ask(patient_engine(engine, lambda verb, tokens: shrunk.append((verb, tokens))))
-        assert {verb for verb, _ in shrunk} == {"score" if ask is ask_logprobs else "sample"}
-    assert found.keys() == expected.keys()
+            results = ask(retrying_engine(engine, lambda verb, tokens: halvings.append((verb, tokens))))
+        assert {verb for verb, _ in halvings} == {"score" if ask is ask_logprobs else "sample"}
+    assert results.keys() == expected.keys()
     for i, values in expected.items():
-        np.testing.assert_allclose(found[i], values, atol=1e-4)
+        np.testing.assert_allclose(results[i], values, atol=1e-4)
 
 
 def test_a_learner_goes_on_in_smaller_passes(wide: Path) -> None:
     """Rows of SFT and a group that is larger than what is left: the same step, in more passes."""
     batches = [sft_batch(64, 256), large_group(open_learner(wide, device="cuda", context=512), 33, 100, 200)]
-    shrunk: list[int] = []
+    halvings: list[int] = []
     for batch in batches:
         free, short = (open_learner(wide, device="cuda", context=512) for _ in range(2))
         expected = free.step(batch, 1e-3)
         free.close()
-        before = len(shrunk)
+        before = len(halvings)
         with at_most(0.4):
-            found = patient_learner(short, lambda _, tokens: shrunk.append(tokens)).step(batch, 1e-3)
+            metrics = retrying_learner(short, lambda _, tokens: halvings.append(tokens)).step(batch, 1e-3)
         short.close()
-        assert len(shrunk) > before
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert min(shrunk) >= 512
+        assert len(halvings) > before
+        assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert min(halvings) >= 512
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -23,13 +23,13 @@ from pudistill_torch.gradients import group_gradient, sft_gradient
 from pudistill_torch.learner import TorchLearner
 from pudistill_torch.model import POLICY
 from tests.backends.pudistill_torch.small import (
-    assert_same_gradients,
     gradients,
     open_learner,
     random_groups,
     random_tokens,
     save_student,
 )
+from tests.backends.random_batches import assert_near
 
 OBJECTIVES = [Sdft(kl=0.1), LdlGrpo(distil=0.5)]
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
@@ -85,11 +85,11 @@ def test_loss_and_gradient_equal_the_float64_reference(
     learner.model._causal.double()
     groups = with_views(random_groups(learner))
     metrics = group_gradient(learner.model, GroupBatch(objective, groups, handle))
-    found = gradients(learner)
+    gradient = gradients(learner)
     loss = textbook(learner, objective, groups, handle)
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-12)
     loss.backward()
-    assert_same_gradients(gradients(learner), found, 1e-11)
+    assert_near(gradients(learner), gradient, 1e-11)
 
 
 def in_pieces(folder: Path, judge: Path, objective: Objective, budget: int) -> tuple[Any, Any]:
@@ -107,7 +107,7 @@ def test_split_groups_equal_unsplit_ones(gpt2: Path, judge: Path, objective: Obj
     whole, gradient = in_pieces(gpt2, judge, objective, 16384)
     split, pieces = in_pieces(gpt2, judge, objective, budget)
     assert split == pytest.approx(whole, rel=1e-12, abs=1e-12)
-    assert_same_gradients(gradient, pieces, 1e-11)
+    assert_near(gradient, pieces, 1e-11)
 
 
 def test_two_distributions_in_checkpointed_chunks(gpt2: Path, judge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_two_distributions_in_checkpointed_chunks(gpt2: Path, judge: Path, monke
     monkeypatch.setattr(head.Head, "logits", counted)
     chunked, pieces = in_pieces(gpt2, judge, Sdft(), 16384)
     assert chunked == pytest.approx(whole, rel=1e-12)
-    assert_same_gradients(gradient, pieces, 1e-11)
+    assert_near(gradient, pieces, 1e-11)
     assert max(rows[-4:]) <= 3  # the last of them are backward's
 
 
@@ -148,9 +148,9 @@ def test_views_count_against_the_token_budget(student: Path, adapter: Path, monk
     """A pass's rows, each as long as its longest: by the prompts alone the judge's would be larger."""
     budget, passes, states = 100, [], gradients_module.branch_states
 
-    def measured(model: Any, prefix: Any, branches: Any, adapter: Any, rows: int) -> Any:
-        passes.append(len(branches) * (max(map(len, prefix)) + max(len(b.tokens) for b in branches)))
-        return states(model, prefix, branches, adapter, rows)
+    def measured(model: Any, adapter: Any, prefixes: Any, branches: Any, rows: int) -> Any:
+        passes.append(len(branches) * (max(map(len, prefixes)) + max(len(b.tokens) for b in branches)))
+        return states(model, adapter, prefixes, branches, rows)
 
     monkeypatch.setattr(gradients_module, "branch_states", measured)
     learner = open_learner(student, token_budget=budget)
@@ -163,12 +163,12 @@ def test_ldl_grpo_without_the_term_reads_no_judge(student: Path, adapter: Path) 
     """To the bit what it is without a view and a judge, in as many tokens. One group: views cannot change the order."""
     learner = open_learner(student)
     handle, groups = learner.load_adapter(adapter), random_groups(learner, sizes=(5,))
-    found = []
+    ways = []
     for batch in (GroupBatch(LdlGrpo(), groups), GroupBatch(LdlGrpo(), with_views(groups), handle)):
         before = learner.model.forward_tokens
         metrics = group_gradient(learner.model, batch)
-        found.append((metrics, learner.model.forward_tokens - before, gradients(learner)))
-    (metrics, tokens, gradient), (others, more, other) = found
+        ways.append((metrics, learner.model.forward_tokens - before, gradients(learner)))
+    (metrics, tokens, gradient), (others, more, other) = ways
     assert (metrics, tokens) == (others, more)
     assert all(np.array_equal(gradient[name], other[name]) for name in gradient)
 
@@ -194,7 +194,7 @@ def test_softened_targets_have_the_float64_gradient(gpt2: Path, budget: int) -> 
     learner.model._causal.double()
     batch = soft_batch()
     metrics = sft_gradient(learner.model, batch)
-    found = gradients(learner)
+    gradient = gradients(learner)
     terms: list[torch.Tensor] = []
     for row in batch.rows:
         policy = distribution(learner, row.prompt, row.completion, "policy")
@@ -207,7 +207,7 @@ def test_softened_targets_have_the_float64_gradient(gpt2: Path, budget: int) -> 
     loss = torch.cat(terms).mean()
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-12)
     loss.backward()
-    assert_same_gradients(gradients(learner), found, 1e-11)
+    assert_near(gradients(learner), gradient, 1e-11)
 
 
 def test_a_base_that_is_the_policy_and_sees_the_prompt_alone_softens_to_nothing(gpt2: Path) -> None:
@@ -231,4 +231,4 @@ def test_softened_logits_in_checkpointed_chunks(gpt2: Path, monkeypatch: pytest.
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 64 * 6)
     chunked, pieces = sft_gradient(learner.model, soft_batch()), gradients(learner)
     assert chunked == pytest.approx(whole, rel=1e-12)
-    assert_same_gradients(gradient, pieces, 1e-11)
+    assert_near(gradient, pieces, 1e-11)

@@ -35,11 +35,11 @@ def test_an_adapter_means_what_peft_says(student: Path, adapter: Path) -> None:
 
     engine = open_engine(student)
     engine.load_adapter(open_learner(student, seed=7).snapshot(adapter.parent / "other"))
-    found = engine.distributions(TOKENS, 12, engine.load_adapter(adapter))
+    logprobs = engine.distributions(TOKENS, 12, engine.load_adapter(adapter))
     peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), adapter)
     with torch.no_grad():
         expected = peft(torch.tensor([TOKENS])).logits[0].log_softmax(-1).numpy()
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(logprobs, expected, atol=2e-5)
 
 
 def test_every_linear_layer_of_the_blocks_and_nothing_else(student: Path) -> None:

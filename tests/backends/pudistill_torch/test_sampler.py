@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +11,19 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.method import sampling as reference
-from pudistill_cli.types import Candidate, Continuations, PromptTokens, Sampling
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from pudistill_torch.engine import TorchEngine
-from tests.backends.pudistill_torch.small import STOP, VOCABULARY, open_engine, random_tokens, save_student
+from tests.backends.pudistill_torch.small import (
+    STOP,
+    VOCABULARY,
+    make_prompts,
+    open_engine,
+    random_tokens,
+    save_student,
+)
+from tests.backends.random_batches import Groups, assert_same_candidates, sampled
 
 K, N = 4, 12
-
-
-def make_prompts(count: int = 9, seed: int = 0) -> list[PromptTokens]:
-    rng = np.random.default_rng(seed)
-    return [PromptTokens(f"key-{i}", random_tokens(rng, rng.integers(2, 30))) for i in range(count)]
-
-
-def sampled(
-    engine: TorchEngine, prompts: Sequence[PromptTokens], adapter: str | None, k: int = K, **changes: float
-) -> dict[str, tuple[Candidate, ...]]:
-    groups = engine.sample(prompts, k, Sampling(**({"max_new_tokens": N, "seed": 5} | changes)), adapter)
-    return {prompts[i].key: group for i, group in groups}
-
-
-def same(one: dict[str, tuple[Candidate, ...]], other: dict[str, tuple[Candidate, ...]]) -> None:
-    assert one.keys() == other.keys()
-    for key in one:
-        assert [(c.tokens, c.finish) for c in one[key]] == [(c.tokens, c.finish) for c in other[key]]
-        for a, b in zip(one[key], other[key], strict=True):
-            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -50,39 +37,33 @@ def handle(engine: TorchEngine, adapter: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def together(engine: TorchEngine, handle: str) -> dict[str, tuple[Candidate, ...]]:
+def together(engine: TorchEngine, handle: str) -> Groups:
     return sampled(engine, make_prompts(), handle)
 
 
-def test_one_prompt_at_a_time(engine: TorchEngine, handle: str, together: dict[str, tuple[Candidate, ...]]) -> None:
+def test_one_prompt_at_a_time(engine: TorchEngine, handle: str, together: Groups) -> None:
     alone = [sampled(engine, [prompt], handle) for prompt in make_prompts()]
-    same(together, {key: group for one in alone for key, group in one.items()})
+    assert_same_candidates(together, {key: group for one in alone for key, group in one.items()})
 
 
 @pytest.mark.parametrize("rows", [1, 5, 8])
-def test_few_rows_in_flight(
-    student: Path, adapter: Path, together: dict[str, tuple[Candidate, ...]], rows: int
-) -> None:
+def test_few_rows_together(student: Path, adapter: Path, together: Groups, rows: int) -> None:
     """Prompts are admitted while others are being decoded, at other columns of the cache."""
     engine = open_engine(student, sample_rows=rows, token_budget=40)
-    same(together, sampled(engine, make_prompts(), engine.load_adapter(adapter)))
+    assert_same_candidates(together, sampled(engine, make_prompts(), engine.load_adapter(adapter)))
 
 
-def test_resumed_after_half(engine: TorchEngine, handle: str, together: dict[str, tuple[Candidate, ...]]) -> None:
+def test_resumed_after_half(engine: TorchEngine, handle: str, together: Groups) -> None:
     rest = make_prompts()[5:]
-    same({prompt.key: together[prompt.key] for prompt in rest}, sampled(engine, rest, handle))
+    assert_same_candidates({prompt.key: together[prompt.key] for prompt in rest}, sampled(engine, rest, handle))
 
 
-def test_the_first_candidates_of_more(
-    engine: TorchEngine, handle: str, together: dict[str, tuple[Candidate, ...]]
-) -> None:
+def test_the_first_candidates_of_more(engine: TorchEngine, handle: str, together: Groups) -> None:
     two = sampled(engine, make_prompts(), handle, k=2)
-    same({key: group[:2] for key, group in together.items()}, two)
+    assert_same_candidates({key: group[:2] for key, group in together.items()}, two)
 
 
-def test_every_name_changes_the_candidates(
-    engine: TorchEngine, handle: str, together: dict[str, tuple[Candidate, ...]]
-) -> None:
+def test_every_name_changes_the_candidates(engine: TorchEngine, handle: str, together: Groups) -> None:
     others = [sampled(engine, make_prompts(), handle, **changes) for changes in ({"seed": 6}, {"round": 1})]
     for other in (*others, sampled(engine, make_prompts(), None)):
         for key, group in together.items():
@@ -115,16 +96,14 @@ def test_greedy_is_the_models_most_likely(student: Path, engine: TorchEngine) ->
         assert list(candidate.tokens) == expected[0, ids.shape[1] :].tolist()
 
 
-def test_logprobs_are_those_of_scoring(
-    engine: TorchEngine, handle: str, together: dict[str, tuple[Candidate, ...]]
-) -> None:
+def test_logprobs_are_those_of_scoring(engine: TorchEngine, handle: str, together: Groups) -> None:
     requests = [Continuations(p.tokens, tuple(c.tokens for c in together[p.key])) for p in make_prompts()]
     for i, scored in engine.logprobs(requests, handle):
         for candidate, logprobs in zip(together[f"key-{i}"], scored, strict=True):
             np.testing.assert_allclose(candidate.logprobs, logprobs, atol=1e-5)
 
 
-def test_stop_tokens_and_lengths(together: dict[str, tuple[Candidate, ...]]) -> None:
+def test_stop_tokens_and_lengths(together: Groups) -> None:
     candidates = [c for group in together.values() for c in group]
     assert {c.finish for c in candidates} == {"stop", "length"}
     for c in candidates:
@@ -152,14 +131,12 @@ def test_the_context_ends_an_answer(student: Path) -> None:
         sampled(engine, [PromptTokens("full", (5,) * 20)], None)
 
 
-def test_a_call_between_two_groups_changes_nothing(
-    engine: TorchEngine, handle: str, together: dict[str, tuple[Candidate, ...]]
-) -> None:
-    found = {}
+def test_a_call_between_two_groups_changes_nothing(engine: TorchEngine, handle: str, together: Groups) -> None:
+    by_key = {}
     for i, group in engine.sample(make_prompts(), K, Sampling(N, seed=5), handle):
-        found[f"key-{i}"] = group
+        by_key[f"key-{i}"] = group
         engine.distributions((5, 6), 1, None)
-    same(together, found)
+    assert_same_candidates(together, by_key)
 
 
 def test_a_sliding_window(tmp_path: Path) -> None:
@@ -172,4 +149,4 @@ def test_a_sliding_window(tmp_path: Path) -> None:
     engine = open_engine(save_student(tmp_path, config))
     prompts = make_prompts(5)
     alone = [sampled(engine, [prompt], None) for prompt in prompts]
-    same(sampled(engine, prompts, None), {key: group for one in alone for key, group in one.items()})
+    assert_same_candidates(sampled(engine, prompts, None), {key: group for one in alone for key, group in one.items()})

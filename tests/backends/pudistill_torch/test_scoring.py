@@ -60,10 +60,10 @@ def test_logprobs_of_every_architecture(tmp_path: Path, name: str, budget: int) 
     engine = open_engine(folder, token_budget=budget, context=64)
     causal = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     requests = make_requests()
-    found = dict(engine.logprobs(requests, None))
-    assert found.keys() == set(range(len(requests)))
+    scores = dict(engine.logprobs(requests, None))
+    assert scores.keys() == set(range(len(requests)))
     for i, request in enumerate(requests):
-        for answer, logprobs in zip(request.continuations, found[i], strict=True):
+        for answer, logprobs in zip(request.continuations, scores[i], strict=True):
             assert logprobs.dtype == np.float32
             np.testing.assert_allclose(logprobs, row_logprobs(causal, request.prefix, answer), atol=2e-5)
 
@@ -78,8 +78,8 @@ def test_a_logit_change_that_is_unknown_is_refused(student: Path, monkeypatch: p
 def test_logits_in_chunks(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = dict(engine.logprobs(make_requests(), None))
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 64 * 3)  # three tokens at a time
-    for i, found in engine.logprobs(make_requests(), None):
-        for one, other in zip(found, whole[i], strict=True):
+    for i, scores in engine.logprobs(make_requests(), None):
+        for one, other in zip(scores, whole[i], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -110,9 +110,9 @@ def test_choice_logits(engine: TorchEngine, student: Path) -> None:
     causal = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     requests = [*make_requests(), Continuations((9, 10, 11), ((), (12, 13)))]
     choices = (7, 3, 40)
-    for i, found in engine.choice_logits(requests, choices, None):
-        assert found.shape == (len(requests[i].continuations), 3)
-        for suffix, logits in zip(requests[i].continuations, found, strict=True):
+    for i, read_out in engine.choice_logits(requests, choices, None):
+        assert read_out.shape == (len(requests[i].continuations), 3)
+        for suffix, logits in zip(requests[i].continuations, read_out, strict=True):
             with torch.no_grad():
                 expected = causal(torch.tensor([requests[i].prefix + suffix])).logits[0, -1, list(choices)]
             np.testing.assert_allclose(logits, expected.numpy(), atol=2e-5)
@@ -121,10 +121,10 @@ def test_choice_logits(engine: TorchEngine, student: Path) -> None:
 def test_distributions(engine: TorchEngine, student: Path) -> None:
     causal = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     tokens = tuple(range(3, 20))
-    found = engine.distributions(tokens, 5, None)
+    logprobs = engine.distributions(tokens, 5, None)
     with torch.no_grad():
         expected = causal(torch.tensor([tokens])).logits[0, -5:].log_softmax(-1)
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
+    np.testing.assert_allclose(logprobs, expected.numpy(), atol=2e-5)
 
 
 def test_an_empty_prefix_is_refused(engine: TorchEngine) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
-from pudistill_cli.backend_api.oom_retry import patient_engine, patient_learner, shrinks
+from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine, retrying_learner
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.console import Console
 from pudistill_cli.errors import OutOfMemory, TrainingError
@@ -103,12 +103,12 @@ def test_passes_are_halved_until_they_fit(
     backend: Any, open_engine: Open, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Memory for 4 rows: a quarter of 16, and two requests of 14 tokens with 2 answers are what 64 tokens hold."""
-    engine, told = open_engine(), []
+    engine, halvings = open_engine(), []
     expected = dict(ASK[method](engine))
     rows = memory_for(engine.model, backend.name, lambda rows, _: rows <= 4, monkeypatch)
-    assert equal(dict(ASK[method](patient_engine(engine, lambda *what: told.append(what)))), expected)
+    assert equal(dict(ASK[method](retrying_engine(engine, lambda *what: halvings.append(what)))), expected)
     assert max(rows) <= 4
-    assert told == [(VERB[method], 128), (VERB[method], 64)]
+    assert halvings == [(VERB[method], 128), (VERB[method], 64)]
     assert (engine.spec, engine.model.spec.sample_rows, engine.model.spec.token_budget) == (engine.model.spec, 4, 64)
 
 
@@ -117,7 +117,7 @@ def test_what_was_yielded_is_not_done_again(
     backend: Any, open_engine: Open, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """No memory once, when two results are there: 4 rows are those of two prompts, 32 tokens those of one request."""
-    engine, found, asked, told = open_engine(4, 32), {}, [], []
+    engine, found, asked, halvings = open_engine(4, 32), {}, [], []
     expected = dict(ASK[method](engine))
     shortage = iter([False])
     memory_for(engine.model, backend.name, lambda *_: len(found) < 2 or next(shortage, True), monkeypatch)
@@ -128,11 +128,11 @@ def test_what_was_yielded_is_not_done_again(
         return real(requests, *given)
 
     monkeypatch.setattr(engine, method, spied)
-    for index, result in ASK[method](patient_engine(engine, lambda *what: told.append(what))):
+    for index, result in ASK[method](retrying_engine(engine, lambda *what: halvings.append(what))):
         assert index not in found
         found[index] = result
     assert equal(found, expected)
-    assert told == [(VERB[method], 16)]
+    assert halvings == [(VERB[method], 16)]
     (first, none), (again, yielded) = asked
     assert (first, none) == (6, 0)
     assert 2 <= yielded == 6 - again < 6
@@ -142,57 +142,57 @@ def test_a_learner_scores_and_trains_in_what_fits(
     backend: Any, open_engine: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """64 tokens of rows; then 16 of prefixes: 2 x 11 are too many. The engine has the smaller passes too."""
-    engine, told = open_engine(), []
+    engine, halvings = open_engine(), []
     learner = learner_of(engine, backend)
-    patient = patient_learner(learner, lambda *what: told.append(what))
+    retrying = retrying_learner(learner, lambda *what: halvings.append(what))
     expected, loss = dict(learner.logprobs(REQUESTS, None)), learner.step(BATCH, 0.0)["loss"]
     memory_for(engine.model, backend.name, lambda rows, width: rows * width <= 64, monkeypatch)
-    assert patient.step(BATCH, 0.0)["loss"] == pytest.approx(loss, rel=1e-5)
-    assert told == [("train", 128), ("train", 64)]
-    assert equal(dict(patient.logprobs(REQUESTS, None)), expected)
-    assert told == [("train", 128), ("train", 64)]
+    assert retrying.step(BATCH, 0.0)["loss"] == pytest.approx(loss, rel=1e-5)
+    assert halvings == [("train", 128), ("train", 64)]
+    assert equal(dict(retrying.logprobs(REQUESTS, None)), expected)
+    assert halvings == [("train", 128), ("train", 64)]
     assert engine.model is learner.model
     memory_for(engine.model, backend.name, lambda rows, width: rows * width <= 16, monkeypatch)
-    assert equal(dict(patient.logprobs(REQUESTS, None)), expected)
-    assert told[2:] == [("score", 32)]
+    assert equal(dict(retrying.logprobs(REQUESTS, None)), expected)
+    assert halvings[2:] == [("score", 32)]
 
 
 @pytest.mark.parametrize(
-    ("method", "halvings"),
+    ("method", "count"),
     [("sample", 3), ("logprobs", 5), ("choice_logits", 5)],
 )
 def test_gives_up_where_a_pass_can_be_no_smaller(
-    backend: Any, open_engine: Open, monkeypatch: pytest.MonkeyPatch, method: str, halvings: int
+    backend: Any, open_engine: Open, monkeypatch: pytest.MonkeyPatch, method: str, count: int
 ) -> None:
     """2 rows are one prompt's candidates: 16, 8, 4, 2. The longest request has 14 tokens: 256, 128, 64, 32, 16, 8."""
-    engine, told = open_engine(), []
+    engine, halvings = open_engine(), []
     memory_for(engine.model, backend.name, lambda *_: False, monkeypatch)
     with pytest.raises(OutOfMemory, match=f"not enough memory to {VERB[method]}") as caught:
-        dict(ASK[method](patient_engine(engine, lambda *what: told.append(what))))
-    assert told == [(VERB[method], 256 >> n) for n in range(1, halvings + 1)]
+        dict(ASK[method](retrying_engine(engine, lambda *what: halvings.append(what))))
+    assert halvings == [(VERB[method], 256 >> n) for n in range(1, count + 1)]
     assert "A pass can be no smaller" in caught.value.hint
     assert "--set" not in caught.value.hint  # another budget would make it another run
 
 
 def test_one_sequence_is_not_tried_again(backend: Any, open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, told = open_engine(), []
-    patient = patient_engine(engine, lambda *what: told.append(what))
+    engine, halvings = open_engine(), []
+    retrying = retrying_engine(engine, lambda *what: halvings.append(what))
     expected = engine.distributions((5, 6, 7), 2, None)
-    assert np.array_equal(patient.distributions((5, 6, 7), 2, None), expected)
+    assert np.array_equal(retrying.distributions((5, 6, 7), 2, None), expected)
     memory_for(engine.model, backend.name, lambda *_: False, monkeypatch)
     with pytest.raises(OutOfMemory, match="not enough memory to score") as caught:
-        patient.distributions((5, 6, 7), 2, None)
-    assert told == []
+        retrying.distributions((5, 6, 7), 2, None)
+    assert halvings == []
     assert "A pass can be no smaller" in caught.value.hint
 
 
 def test_another_error_is_not_taken_for_it(backend: Any, open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, told = open_engine(), []
+    engine, halvings = open_engine(), []
     memory_for(engine.model, backend.name, lambda *_: False, monkeypatch, "Last dimension does not match")
     for ask in ASK.values():
         with pytest.raises(RuntimeError, match="Last dimension"):
-            dict(ask(patient_engine(engine, lambda *what: told.append(what))))
-    assert told == []
+            dict(ask(retrying_engine(engine, lambda *what: halvings.append(what))))
+    assert halvings == []
 
 
 def test_llamacpp_makes_room_beforehand(tmp_path: Path) -> None:
@@ -250,15 +250,15 @@ def test_each_halving_is_said_and_kept_when_the_failed_call_is_freed(
     said: list[str] = []
     with closing(RunFolder.create_or_open(tmp_path, "run", {})) as folder:
         learner: Any = Fake(room=1500)
-        patient = patient_learner(learner, shrinks(said.append, folder.keep_token_budget))
-        call(patient)
+        retrying = retrying_learner(learner, halving_notice(said.append, folder.keep_token_budget))
+        call(retrying)
         assert learner.tried == [4096, 2048, 1024]
         assert said == [
             f"There was not enough memory to {verb}: going on with half as much in a pass (2,048 tokens).",
             f"There was not enough memory to {verb}: going on with half as much in a pass (1,024 tokens).",
         ]
         assert folder.token_budget == 1024
-        call(patient)
+        call(retrying)
         assert learner.tried[3:] == [1024]
         assert len(said) == 2
         folder.keep_token_budget(2048)  # another model of the run, which has more memory
@@ -268,7 +268,7 @@ def test_each_halving_is_said_and_kept_when_the_failed_call_is_freed(
 def test_what_is_not_finite_is_not_tried_again() -> None:
     learner: Any = Fake(room=9999, error=TrainingError("not finite"))
     with pytest.raises(TrainingError, match="not finite"):
-        patient_learner(learner, shrinks(pytest.fail)).step(None, 0.5)  # type: ignore[arg-type]
+        retrying_learner(learner, halving_notice(pytest.fail)).step(None, 0.5)  # type: ignore[arg-type]
     assert learner.tried == [4096]
 
 

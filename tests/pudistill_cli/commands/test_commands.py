@@ -97,6 +97,14 @@ def test_a_dry_run_says_that_groups_have_two_sizes(tmp_path: Path, call: Call) -
     assert "2 rounds x 16 prompts x 2 or 4 candidates" in " ".join(ended.out.split())
 
 
+def test_a_dry_run_counts_the_prompts_of_sft_whatever_a_round_takes(tmp_path: Path, call: Call) -> None:
+    """Half of 16 prompts is one batch of 8 for SFT; a round takes 2 of the other half."""
+    changes = ("--set", "sft.share=0.5", "--set", "prefer.prompts_per_round=2")
+    plan = " ".join(call(*Tiny.make(tmp_path).arguments("--dry-run", *changes)).out.split())
+    assert "1 epochs of 1 steps" in plan
+    assert "2 rounds x 2 prompts" in plan
+
+
 def test_a_dry_run_in_json_is_the_plan(tmp_path: Path, call: Call) -> None:
     ended = call(*Tiny.make(tmp_path).arguments("--dry-run", "--json"))
     assert ended.events[-1]["event"] == "plan"
@@ -226,12 +234,12 @@ def test_another_metric_chooses_anew_on_dev(copied: Tiny, call: Call) -> None:
     """What dev said by one measure says nothing about another; the answers are the same ones."""
     answers = copied.value("SELECT count(*) FROM eval_answers WHERE split = 'dev'")
     assert call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=chrf").code == 0
-    found = [json.loads(d) for (d,) in copied.rows("SELECT detail FROM stages WHERE name LIKE 'dev/%'")]
-    assert [f["measure"] for f in found] == ["chrf"] * 3
+    details = [json.loads(d) for (d,) in copied.rows("SELECT detail FROM stages WHERE name LIKE 'dev/%'")]
+    assert [d["measure"] for d in details] == ["chrf"] * 3
     means = copied.rows(
         "SELECT system, avg(score) FROM eval_answers WHERE split = 'dev' AND temperature = 0 GROUP BY system"
     )
-    assert {f["name"]: f["best"] for f in found} == pytest.approx(dict(means))
+    assert {d["name"]: d["best"] for d in details} == pytest.approx(dict(means))
     assert copied.value("SELECT count(*) FROM eval_answers WHERE split = 'dev'") == answers
 
 
@@ -366,9 +374,9 @@ def test_an_unknown_format_or_dtype_is_refused(options: list[str], words: list[s
 
 
 def test_recipes_lists_what_can_be_run_by_name(call: Call) -> None:
-    found = json.loads(call("recipes", "--json").out)
-    assert [r["name"] for r in found] == ["quickstart", "stories"]
-    assert all(Path(r["path"]).is_file() and r["about"] for r in found)
+    recipes = json.loads(call("recipes", "--json").out)
+    assert [r["name"] for r in recipes] == ["quickstart", "stories"]
+    assert all(Path(r["path"]).is_file() and r["about"] for r in recipes)
     listed = call("recipes").out
     assert "quickstart" in listed
     assert "stories" in listed

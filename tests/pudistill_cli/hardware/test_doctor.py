@@ -11,9 +11,10 @@ import pytest
 
 from pudistill_cli.backend_api import registry
 from pudistill_cli.commands import doctor
-from pudistill_cli.hardware import selection
+from pudistill_cli.hardware import machine as machine_module
 from pudistill_cli.hardware.doctor import STUDENTS, diagnose
-from pudistill_cli.hardware.selection import Hardware, choose
+from pudistill_cli.hardware.machine import Hardware
+from pudistill_cli.hardware.selection import choose
 from tests.pudistill_cli.hardware.test_selection import (
     CPU,
     EVERYTHING,
@@ -33,20 +34,20 @@ from tests.pudistill_cli.hardware.test_selection import (
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`machine(hardware, backends)` makes this machine look like that one."""
 
-    def become(found: Hardware, backends: dict[str, Any]) -> None:
-        monkeypatch.setattr(selection, "detect", lambda: found)
+    def become(hardware: Hardware, backends: dict[str, Any]) -> None:
+        monkeypatch.setattr(machine_module, "detect", lambda: hardware)
         monkeypatch.setattr(registry, "backends", lambda: backends)
 
     return become
 
 
 @pytest.mark.parametrize("width", [80, 140])
-@pytest.mark.parametrize("found", [MAC, CPU, H100, GTX, replace(CPU, memory_gib=4.0, free_gib=3.0)])
+@pytest.mark.parametrize("hardware", [MAC, CPU, H100, GTX, replace(CPU, memory_gib=4.0, free_gib=3.0)])
 def test_the_report_fits_the_terminal(
-    machine: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, found: Hardware
+    machine: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, hardware: Hardware
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    machine(found, EVERYTHING)
+    machine(hardware, EVERYTHING)
     doctor.command(as_json=False)
     out = capsys.readouterr().out
     tables = out[: out.index("Picked for")]
@@ -90,13 +91,13 @@ def test_a_cache_in_the_working_directory_is_one_place(
 def test_json_has_everything(machine: Any, capsys: pytest.CaptureFixture[str]) -> None:
     machine(GTX, EVERYTHING)
     doctor.command(as_json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert found["hardware"]["cards"] == [{"maker": "nvidia", "name": "GTX 1650", "memory_gib": 4, "free_gib": 3.5}]
-    assert [b["name"] for b in found["backends"]] == ["torch", "mlx", "llamacpp"]
-    assert all(gib > 0 for gib in found["free_disk_gib"].values())
-    [smol] = [s for s in found["students"] if s["student"] == "SmolLM2-135M"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["hardware"]["cards"] == [{"maker": "nvidia", "name": "GTX 1650", "memory_gib": 4, "free_gib": 3.5}]
+    assert [b["name"] for b in printed["backends"]] == ["torch", "mlx", "llamacpp"]
+    assert all(gib > 0 for gib in printed["free_disk_gib"].values())
+    [smol] = [s for s in printed["students"] if s["student"] == "SmolLM2-135M"]
     assert (smol["engine"], smol["learner"]) == ("torch", "torch")
-    assert found["improvements"] == []
+    assert printed["improvements"] == []
 
 
 def test_a_student_is_judged_as_a_run_would_be() -> None:

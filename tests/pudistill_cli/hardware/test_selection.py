@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import Backend, Capabilities
 from pudistill_cli.backend_api.registry import backends, usable
 from pudistill_cli.errors import BackendError
-from pudistill_cli.hardware.memory_estimate import Demand
+from pudistill_cli.hardware.machine import Hardware, detect
+from pudistill_cli.hardware.memory_estimate import MemoryDemand
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Choice, Hardware, choose, detect, improvements, probes, runner
+from pudistill_cli.hardware.selection import Choice, choose, choose_inference_backend, improvements
 
 MAC = Hardware("Darwin", "arm64", "Apple M3", ("NEON", "bf16"), 8, 16.0, 16.0, (Card("apple", "Apple M3", 16, 16),))
 CPU = Hardware("Linux", "x86_64", "a CPU", ("AVX2",), 8, 24.0, 20.0, torch="cpu")
@@ -21,10 +23,10 @@ H100 = Hardware("Linux", "x86_64", "", (), 16, 128.0, 120.0, (Card("nvidia", "NV
 GTX = replace(H100, memory_gib=24.0, free_gib=20.0, cards=(Card("nvidia", "GTX 1650", 4, 3.5),))
 AMD = replace(H100, cards=(Card("amd", "Radeon RX 7900", 24, 23),), torch="rocm")
 
-TINY = Demand("llama", 205_200, 2, 80, 192, 80, 768)
-SMOL = Demand("llama", 135_000_000, 30, 576, 1536, 192, 49152, context=2048)
+TINY = MemoryDemand("llama", 205_200, 2, 80, 192, 80, 768)
+SMOL = MemoryDemand("llama", 135_000_000, 30, 576, 1536, 192, 49152, context=2048)
 """SmolLM2-135M."""
-LLAMA_3B = Demand("llama", 3_200_000_000, 28, 3072, 8192, 1024, 128256)
+LLAMA_3B = MemoryDemand("llama", 3_200_000_000, 28, 3072, 8192, 1024, 128256)
 
 
 class Fake:
@@ -71,8 +73,8 @@ def names(choice: Choice) -> tuple[str, str]:
     return choice.engine.name, choice.learner.name
 
 
-def auto(hardware: Hardware, demand: Demand | None = None, found: Any = None) -> Choice:
-    return choose("auto", "auto", EVERYTHING if found is None else found, hardware, demand)
+def auto(hardware: Hardware, demand: MemoryDemand | None = None, available: Any = None) -> Choice:
+    return choose("auto", "auto", EVERYTHING if available is None else available, hardware, demand)
 
 
 # --- one branch a platform ---
@@ -94,7 +96,9 @@ def auto(hardware: Hardware, demand: Demand | None = None, found: Any = None) ->
         (H100, replace(SMOL, device="cpu"), ("llamacpp", "torch")),
     ],
 )
-def test_auto_picks_by_platform_and_student(hardware: Hardware, demand: Demand, expected: tuple[str, str]) -> None:
+def test_auto_picks_by_platform_and_student(
+    hardware: Hardware, demand: MemoryDemand, expected: tuple[str, str]
+) -> None:
     assert names(auto(hardware, demand)) == expected
 
 
@@ -103,16 +107,16 @@ def test_auto_means_mlx_on_a_simulated_mac(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    monkeypatch.setattr(probes, "memory_gib", lambda: (16.0, 16.0))
-    found = backends()
-    if "mlx" not in found or found["mlx"].problem() is not None:
+    monkeypatch.setattr(cpu, "memory_gib", lambda: (16.0, 16.0))
+    every = backends()
+    if "mlx" not in every or every["mlx"].problem() is not None:
         pytest.skip("needs the MLX backend: pip install 'pudistill[mlx]'")
     hardware = detect()
     assert (hardware.system, hardware.machine) == ("Darwin", "arm64")
     assert [card.maker for card in hardware.cards] == ["apple"]
-    alone = {"mlx": found["mlx"]}
-    for torch, there in ((hardware.torch, found), (None, alone)):
-        choice = choose("auto", "auto", there, replace(hardware, torch=torch), SMOL)
+    alone = {"mlx": every["mlx"]}
+    for torch, available in ((hardware.torch, every), (None, alone)):
+        choice = choose("auto", "auto", available, replace(hardware, torch=torch), SMOL)
         assert names(choice) == ("mlx", "mlx")
         assert choice.advice == ""
 
@@ -187,9 +191,9 @@ def test_auto_takes_another_backend_for_a_checkpoint_that_the_first_refuses() ->
     assert runs("llamacpp", low, SMOL, refusing="llamacpp") == ("llamacpp", "auto")
 
 
-def runs(engine: str, hardware: Hardware, demand: Demand, refusing: str = "") -> tuple[str, str]:
+def runs(engine: str, hardware: Hardware, demand: MemoryDemand, refusing: str = "") -> tuple[str, str]:
     """The backend that runs a model, and the device that it is told."""
-    backend, placement = runner(
+    backend, placement = choose_inference_backend(
         engine, EVERYTHING, hardware, demand, lambda asked: "not this one" if asked.name == refusing else None
     )
     return backend.name, placement.device
@@ -200,8 +204,8 @@ def test_a_model_that_does_not_fit_the_card_is_run_on_the_cpu_as_it_is_trained_t
     # 6.4e9 bytes of weights, 4 * 8 * 4,096 * 28 * 1,024 of cache, 4 * 512 * 128,256 of logits: 9.71 GiB.
     need = (6_400_000_000 + 3_758_096_384 + 262_668_288) / 2**30
     for free, device, card in ((need, "auto", "a card"), (need - 2**-20, "cpu", None)):
-        found = replace(H100, cards=(Card("nvidia", "a card", 16.0, free),))
-        _, placement = runner(engine, EVERYTHING, found, LLAMA_3B, lambda _: None)
+        hardware = replace(H100, cards=(Card("nvidia", "a card", 16.0, free),))
+        _, placement = choose_inference_backend(engine, EVERYTHING, hardware, LLAMA_3B, lambda _: None)
         assert (placement.device, placement.card and placement.card.name) == (device, card)
     [notice] = placement.notices
     assert notice == "The a card is not used: the model takes about 9.7 GiB, and 9.7 GiB of its memory are free."
@@ -247,7 +251,7 @@ def test_a_pass_that_is_too_large_is_answered_by_one_that_fits() -> None:
 
 
 @pytest.mark.parametrize(("demand", "free"), [(SMOL, 1.5), (LLAMA_3B, 8.0)])
-def test_a_student_that_does_not_fit_at_all_is_refused(demand: Demand, free: float) -> None:
+def test_a_student_that_does_not_fit_at_all_is_refused(demand: MemoryDemand, free: float) -> None:
     with pytest.raises(BackendError, match="are free") as error:
         auto(replace(CPU, memory_gib=8.0, free_gib=free), demand)
     assert "smaller student" in error.value.hint
@@ -267,7 +271,7 @@ def test_unknown_memory_refuses_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hardware", "found", "command"),
+    ("hardware", "available", "command"),
     [
         (CPU, installed(TORCH), 'pip install "pudistill[llamacpp]"'),
         (CPU, installed(), 'pip install "pudistill[torch]"'),
@@ -285,16 +289,10 @@ def test_unknown_memory_refuses_nothing() -> None:
         ),
     ],
 )
-def test_the_first_improvement_has_its_command(hardware: Hardware, found: Any, command: str) -> None:
-    assert next(improvements(hardware, found)).command == command
+def test_the_first_improvement_has_its_command(hardware: Hardware, available: Any, command: str) -> None:
+    assert next(improvements(hardware, available)).command == command
 
 
 @pytest.mark.parametrize("hardware", [CPU, MAC, H100, AMD])
 def test_a_complete_installation_needs_nothing(hardware: Hardware) -> None:
     assert list(improvements(hardware, EVERYTHING)) == []
-
-
-def test_this_machine_has_cores_and_memory() -> None:
-    found = detect()
-    assert found.cores >= 1
-    assert 0.5 < found.free_gib <= found.memory_gib

@@ -9,8 +9,8 @@ import pytest
 
 from pudistill_cli.backend_api.contract import Capabilities, ModelSpec
 from pudistill_cli.config.student import StudentSettings
+from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Hardware
 from pudistill_cli.judging import loading
 from pudistill_cli.judging.loading import JudgeSettings, open_judge
 from pudistill_cli.method.scorers.templates import Templates

@@ -55,11 +55,11 @@ def _values(folder: Path) -> dict[str, np.ndarray]:
 def _equals_pefts_merge(wrapped: Any, out: Path, **tolerance: float) -> None:
     reference = wrapped.merge_and_unload()
     merged = transformers.AutoModelForCausalLM.from_pretrained(out, dtype="auto")
-    expected, found = reference.state_dict(), merged.state_dict()
-    assert expected.keys() == found.keys()
+    expected, actual = reference.state_dict(), merged.state_dict()
+    assert expected.keys() == actual.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == torch.float32
-        torch.testing.assert_close(found[name], tensor.float(), rtol=0, **tolerance)
+        assert actual[name].dtype == torch.float32
+        torch.testing.assert_close(actual[name], tensor.float(), rtol=0, **tolerance)
 
 
 @pytest.fixture(scope="module")

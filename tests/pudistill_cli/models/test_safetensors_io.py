@@ -37,9 +37,9 @@ def test_bfloat16_is_read_exactly():
 def test_rounding_is_to_nearest_ties_to_even(dtype: str, name: str):
     values = _float32_patterns()
     expected = torch.from_numpy(values).to(getattr(torch, name)).view(torch.int16).numpy().view(np.uint16)
-    found = from_float32(values, dtype).view(np.uint16)
+    stored = from_float32(values, dtype).view(np.uint16)
     number = ~np.isnan(values)
-    assert np.array_equal(found[number], expected[number])
+    assert np.array_equal(stored[number], expected[number])
     assert np.isnan(to_float32(from_float32(values[~number], dtype), dtype)).all()  # whichever NaN
 
 
@@ -53,14 +53,14 @@ def test_what_the_library_wrote_is_read(tmp_path: Path):
         "none": torch.zeros(0, 4),
     }
     safetensors_torch.save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    found = {t.spec.name: t for t in stored_tensors(tmp_path / "x.safetensors")}
-    assert found.keys() == tensors.keys()
+    read = {t.spec.name: t for t in stored_tensors(tmp_path / "x.safetensors")}
+    assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        spec = found[name].spec
+        spec = read[name].spec
         assert spec.shape == tuple(tensor.shape)
-        values = to_float32(found[name].read(), spec.dtype).reshape(spec.shape)
+        values = to_float32(read[name].read(), spec.dtype).reshape(spec.shape)
         assert np.array_equal(values, tensor.float().numpy()), name
-    assert found["single"].read(7, 11).tolist() == tensors["single"].flatten()[7:11].tolist()
+    assert read["single"].read(7, 11).tolist() == tensors["single"].flatten()[7:11].tolist()
 
 
 def test_what_is_written_the_library_reads(tmp_path: Path):

@@ -18,8 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from pudistill_cli.backend_api.codec import LibraryCodec
 from pudistill_cli.errors import BackendError, DataError
-from pudistill_cli.models import hub
-from pudistill_cli.models import student as student_module
+from pudistill_cli.models import hub, model_file
 from pudistill_cli.models.model_file import ModelFile, StudentFiles
 from pudistill_cli.models.student import resolve_student, with_original
 from pudistill_cli.models.tokenizer_files import read_tokenizer
@@ -339,7 +338,7 @@ def reader(shared: Path, tmp_path: Path) -> Reader:
 
 
 def test_a_gguf_file_is_read_by_its_backend(reader: Reader, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(student_module, "backends", lambda: {"llamacpp": reader})
+    monkeypatch.setattr(model_file, "backends", lambda: {"llamacpp": reader})
     student = resolve_student(str(gguf), context=100)
     assert (student.gguf, student.context, student.fingerprint) == (gguf.resolve(), 100, "ab" * 16)
     assert (student.model_type, student.parameters) == ("llama", 260_032)
@@ -350,11 +349,11 @@ def test_a_gguf_file_is_read_by_its_backend(reader: Reader, gguf: Path, monkeypa
     assert resolve_student(str(gguf), format="text").notices == ("a notice",)
 
 
-@pytest.mark.parametrize("found", [{}, {"llamacpp": Fake("llamacpp", "llama-cpp-python is missing")}])
+@pytest.mark.parametrize("installed", [{}, {"llamacpp": Fake("llamacpp", "llama-cpp-python is missing")}])
 def test_a_gguf_file_without_its_backend_says_what_to_install(
-    found: dict[str, object], gguf: Path, monkeypatch: pytest.MonkeyPatch
+    installed: dict[str, object], gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(student_module, "backends", lambda: found)
+    monkeypatch.setattr(model_file, "backends", lambda: installed)
     with pytest.raises(BackendError, match="needs the llamacpp backend") as error:
         resolve_student(str(gguf))
     assert 'pip install "pudistill[llamacpp]"' in error.value.hint
@@ -369,6 +368,6 @@ def test_a_gguf_file_whose_tokens_end_nothing_is_refused(
     reader: Reader, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Reader(replace(reader._files, stop_tokens=(), special={}))
-    monkeypatch.setattr(student_module, "backends", lambda: {"llamacpp": endless})
+    monkeypatch.setattr(model_file, "backends", lambda: {"llamacpp": endless})
     with pytest.raises(DataError, match="no end-of-turn"):
         resolve_student(str(gguf))

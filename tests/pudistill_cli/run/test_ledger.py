@@ -24,7 +24,7 @@ from pudistill_cli.run.ledger_answers import HeldAnswer, StoredAnswer
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import CLAIMS, REWRITES, of_round
 from pudistill_cli.stages.ending import Ending, Reason
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.types import Candidate, Message
 from tests.tiny import ROOT
 
@@ -321,7 +321,8 @@ def version_1(path: Path, marks: dict[str, object]) -> None:
 
 
 def test_an_older_ledger_is_migrated_and_nothing_is_lost(tmp_path: Path):
-    version_1(tmp_path / "ledger.sqlite", {"sft": {"loss": 0.1}, "round-1": {}})
+    gate = {"told": 0.6, "prompts": 12, "used": True}
+    version_1(tmp_path / "ledger.sqlite", {"rewrites": gate, "sft": {"loss": 0.1}, "round-1": {}})
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         for rollout, number in ((REWRITES, -1), (CLAIMS, 0), (ROUND, 1), (of_round(2), 2)):
             (found,) = ledger.candidates(rollout)["a"]
@@ -329,7 +330,8 @@ def test_an_older_ledger_is_migrated_and_nothing_is_lost(tmp_path: Path):
             if number >= 0:
                 scores = ledger.scores(rollout, "likelihood")["a"]
                 assert (scores.candidates.tolist(), scores.anchor) == ([number], -number)
-        assert ledger.finished_stages() == {"sft", "round-1"}
+        assert ledger.finished_stages() == {"rewrites", "sft", "round-1"}
+        assert ledger.stage_detail(Mark.REWRITES_GATE()) == {"share_saved": 0.6, "prompts": 12, "used": True}
         assert read(ledger, "PRAGMA user_version") == [(VERSION,)]
         assert read(ledger, "PRAGMA foreign_key_check") == read(ledger, "PRAGMA integrity_check")[1:] == []
         assert read(ledger, "SELECT count(*) FROM ranked_candidates") == [(3,)]

@@ -120,8 +120,8 @@ def test_auto_asks_whether_the_base_looks_at_the_anchor(
     ((detail,),) = tiny.rows(GATE)
     gate = json.loads(detail)
     assert (gate["prompts"], gate["used"]) == (8, True)
-    assert gate["told"] > 0.5
-    assert f"tells the base {gate['told']:.0%} of what it could tell" in " ".join(ended.err.split())
+    assert gate["share_saved"] > 0.5
+    assert f"tells the base {gate['share_saved']:.0%} of what it could tell" in " ".join(ended.err.split())
     assert len(written(tiny)) == SIZES["train"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.prompts import prompt_key
-from pudistill_cli.teacher import Question
+from pudistill_cli.teacher.answers import Question
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.types import Message
 from tests.pudistill_cli.teacher.server import Behaviour, Server

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from pudistill_cli.errors import RunError
-from pudistill_cli.teacher import Answer
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.cache import VERSION, AnswerCache
 from pudistill_cli.types import Message
 

@@ -14,8 +14,8 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher import Answer
-from pudistill_cli.teacher.endpoint import PATIENCE, Endpoint
+from pudistill_cli.teacher.answers import Answer
+from pudistill_cli.teacher.endpoint import MAX_CONSECUTIVE_FAILURES, Endpoint
 from tests.pudistill_cli.teacher.server import DROP, Response, fails, says
 
 
@@ -167,9 +167,9 @@ def test_a_prompt_the_endpoint_cannot_take_is_left_out(serve, endpoint, ask):
 def test_an_endpoint_that_fails_prompt_after_prompt_stops(serve, endpoint, ask):
     server = serve(lambda request: fails(500, "on fire"))
     answers, error = until_it_stops(endpoint(server, retries=0).ask(ask(*map(str, range(30)))))
-    assert re.search(rf"{PATIENCE} prompts in a row .*on fire.* 0 of 30 prompts", str(error))
-    assert len(server.requests) == PATIENCE
-    assert [answer.status for answer in answers] == ["error"] * (PATIENCE - 1)
+    assert re.search(rf"{MAX_CONSECUTIVE_FAILURES} prompts in a row .*on fire.* 0 of 30 prompts", str(error))
+    assert len(server.requests) == MAX_CONSECUTIVE_FAILURES
+    assert [answer.status for answer in answers] == ["error"] * (MAX_CONSECUTIVE_FAILURES - 1)
 
 
 def test_an_endpoint_that_is_not_there(ask):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.teacher import Question
+from pudistill_cli.teacher.answers import Question
 from pudistill_cli.teacher.file import AnswerFile
 from pudistill_cli.types import Message
 

@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher import ask_all
+from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache
 from tests.pudistill_cli.teacher.server import Response, fails, says
 
@@ -21,7 +21,7 @@ def key(monkeypatch):
     monkeypatch.setenv("CANARY_KEY", CANARY)
 
 
-def told(error: BaseException) -> str:
+def shown_by(error: BaseException) -> str:
     """Everything an error could show: text, hint, fields, chain, and a traceback with variables."""
     assert error.__traceback__ is not None
     below_the_test = error.__traceback__.tb_next
@@ -66,7 +66,7 @@ def test_an_endpoint_that_repeats_it_is_not_quoted(serve, endpoint, ask, key, re
         try:
             seen.append(repr(ask_all(teacher, ask("a", "b"), cache, lambda q, a: seen.append(repr((q, a))))))
         except TeacherError as error:
-            seen.append(told(error))
+            seen.append(shown_by(error))
         on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     logged = [repr((record.getMessage(), record.args)) for record in caplog.records]
     assert CANARY in server.requests[0].headers["authorization"]
@@ -91,7 +91,7 @@ def test_one_that_is_none_is_refused_without_showing_it(serve, endpoint, ask, mo
     server = serve(lambda request: says("hello"))
     with pytest.raises(TeacherError, match="CANARY_KEY holds a space") as error:
         list(endpoint(server, api_key_env="CANARY_KEY").ask(ask("q")))
-    assert CANARY not in told(error.value)
+    assert CANARY not in shown_by(error.value)
     assert server.requests == []
 
 

@@ -8,9 +8,10 @@ import pytest
 from pudistill_cli.backend_api.contract import Capabilities
 from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.errors import BackendError
+from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.hardware.selection import Hardware
-from pudistill_cli.teacher import Question, local
+from pudistill_cli.teacher import local_placement
+from pudistill_cli.teacher.answers import Question
 from pudistill_cli.teacher.local import LocalModel, open_local
 from pudistill_cli.types import Candidate, Message
 from tests.tiny import STUDENT
@@ -114,15 +115,15 @@ class Spy:
 @pytest.fixture
 def spy(monkeypatch) -> Spy:
     spy = Spy()
-    monkeypatch.setattr(local, "backends", lambda: {"torch": spy})
+    monkeypatch.setattr(local_placement, "backends", lambda: {"torch": spy})
     return spy
 
 
 def machine(monkeypatch, card: int, free: int, ram: int) -> None:
     """So many bytes on the card, of them free, and of RAM."""
     cards = (Card("nvidia", "a card", card / 2**30, free / 2**30),)
-    found = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=ram / 2**30, cards=cards, torch="cuda")
-    monkeypatch.setattr(local, "detect", lambda: found)
+    hardware = Hardware("Linux", "x86_64", memory_gib=64.0, free_gib=ram / 2**30, cards=cards, torch="cuda")
+    monkeypatch.setattr(local_placement, "detect", lambda: hardware)
 
 
 def opened(engine="auto", make_room=lambda: pytest.fail("nothing is gained by it")) -> LocalModel:

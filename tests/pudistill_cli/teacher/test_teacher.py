@@ -10,10 +10,11 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher, FileTeacher, LocalTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher import ask_all, open_teacher
+from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.file import AnswerFile
+from pudistill_cli.teacher.opening import open_teacher
 from tests.pudistill_cli.teacher.server import fails, says
 
 
@@ -29,11 +30,11 @@ def nothing(question, answer) -> None:
 
 def test_an_answered_prompt_is_never_asked_again(serve, endpoint, ask, cache):
     server = serve(lambda request: says(request.prompt.upper()))
-    told = []
-    first = ask_all(endpoint(server), ask("a", "b"), cache, lambda q, a: told.append(a.text))
-    second = ask_all(endpoint(server), ask("b", "c", "a"), cache, lambda q, a: told.append(a.text))
+    texts = []
+    first = ask_all(endpoint(server), ask("a", "b"), cache, lambda q, a: texts.append(a.text))
+    second = ask_all(endpoint(server), ask("b", "c", "a"), cache, lambda q, a: texts.append(a.text))
     assert server.prompts == ["a", "b", "c"]
-    assert told == ["A", "B", "B", "A", "C"]
+    assert texts == ["A", "B", "B", "A", "C"]
     assert first == {q.key: second[q.key] for q in ask("a", "b")}
     assert [second[q.key].text for q in ask("a", "b", "c")] == ["A", "B", "C"]
 
@@ -108,8 +109,9 @@ def test_an_error_of_the_caller_closes_the_teacher(serve, endpoint, ask, cache):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pudistill_cli.prompts import Message
-from pudistill_cli.teacher import Question, ask_all
+from pudistill_cli.types import Message
+from pudistill_cli.teacher.answers import Question
+from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.config.teacher import EndpointTeacher

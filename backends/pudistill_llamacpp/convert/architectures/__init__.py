@@ -22,12 +22,12 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         ExportError: its architecture is not among them, or is no causal language model.
     """
     model_type = config.get("model_type")
-    found = ARCHITECTURES.get(str(model_type))
-    names = config.get("architectures") or [found.transformers_class if found else ""]
-    if found is None or found.transformers_class not in names:
+    architecture = ARCHITECTURES.get(str(model_type))
+    names = config.get("architectures") or [architecture.transformers_class if architecture else ""]
+    if architecture is None or architecture.transformers_class not in names:
         what = f"{model_type} ({', '.join(names)})" if config.get("architectures") else str(model_type)
         raise ExportError(
             f"A student of type {what} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can.",
             "Point at a checkout of llama.cpp, whose converter knows more: --set export.llama_cpp=FOLDER",
         )
-    return found
+    return architecture

@@ -60,8 +60,8 @@ def scale_problem(hyper: Hyperparameters, layers_of_27b: int) -> str | None:
     """llama.cpp scales queries by head_dim ** -0.5; in the 27B model, by (hidden_size / heads) ** -0.5."""
     big = hyper.integer("num_hidden_layers") == layers_of_27b
     expected = hyper.integer("hidden_size") // hyper.heads if big else hyper.head_dim
-    found = hyper.number("query_pre_attn_scalar")
-    return None if found == expected else f"its query_pre_attn_scalar is {found:g}, not {expected}"
+    scalar = hyper.number("query_pre_attn_scalar")
+    return None if scalar == expected else f"its query_pre_attn_scalar is {scalar:g}, not {expected}"
 
 
 def pattern_problem(hyper: Hyperparameters, every: int) -> str | None:

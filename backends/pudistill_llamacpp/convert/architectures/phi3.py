@@ -50,7 +50,7 @@ def attention_factor(hyper: Hyperparameters) -> float:
 
 def entries(hyper: Hyperparameters) -> list[Entry]:
     """What llama.cpp reads for `phi3`. A window of 0 says that there is none, as in Phi-4."""
-    found = [
+    metadata = [
         *sizes(hyper),
         *rope_of(hyper).entries(),
         uint32("{arch}.rope.dimension_count", rotated_width(hyper)),
@@ -58,8 +58,8 @@ def entries(hyper: Hyperparameters) -> list[Entry]:
         uint32("{arch}.attention.sliding_window", hyper.get("sliding_window") or 0),
     ]
     if rope_of(hyper).kind == "longrope":
-        found.append(float32("{arch}.rope.scaling.attn_factor", attention_factor(hyper)))
-    return found
+        metadata.append(float32("{arch}.rope.scaling.attn_factor", attention_factor(hyper)))
+    return metadata
 
 
 def problem(hyper: Hyperparameters) -> str | None:

@@ -14,7 +14,7 @@ from pudistill_llamacpp.convert.hyperparameters import Hyperparameters
 from pudistill_llamacpp.convert.rope import llama3_factors, rope_of
 from pudistill_llamacpp.convert.writer import write_gguf
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import metadata, tensors
-from tests.backends.pudistill_llamacpp.random_models import LLAMA3, LONG, MODELS, SIZES
+from tests.backends.random_models import LLAMA3, LONG, MODELS, SIZES
 
 SHARED: dict[str, Any] = {
     "block_count": 2,
@@ -103,11 +103,11 @@ EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_value(name: str, models: dict[str, Path], tmp_path: Path) -> None:
-    found = metadata(write_gguf(models[name], tmp_path / "m.gguf", dtype="f16").path)
+    written = metadata(write_gguf(models[name], tmp_path / "m.gguf", dtype="f16").path)
     architecture, values = EXPECTED[name]
-    assert found["general.architecture"][0] == architecture
+    assert written["general.architecture"][0] == architecture
     prefix = f"{architecture}."
-    got = {k.removeprefix(prefix): v for k, (v, _) in found.items() if k.startswith(prefix)}
+    got = {k.removeprefix(prefix): v for k, (v, _) in written.items() if k.startswith(prefix)}
     assert got.keys() == values.keys()
     for key, value in values.items():
         assert got[key] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), key
@@ -117,8 +117,8 @@ def test_general_keys(models: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "student"
     shutil.copytree(models["llama"], folder)
     (folder / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\n# A card\n", encoding="utf-8")
-    found = metadata(write_gguf(folder, tmp_path / "m.gguf", dtype="q8_0", name="A model").path)
-    assert {k: v for k, (v, _) in found.items() if k.startswith("general.")} == {
+    written = metadata(write_gguf(folder, tmp_path / "m.gguf", dtype="q8_0", name="A model").path)
+    assert {k: v for k, (v, _) in written.items() if k.startswith("general.")} == {
         "general.architecture": "llama",
         "general.type": "model",
         "general.name": "A model",

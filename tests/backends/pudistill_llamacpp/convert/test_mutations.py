@@ -12,7 +12,7 @@ import pytest
 
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_llamacpp.convert import plan as planning
+from pudistill_llamacpp.convert import file_contents
 from pudistill_llamacpp.convert.architectures import architecture_of
 from pudistill_llamacpp.convert.architectures.layout import Architecture
 from pudistill_llamacpp.convert.hyperparameters import Entry, Hyperparameters, float32
@@ -20,7 +20,7 @@ from pudistill_llamacpp.convert.writer import write_gguf, write_vocabulary
 from pudistill_llamacpp.verify import check_text, expected_of
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import metadata
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, of_checkpoint, of_gguf, random_tokens
-from tests.backends.pudistill_llamacpp.random_models import MODELS
+from tests.backends.random_models import MODELS
 
 SEEN = 1e-3
 """Nats; a right file is below 1e-6 (test_parity)."""
@@ -32,9 +32,9 @@ def other_entry(key: str, change: Callable[[Any], Any]) -> Mutation:
 
     def mutate(right: Architecture) -> Architecture:
         def entries(hyper: Hyperparameters) -> list[Entry]:
-            found = right.entries(hyper)
-            assert any(e.key == key for e in found)
-            return [replace(e, value=change(e.value)) if e.key == key else e for e in found]
+            rightful = right.entries(hyper)
+            assert any(e.key == key for e in rightful)
+            return [replace(e, value=change(e.value)) if e.key == key else e for e in rightful]
 
         return replace(right, entries=entries)
 
@@ -120,7 +120,7 @@ def test_the_comparison_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(planning, "architecture_of", lambda config: mutation(architecture_of(config)))
+    monkeypatch.setattr(file_contents, "architecture_of", lambda config: mutation(architecture_of(config)))
     written = write_gguf(models[name], tmp_path / "m.gguf", dtype="f32")
     kl = mean_kl(expected(name), of_gguf(written.path, random_tokens(MODELS[name].vocabulary)))
     assert kl > SEEN
@@ -131,10 +131,10 @@ def test_a_wrong_epsilon_is_seen_in_the_metadata(
 ) -> None:
     """Not in a distribution: that is why every value is compared in test_hyperparameters."""
     epsilon = other_entry("{arch}.attention.layer_norm_rms_epsilon", lambda value: value / 2)
-    monkeypatch.setattr(planning, "architecture_of", lambda config: epsilon(architecture_of(config)))
+    monkeypatch.setattr(file_contents, "architecture_of", lambda config: epsilon(architecture_of(config)))
     written = write_gguf(models["llama"], tmp_path / "m.gguf", dtype="f32")
-    found, _ = metadata(written.path)["llama.attention.layer_norm_rms_epsilon"]
-    assert found != pytest.approx(2e-5, rel=1e-6)
+    written_epsilon, _ = metadata(written.path)["llama.attention.layer_norm_rms_epsilon"]
+    assert written_epsilon != pytest.approx(2e-5, rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "end"), [("qwen2", "<|end|>"), ("llama", "</s>")])

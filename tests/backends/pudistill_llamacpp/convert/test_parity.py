@@ -8,7 +8,7 @@ import pytest
 
 from pudistill_llamacpp.convert.writer import write_gguf
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, of_checkpoint, of_gguf, random_tokens
-from tests.backends.pudistill_llamacpp.random_models import MODELS
+from tests.backends.random_models import MODELS
 
 LIMIT, GELU_LIMIT = 1e-9, 1e-6
 """Nats. float32 sums in another order give 1e-12 to 1e-11; llama.cpp's GELU is a float16 table, which Gemma feels."""

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from pudistill_cli.errors import DataError, ExportError, PudistillError
 from pudistill_llamacpp.convert import writer as writing
-from pudistill_llamacpp.convert.preflight import problem
+from pudistill_llamacpp.convert.feasibility import problem
 from pudistill_llamacpp.convert.upstream_converter import convert_with_upstream
 from pudistill_llamacpp.convert.writer import write_gguf
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import tensors
-from tests.backends.pudistill_llamacpp.random_models import TOKENIZER, YARN
+from tests.backends.random_models import TOKENIZER, YARN
 
 
 def with_config(**changes: Any) -> Callable[[Path], None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from pudistill_cli.backend_api.tokenizer_cases import STRESS
+from pudistill_cli.backend_api.export_checks import STRESS
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.pretokenizer import NAMES, pretokenizer_name
@@ -19,7 +19,7 @@ from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.native.vocabulary import Vocabulary
 from pudistill_llamacpp.verify import check_text, expected_of
 from tests.backends.pudistill_llamacpp.convert.vocabularies import SPACE, rebuilt, trained
-from tests.backends.pudistill_llamacpp.random_models import save_spm
+from tests.backends.random_models import save_spm
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 REAL = ("gpt2", "qwen2.5-0.5b-instruct", "smollm2-135m-instruct")
@@ -113,8 +113,8 @@ def test_every_stop_token_ends_an_answer(shared: Path, tmp_path: Path) -> None:
     """stories260K stops at <s> and </s>; by its text, llama.cpp would stop at </s> alone."""
     folder = shared / "models" / "stories260K"
     write_vocabulary(folder, tmp_path / "v.gguf")
-    with vocabulary(tmp_path / "v.gguf") as found:
-        assert set(StudentTokenizer.load(folder).stop_tokens) == {1, 2} == set(found.ends)
+    with vocabulary(tmp_path / "v.gguf") as loaded:
+        assert set(StudentTokenizer.load(folder).stop_tokens) == {1, 2} == set(loaded.ends)
 
 
 def save_metaspace(folder: Path, scheme: str) -> None:
@@ -137,12 +137,12 @@ def test_where_a_space_is_put_first(scheme: str, tmp_path: Path) -> None:
     save_metaspace(tmp_path, scheme)
     write_vocabulary(tmp_path, tmp_path / "v.gguf")
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    with vocabulary(tmp_path / "v.gguf") as found:
+    with vocabulary(tmp_path / "v.gguf") as loaded:
         for text in STRESS:
             chat = f"<s>{text}</s>{text}"
-            assert found.encode(chat, special=True) == tuple(tokenizer.encode(chat, add_special_tokens=False).ids)
+            assert loaded.encode(chat, special=True) == tuple(tokenizer.encode(chat, add_special_tokens=False).ids)
             if scheme != "first":
-                assert found.encode(text, special=True) == tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+                assert loaded.encode(text, special=True) == tuple(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def test_pieces_that_no_merge_makes(tmp_path: Path) -> None:
@@ -152,5 +152,5 @@ def test_pieces_that_no_merge_makes(tmp_path: Path) -> None:
     content["model"]["merges"] = [m for m in content["model"]["merges"] if "".join(m) != "th"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     write_vocabulary(tmp_path, tmp_path / "v.gguf")
-    with vocabulary(tmp_path / "v.gguf") as found:
-        assert found.score(content["model"]["vocab"]["th"]) < -len(content["model"]["merges"])
+    with vocabulary(tmp_path / "v.gguf") as loaded:
+        assert loaded.score(content["model"]["vocab"]["th"]) < -len(content["model"]["merges"])

@@ -9,7 +9,7 @@ import pytest
 
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import convert, metadata, tensors
-from tests.backends.pudistill_llamacpp.random_models import MODELS
+from tests.backends.random_models import MODELS
 from tests.once import Once
 
 TYPES: tuple[GgufDtype, ...] = ("f32", "f16", "bf16", "q8_0")

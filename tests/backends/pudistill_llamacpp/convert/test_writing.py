@@ -1,4 +1,4 @@
-"""Greedy stories, merged adapters, types that are really written, the preflight, and the name in the file."""
+"""Greedy stories, merged adapters, types that are really written, feasibility, and the name in the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pudistill_cli.models.merged_checkpoint import merge_lora
-from pudistill_llamacpp.convert.preflight import bytes_needed, problem
+from pudistill_llamacpp.convert.feasibility import bytes_needed, problem
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from pudistill_llamacpp.native.context import Context, ContextSettings
 from pudistill_llamacpp.native.model import Model
@@ -37,17 +37,17 @@ def test_stories_greedily(shared: Path, tmp_path: Path) -> None:
     context = Context(model, ContextSettings(n_ctx=512, threads=1))
     tokens = list(model.vocabulary.encode(prompt, special=True, add_special=True))
     stops = list(model.vocabulary.ends)
-    found: list[int] = []
+    drawn: list[int] = []
     logits = context.decode(tokens, np.arange(len(tokens)), 0)[-1]
     for position in range(len(tokens), len(tokens) + 150):
         allowed = logits.copy()
         allowed[stops] = -np.inf  # as min_new_tokens does
-        found.append(int(allowed.argmax()))
-        logits = context.decode([found[-1]], [position], 0)[-1]
+        drawn.append(int(allowed.argmax()))
+        logits = context.decode([drawn[-1]], [position], 0)[-1]
     context.close()
     model.close()
     assert len(made) == 150
-    assert found == made
+    assert drawn == made
 
 
 # --- adapters and types ---
@@ -87,7 +87,7 @@ def test_the_size_is_known_before(dtype: GgufDtype, models: dict[str, Path], tmp
     assert nbytes == (tmp_path / "m.gguf").stat().st_size
 
 
-def test_the_preflight_finds_nothing(models: dict[str, Path]) -> None:
+def test_every_listed_model_can_be_converted(models: dict[str, Path]) -> None:
     assert {name: problem(folder) for name, folder in models.items()} == dict.fromkeys(models)
     assert problem(STUDENT) is None
 

@@ -48,5 +48,5 @@ def metadata(path: Path) -> dict[str, tuple[Any, tuple[str, ...]]]:
 
 def tensors(path: Path) -> Mapping[str, tuple[str, tuple[int, ...], bytes]]:
     """Type, shape and bytes of every tensor."""
-    found = GGUFReader(path).tensors
-    return {t.name: (t.tensor_type.name, tuple(map(int, t.shape)), t.data.tobytes()) for t in found}
+    entries = GGUFReader(path).tensors
+    return {t.name: (t.tensor_type.name, tuple(map(int, t.shape)), t.data.tobytes()) for t in entries}

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from pudistill_cli.models.student import resolve_student
 from pudistill_llamacpp.convert.writer import write_gguf
-from tests.backends.pudistill_llamacpp.random_models import save_bpe, sharpen
+from tests.backends.random_models import save_bpe, save_random
 from tests.tiny import ROOT
 
 
@@ -31,7 +30,6 @@ def stories_gguf(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of two blocks with 256 columns, which every type can hold; embeddings tied."""
     folder = tmp_path_factory.mktemp("wide")
-    torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=256,
         intermediate_size=256,
@@ -44,10 +42,7 @@ def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=2,
         eos_token_id=1,
     )
-    model = LlamaForCausalLM(config)
-    sharpen(model)
-    model.save_pretrained(folder)
-    save_bpe(folder)
+    save_bpe(save_random(config, folder))
     return write_gguf(folder, folder / "wide-f32.gguf", dtype="f32").path
 
 

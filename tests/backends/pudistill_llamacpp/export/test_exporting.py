@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from pudistill_cli.backend_api.contract import Engine, ModelSpec
-from pudistill_cli.backend_api.exporter import ExportRequest, Speech
+from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Message, Sampling, Tokens
@@ -34,10 +35,10 @@ from pudistill_llamacpp.exporting import (
 from pudistill_llamacpp.quantise import quantise
 from tests.backends.pudistill_llamacpp.export.server import serving
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, normalised
-from tests.backends.pudistill_llamacpp.random_models import save_model
+from tests.backends.random_models import save_model
 from tests.tiny import QUICKSTART, STUDENT, lines_of
 
-SPEECH = Speech(sampling=Sampling(max_new_tokens=8, temperature=0.5))
+GENERATION = GenerationSettings(sampling=Sampling(max_new_tokens=8, temperature=0.5))
 SPEC = ModelSpec(folder=STUDENT, stop_tokens=(1,), context=256, device="cpu", threads=1, options={"quant": "q8_0"})
 """The run's own options are not the verification's."""
 
@@ -68,9 +69,9 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(adapter: Path, answers: Sequence[Tokens]) -> np.ndarray:
-    found = of_transformers(adapter, answers)
-    assert mean_kl(found, of_transformers(None, answers)) > 0.05  # a file without the adapter would be noticed
-    return found
+    logprobs = of_transformers(adapter, answers)
+    assert mean_kl(logprobs, of_transformers(None, answers)) > 0.05  # a file without the adapter would be noticed
+    return logprobs
 
 
 def of_transformers(adapter: Path | None, answers: Sequence[Tokens]) -> np.ndarray:
@@ -93,7 +94,9 @@ def request(
     out: Path, adapter: Path, answers: Sequence[Tokens], format: str = "gguf", variant: str = ""
 ) -> ExportRequest:
     out.mkdir()
-    return ExportRequest(STUDENT, STUDENT, adapter, format, variant, out, "student", 256, (1,), tuple(answers), SPEECH)
+    return ExportRequest(
+        STUDENT, STUDENT, adapter, format, variant, out, "student", 256, (1,), tuple(answers), GENERATION
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,8 +117,8 @@ def test_merged_weights(
     assert written.report["modelfile_template"] == "quickstart"
     assert written.model.stat().st_size <= export_bytes(STUDENT, "gguf", quant)
     check_export(asked, written, ["add call to my calendar today"])
-    found = of_engine(*open_export(asked, written, SPEC), answers)
-    assert mean_kl(trained, found) < most
+    logprobs = of_engine(*open_export(asked, written, SPEC), answers)
+    assert mean_kl(trained, logprobs) < most
 
 
 def test_q8_0_written_at_once_is_what_llama_cpp_quantises(adapter: Path, tmp_path: Path) -> None:
@@ -167,14 +170,11 @@ def test_the_line_to_type_has_the_day_of_the_run(kind: str, adapter: Path, tmp_p
     template = student / "chat_template.jinja"
     dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     template.write_text(dated + "{{ 'Today Date: ' + date_string }}" + template.read_text())
-    run = tmp_path / "run"
-    shutil.copytree(adapter, run / "adapters" / "sft")
-    (run / "state").mkdir()
-    (run / "state" / "run.json").write_text('{"identity": {}, "resolved": {"started": "2025-03-01T23:59:30"}}')
     if kind == "a GGUF student":
         student = write_gguf(student, tmp_path / "student.gguf", dtype="f16").path
-    asked = request(tmp_path / "out", run / "adapters" / "sft", (), "gguf" if kind != "gguf-adapter" else kind, "f16")
-    asked = replace(asked, student=student, checkpoint=student if student.is_dir() else tmp_path / "student")
+    asked = request(tmp_path / "out", adapter, (), "gguf" if kind != "gguf-adapter" else kind, "f16")
+    checkpoint = student if student.is_dir() else tmp_path / "student"
+    asked = replace(asked, student=student, checkpoint=checkpoint, now=datetime(2025, 3, 1, 23, 59, 30))
     line = shlex.split(write_export(asked).next_steps[0])
     assert json.loads(line[line.index("--chat-template-kwargs") + 1]) == {"date_string": "01 Mar 2025"}
 
@@ -234,7 +234,7 @@ def test_the_server_reads_conversations_as_training_did(
 
 def test_bare_text_keeps_the_tokenizers_own_bos(without_bos: tuple[Path, Path], tmp_path: Path) -> None:
     student, adapter = without_bos
-    asked = asked_for(student, adapter, tmp_path / "out", variant="f16", speech=replace(SPEECH, format="text"))
+    asked = asked_for(student, adapter, tmp_path / "out", variant="f16", generation=replace(GENERATION, format="text"))
     written = write_export(asked)
     assert GGUFReader(written.model).fields["tokenizer.ggml.add_bos_token"].contents() is True
     assert "add_bos_token: false" not in " ".join(written.notices)

@@ -52,21 +52,21 @@ def of_texts(path: Path, texts: Stories) -> np.ndarray:
     """(tokens of all texts, V) next-token log-probs."""
     model = Model.open(path)
     context = Context(model, ContextSettings(n_ctx=512, n_batch=512, kv="f32", flash=False))
-    found: list[np.ndarray] = []
+    logprobs: list[np.ndarray] = []
     for tokens in texts:
         context.clear()
-        found.append(normalised(context.decode(tokens, np.arange(len(tokens)), 0)))
+        logprobs.append(normalised(context.decode(tokens, np.arange(len(tokens)), 0)))
     context.close()
     model.close()
-    return np.concatenate(found)
+    return np.concatenate(logprobs)
 
 
 def test_it_is_what_transformers_computes(stories: Path, stories_gguf: Path, story_tokens: Stories) -> None:
     texts = [*story_tokens[:3], story_tokens[3][:5]]
-    found, wanted = importance_matrix(stories_gguf, texts), by_transformers(stories, texts)
-    assert found.keys() == wanted.keys()
+    measured, wanted = importance_matrix(stories_gguf, texts), by_transformers(stories, texts)
+    assert measured.keys() == wanted.keys()
     for name, values in wanted.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(measured[name], values, rtol=1e-4, atol=1e-7, err_msg=name)
 
 
 def test_long_texts_are_computed_in_parts(
@@ -88,7 +88,7 @@ def test_a_small_quantisation_loses_less_with_it(stories_gguf: Path, story_token
         plain = quantise(stories_gguf, tmp_path / "plain.gguf", quant)
         weighted = quantise(stories_gguf, tmp_path / "weighted.gguf", quant, importance=importance)
         assert plain.types == weighted.types
-        lost = [mean_kl(exact, of_texts(found.path, story_tokens[32:])) for found in (plain, weighted)]
+        lost = [mean_kl(exact, of_texts(file.path, story_tokens[32:])) for file in (plain, weighted)]
         assert lost[1] < 0.97 * lost[0], quant
 
 

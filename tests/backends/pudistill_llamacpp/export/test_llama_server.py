@@ -43,9 +43,9 @@ def rendered_alike(source: str | None, program: Path, folder: Path) -> int:
     taken = 0
     with serving(program, file, folder / "log.txt", "-c", "256") as server:
         for conversation in CONVERSATIONS:
-            found = server.applied([{"role": m.role, "content": m.content} for m in conversation], **variables)
+            applied = server.applied([{"role": m.role, "content": m.content} for m in conversation], **variables)
             try:
-                assert found == tokenizer.render(conversation, **VARIABLES)
+                assert applied == tokenizer.render(conversation, **VARIABLES)
                 taken += 1
             except DataError:
                 assert conversation[0].role == "system"

@@ -57,8 +57,8 @@ def test_an_unknown_name_lists_those_that_are_there(name: str, meant: str | None
 
 def test_a_mixture_as_it_is_written(wide_gguf: Path, tmp_path: Path) -> None:
     """Of two blocks, q4_k_m gives the last one's value and down projections more bits, and tied embeddings six."""
-    found = quantise(wide_gguf, tmp_path / "q.gguf", "q4_k_m")
-    assert found.types == {
+    file = quantise(wide_gguf, tmp_path / "q.gguf", "q4_k_m")
+    assert file.types == {
         "token_embd": {"Q6_K": 1},
         "output_norm": {"F32": 1},
         "attn_norm": {"F32": 2},
@@ -71,17 +71,17 @@ def test_a_mixture_as_it_is_written(wide_gguf: Path, tmp_path: Path) -> None:
         "ffn_up": {"Q4_K": 2},
         "ffn_down": {"Q4_K": 1, "Q6_K": 1},
     }
-    assert found.fallbacks == 0
-    assert found.nbytes == (tmp_path / "q.gguf").stat().st_size
-    assert found.report()["types"] == found.types
+    assert file.fallbacks == 0
+    assert file.nbytes == (tmp_path / "q.gguf").stat().st_size
+    assert file.report()["types"] == file.types
 
 
 def test_narrow_rows_fall_back_and_are_counted(stories_gguf: Path, tmp_path: Path) -> None:
     """64 columns hold no block of 256, 172 not even one of 32: all 5 x 7 matrices and the embeddings fall back."""
-    found = quantise(stories_gguf, tmp_path / "q.gguf", "q4_k_m")
-    assert found.fallbacks == 36
-    assert found.types["attn_q"] == {"Q5_0": 5}
-    assert found.types["ffn_down"] == {"F16": 5}
+    file = quantise(stories_gguf, tmp_path / "q.gguf", "q4_k_m")
+    assert file.fallbacks == 36
+    assert file.types["attn_q"] == {"Q5_0": 5}
+    assert file.types["ffn_down"] == {"F16": 5}
     assert quantise(stories_gguf, tmp_path / "q.gguf", "q8_0").fallbacks == 5  # the down projections
     assert quantise(stories_gguf, tmp_path / "q.gguf", "f16").fallbacks == 0
 
@@ -99,8 +99,8 @@ def test_the_bytes_are_those_of_the_gguf_package(quant: str, wide_gguf: Path, tm
 def test_every_quantisation_can_be_written_and_is_smaller_than_said(
     quant: str, wide_gguf: Path, importance: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    found = quantise(wide_gguf, tmp_path / "q.gguf", quant, importance=importance if wants_importance(quant) else None)
-    size = sum(int(t.n_bytes) for t in GGUFReader(found.path).tensors)
+    file = quantise(wide_gguf, tmp_path / "q.gguf", quant, importance=importance if wants_importance(quant) else None)
+    size = sum(int(t.n_bytes) for t in GGUFReader(file.path).tensors)
     assert size <= most_bytes(widths(wide_gguf), quant) <= 4 * size
 
 
@@ -143,9 +143,10 @@ def test_too_little_room_is_seen_before(wide_gguf: Path, tmp_path: Path, monkeyp
         quantise(wide_gguf, tmp_path / "q.gguf", "q8_0")
 
 
-def test_a_folder_that_is_not_there(wide_gguf: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_there(wide_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="Cannot write"):
-        quantise(wide_gguf, tmp_path / "nowhere" / "q.gguf", "q8_0")
+        quantise(wide_gguf, tmp_path / "file" / "q.gguf", "q8_0")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.99])

@@ -215,9 +215,9 @@ def test_the_server_writes_the_date_that_training_wrote(version: str, date: str,
 def test_lm_studio_finds_the_file_three_folders_deep(tmp_path: Path) -> None:
     name = weights(tmp_path)
     write_runtime_files(tmp_path, name, "student", PROMPTING)
-    (found,) = (tmp_path / "lmstudio").rglob("*.gguf")
-    assert found.relative_to(tmp_path / "lmstudio").parts == ("pudistill", "student", name)
-    assert found.samefile(tmp_path / name)  # no second copy on the disk
+    (file,) = (tmp_path / "lmstudio").rglob("*.gguf")
+    assert file.relative_to(tmp_path / "lmstudio").parts == ("pudistill", "student", name)
+    assert file.samefile(tmp_path / name)  # no second copy on the disk
 
 
 def test_a_file_system_without_hard_links_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +226,8 @@ def test_a_file_system_without_hard_links_gets_a_copy(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("os.link", refuse)
     write_runtime_files(tmp_path, weights(tmp_path), "student", PROMPTING)
-    (found,) = (tmp_path / "lmstudio").rglob("*.gguf")
-    assert found.read_bytes() == b"GGUF"
+    (file,) = (tmp_path / "lmstudio").rglob("*.gguf")
+    assert file.read_bytes() == b"GGUF"
 
 
 def test_an_adapter_goes_on_top_of_the_student_as_it_was(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pudistill_cli.backend_api.tokenizer_cases import STRESS
+from pudistill_cli.backend_api.export_checks import STRESS
 from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Message
@@ -21,7 +21,7 @@ from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.verify import check_text, expected_of
 from tests.backends.pudistill_llamacpp.export.server import serving
-from tests.backends.pudistill_llamacpp.random_models import save_spm
+from tests.backends.random_models import save_spm
 from tests.tiny import QUICKSTART, STUDENT, lines_of
 
 CONFIG = {

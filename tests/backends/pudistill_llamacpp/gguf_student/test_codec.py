@@ -67,7 +67,7 @@ def save_small(tokenizer: Path, folder: Path) -> None:
 
 def loaded(both: tuple[Path, Path]) -> tuple[StudentTokenizer, StudentTokenizer]:
     folder, file = both
-    return StudentTokenizer.load(folder), StudentTokenizer.of_files(read_student(file))
+    return StudentTokenizer.load(folder), StudentTokenizer.of_model_file(read_student(file))
 
 
 def test_prompts_and_answers_have_the_checkpoints_ids(both: tuple[Path, Path]) -> None:

@@ -19,10 +19,8 @@ def same_as_the_packages_reader(path: Path) -> None:
     arrays = {k for k, f in fields.items() if f.types[0] == GGUFValueType.ARRAY}
     assert header.arrays == arrays
     assert header.metadata == {k: f.contents() for k, f in fields.items() if k not in arrays}
-    found = {t.name: (t.shape[::-1], t.type, t.offset, t.nbytes) for t in header.tensors.values()}
-    assert found == {
-        t.name: (tuple(map(int, t.shape)), t.tensor_type, t.data_offset, t.n_bytes) for t in reader.tensors
-    }
+    ours = {t.name: (t.shape[::-1], t.type, t.offset, t.nbytes) for t in header.tensors.values()}
+    assert ours == {t.name: (tuple(map(int, t.shape)), t.tensor_type, t.data_offset, t.n_bytes) for t in reader.tensors}
     for tensor in reader.tensors:
         assert header.tensors[tensor.name].read(path).tobytes() == tensor.data.tobytes()
 

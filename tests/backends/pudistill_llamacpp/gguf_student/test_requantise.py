@@ -20,7 +20,7 @@ from pudistill_llamacpp.gguf_student.read import read_student
 from pudistill_llamacpp.gguf_student.requantise import export_like, requantising_problem
 from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf, metadata, requantised, tensors
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, of_checkpoint, of_gguf, random_tokens
-from tests.backends.pudistill_llamacpp.random_models import MODELS
+from tests.backends.random_models import MODELS
 
 
 def save_adapter(student: Path, out: Path, std: float = 0.05) -> Path:

@@ -12,12 +12,12 @@ from mlx_lm.utils import load_model
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from pudistill_cli.backend_api.exporter import ExportRequest, Speech
+from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Sampling
 
 R, ALPHA = 4, 8.0
-SPEECH = Speech(sampling=Sampling(max_new_tokens=24, temperature=0.5))
+GENERATION = GenerationSettings(sampling=Sampling(max_new_tokens=24, temperature=0.5))
 Array = NDArray[np.float64]
 
 
@@ -40,10 +40,12 @@ def save_adapter(checkpoint: Path, folder: Path, size: float = 0.06) -> Path:
     return folder
 
 
-def request(out: Path, student: Path, adapter: Path, variant: str, speech: Speech = SPEECH) -> ExportRequest:
+def request(
+    out: Path, student: Path, adapter: Path, variant: str, generation: GenerationSettings = GENERATION
+) -> ExportRequest:
     out.mkdir()
-    stops = StudentTokenizer.load(student, format=speech.format).stop_tokens
-    return ExportRequest(student, student, adapter, "mlx", variant, out, "student", 256, stops, (), speech)
+    stops = StudentTokenizer.load(student, format=generation.format).stop_tokens
+    return ExportRequest(student, student, adapter, "mlx", variant, out, "student", 256, stops, (), generation)
 
 
 def added(adapter: Path, tensor: str) -> NDArray[np.float32]:

@@ -45,9 +45,9 @@ def test_the_command_exports_each_number_of_bits(copied: Tiny, call: Call) -> No
     names = ["mlx-8bit", "mlx-4bit", "mlx-bf16"]
     assert [Path(e["path"]).name for e in events] == names
     for name, event in zip(names, events, strict=True):
-        found = card(copied, name)
-        assert found["verification"]["kl"] == event["kl"]
-        assert event["ratio"] == pytest.approx(event["kl"] / found["verification"]["kl_to_sft"])
+        written = card(copied, name)
+        assert written["verification"]["kl"] == event["kl"]
+        assert event["ratio"] == pytest.approx(event["kl"] / written["verification"]["kl_to_sft"])
     eight, four, full = (card(copied, name) for name in names)
     assert 0 < eight["verification"]["kl"] < four["verification"]["kl"] / 20
     assert (eight["bits"], four["bits"], full["bits"]) == (8, 4, 16)
@@ -72,8 +72,8 @@ def test_of_a_run_on_quantised_weights_the_original_ones_are_exported(tmp_path: 
         assert card(tiny, name)["verification"]["kl"] > 1e-4
         assert f"This {name} export lost the training. The run trained on quantised weights" in ended.flat
     assert card(tiny, "adapter")["verification"]["kl"] < 1e-9
-    found = mx.load(str(tiny.run / "export" / "mlx-f32" / "model.safetensors"))["model.norm.weight"]
-    assert bool((found == mx.load(str(STUDENT / "model.safetensors"))["model.norm.weight"]).all())
+    norm = mx.load(str(tiny.run / "export" / "mlx-f32" / "model.safetensors"))["model.norm.weight"]
+    assert bool((norm == mx.load(str(STUDENT / "model.safetensors"))["model.norm.weight"]).all())
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,6 @@ def test_a_run_of_a_gguf_student_is_merged_into_its_original(tmp_path: Path, cal
     tiny = Tiny.make(tmp_path / "run", student={"model": str(student), "original": str(STUDENT)}, **changes)
     ended = call(*tiny.arguments())
     assert ended.code == 0, ended.err
-    found = mx.load(str(tiny.run / "export" / "mlx-f32" / "model.safetensors"))["model.embed_tokens.weight"]
+    embeddings = mx.load(str(tiny.run / "export" / "mlx-f32" / "model.safetensors"))["model.embed_tokens.weight"]
     original = mx.load(str(STUDENT / "model.safetensors"))["model.embed_tokens.weight"]
-    assert bool((found == original).all())
+    assert bool((embeddings == original).all())

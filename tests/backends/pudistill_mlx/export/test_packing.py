@@ -43,9 +43,9 @@ def test_packing_by_hand() -> None:
 def test_with_its_own_scales_it_is_what_mlx_quantises(bits: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "_BLOCK", 512 * 10)  # the last block is smaller
     wanted, scales, biases = mx.quantize(weights(), group, bits)
-    found = requantised(weights(), scales, biases, bits)
-    assert found.dtype == wanted.dtype
-    np.testing.assert_array_equal(np.array(found), np.array(wanted))
+    ours = requantised(weights(), scales, biases, bits)
+    assert ours.dtype == wanted.dtype
+    np.testing.assert_array_equal(np.array(ours), np.array(wanted))
 
 
 def error(weight: mx.array, chosen: mx.array, scales: mx.array, biases: mx.array, bits: int) -> float:

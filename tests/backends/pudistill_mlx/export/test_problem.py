@@ -59,7 +59,7 @@ def test_a_student_of_which_nothing_can_be_quantised(models: dict[str, Path], tm
     """Of 80 x 80 and 80 x 192, the tensors 192 wide go."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tests.backends.pudistill_llamacpp.random_models import SIZES
+    from tests.backends.random_models import SIZES
 
     sizes = SIZES | {"hidden_size": 80, "intermediate_size": 80, "vocab_size": 768}
     LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "narrow")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pudistill_cli.backend_api.exporter import Speech
+from pudistill_cli.backend_api.exporter import GenerationSettings
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.tokenizer import Format, StudentTokenizer
 from pudistill_cli.types import Tokens
@@ -18,8 +18,8 @@ from pudistill_mlx.export import check_export, write_export
 from pudistill_mlx.export.checking import check_text
 from pudistill_mlx.export.reading import read_text
 from pudistill_mlx.export.text_files import write_text_files
-from tests.backends.pudistill_llamacpp.random_models import save_spm
 from tests.backends.pudistill_mlx.export.exports import request
+from tests.backends.random_models import save_spm
 from tests.tiny import QUICKSTART, STUDENT, lines_of
 
 
@@ -48,7 +48,7 @@ def exported(folder: Path, stop_tokens: Tokens | None = None, format: Format = "
 
 def check(out: Path, folder: Path, texts: list[str] | None = None, format: Format = "chat") -> None:
     tokenizer = StudentTokenizer.load(folder, format=format)
-    check_text(out, tokenizer, tokenizer.stop_tokens, Speech(format), texts or [])
+    check_text(out, tokenizer, tokenizer.stop_tokens, GenerationSettings(format), texts or [])
 
 
 # --- what is right passes ---

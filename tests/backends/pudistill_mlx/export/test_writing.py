@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pudistill_cli.backend_api.contract import ModelSpec
-from pudistill_cli.backend_api.exporter import ExportRequest, Speech, WrittenExport
+from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings, WrittenExport
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.safetensors_io import TensorSpec, from_float32, write_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -50,9 +50,10 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def trained(adapter: Path) -> Array:
-    found = Reference(STUDENT, adapter).logprobs(TOKENS)
-    assert mean_kl(found, Reference(STUDENT).logprobs(TOKENS)) > 0.5  # an export without the adapter would be noticed
-    return found
+    logprobs = Reference(STUDENT, adapter).logprobs(TOKENS)
+    # An export without the adapter would be noticed.
+    assert mean_kl(logprobs, Reference(STUDENT).logprobs(TOKENS)) > 0.5
+    return logprobs
 
 
 @pytest.mark.parametrize(
@@ -202,10 +203,10 @@ def test_a_group_size_that_would_quantise_more_is_named(half: Path, tmp_path: Pa
 def test_what_is_not_quantised_has_the_checkpoints_dtype(half: Path, tmp_path: Path) -> None:
     asked = request(tmp_path / "out", half, save_adapter(half, tmp_path / "adapter"), "4bit")
     write_export(asked)
-    found, original = mx.load(str(asked.out / "model.safetensors")), mx.load(str(half / "model.safetensors"))
+    stored, original = mx.load(str(asked.out / "model.safetensors")), mx.load(str(half / "model.safetensors"))
     for name in ("model.norm.weight", "model.layers.0.input_layernorm.weight"):
-        assert found[name].dtype == mx.bfloat16
-        assert bool((found[name] == original[name]).all())
+        assert stored[name].dtype == mx.bfloat16
+        assert bool((stored[name] == original[name]).all())
     config = json.loads((asked.out / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
     assert config["quantization"] == config["quantization_config"] == {"bits": 4, "group_size": 64, "mode": "affine"}
@@ -216,15 +217,15 @@ def test_full_weights_are_the_rounded_sum(variant: str, dtype: str, half: Path, 
     adapter = save_adapter(half, tmp_path / "adapter")
     asked = request(tmp_path / "out", half, adapter, variant)
     write_export(asked)
-    found, original = mx.load(str(asked.out / "model.safetensors")), mx.load(str(half / "model.safetensors"))
+    stored, original = mx.load(str(asked.out / "model.safetensors")), mx.load(str(half / "model.safetensors"))
     assert json.loads((asked.out / "config.json").read_text())["dtype"] == dtype
     for name, value in original.items():
         whole = np.array(value.astype(mx.float32))
         if "_proj" in name:
             whole = whole + added(adapter, name)
-        assert str(found[name].dtype) == f"mlx.core.{dtype}"
+        assert str(stored[name].dtype) == f"mlx.core.{dtype}"
         wanted = rounded(whole) if variant == "bf16" else whole
-        np.testing.assert_allclose(np.array(found[name].astype(mx.float32)), wanted, rtol=4e-3 * (variant == "bf16"))
+        np.testing.assert_allclose(np.array(stored[name].astype(mx.float32)), wanted, rtol=4e-3 * (variant == "bf16"))
 
 
 # --- what goes wrong ---
@@ -316,7 +317,7 @@ def greedy(folder: Path, prompt: str) -> str:
 def test_what_to_type_speaks_as_training_did(adapter: Path, tmp_path: Path) -> None:
     """Bare text without the template, and the template's variables where it has some."""
     sampling = Sampling(max_new_tokens=24, temperature=0.7)
-    bare = write_export(request(tmp_path / "a", STUDENT, adapter, "f32", Speech("text", {}, sampling)))
+    bare = write_export(request(tmp_path / "a", STUDENT, adapter, "f32", GenerationSettings("text", {}, sampling)))
     assert "--ignore-chat-template" in shlex.split(bare.next_steps[0])
     thinking = tmp_path / "thinking"
     thinking.mkdir()
@@ -324,11 +325,11 @@ def test_what_to_type_speaks_as_training_did(adapter: Path, tmp_path: Path) -> N
         (thinking / path.name).write_bytes(path.read_bytes())
     template = "{{ '/no_think' if enable_thinking is false }}" + (STUDENT / "chat_template.jinja").read_text()
     (thinking / "chat_template.jinja").write_text(template)
-    speech = Speech("chat", {"enable_thinking": False, "unknown": 1}, sampling)
-    asked = request(tmp_path / "b", thinking, adapter, "f32", speech)
-    told = write_export(asked)
-    check_export(asked, told, [])
-    line = shlex.split(told.next_steps[0])
+    generation = GenerationSettings("chat", {"enable_thinking": False, "unknown": 1}, sampling)
+    asked = request(tmp_path / "b", thinking, adapter, "f32", generation)
+    written = write_export(asked)
+    check_export(asked, written, [])
+    line = shlex.split(written.next_steps[0])
     assert json.loads(line[line.index("--chat-template-config") + 1]) == {"enable_thinking": False}
     assert line[line.index("--temp") + 1] == "0.7"
-    assert "LM Studio has to be told so too" in told.notices[0]
+    assert "LM Studio has to be told so too" in written.notices[0]

@@ -22,7 +22,7 @@ _ABANDONED = 24 * 3600.0
 """Seconds after which a half-made checkpoint to which nothing was added is a killed process's."""
 
 
-def checkpoint_of(weights: Weights, config: Mapping[str, Any], stop_tokens: tuple[int, ...], out: Path) -> Path:
+def hf_checkpoint_of(weights: Weights, config: Mapping[str, Any], stop_tokens: tuple[int, ...], out: Path) -> Path:
     """The folder `out`, made unless it is there: config, generation_config and model.safetensors.
 
     What the file stores as floats is stored so, what it quantises in float32: nothing is rounded. The folder appears

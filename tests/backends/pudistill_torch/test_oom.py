@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pudistill_torch import memory
+from pudistill_torch.oom import is_out_of_memory
 
 SHORTAGES = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -18,16 +18,16 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=lambda e: str(e)[:30])
 def test_known(error: Exception) -> None:
-    assert memory.is_shortage(error)
+    assert is_out_of_memory(error)
 
 
 def test_what_the_cpu_really_raises() -> None:
     """2 ** 61 bytes: more than any address space."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**59, dtype=torch.float32)
-    assert memory.is_shortage(caught.value)
+    assert is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("text", ["CUDA error: device-side assert triggered", "shape '[2, 3]' is invalid", ""])
 def test_another_error_is_not_taken_for_it(text: str) -> None:
-    assert not memory.is_shortage(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError(text))

@@ -18,8 +18,8 @@ from pudistill_cli.errors import DataError
 from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
 from pudistill_llamacpp.convert.hyperparameters import float32
 from pudistill_llamacpp.convert.rope import Rope
-from pudistill_llamacpp.gguf_student import checkpoint as checkpoint_module
 from pudistill_llamacpp.gguf_student import config as config_module
+from pudistill_llamacpp.gguf_student import hf_checkpoint
 from pudistill_llamacpp.gguf_student import tensors as tensors_module
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
 from pudistill_llamacpp.gguf_student.header import read_header
@@ -27,7 +27,7 @@ from pudistill_llamacpp.gguf_student.read import read_model, read_student
 from pudistill_llamacpp.gguf_student.tensors import weights_of
 from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf, requantised, weights
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, of_checkpoint, of_gguf, random_tokens
-from tests.backends.pudistill_llamacpp.random_models import MODELS, YARN, save_bpe
+from tests.backends.random_models import MODELS, YARN, save_bpe
 
 ADDED = {"head_dim", "attention_bias", "mlp_bias", "architectures", "model_type"}
 """Keys that a config may leave to its defaults, and what Mistral becomes."""
@@ -91,9 +91,9 @@ def test_yarns_own_betas_are_left_alone_as_llamacpp_leaves_them(
     monkeypatch.setattr(Rope, "entries", lambda rope: [*real(rope), *betas])
     marked = as_gguf(checkpoint, tmp_path / "marked.gguf")
     tokens = random_tokens(MODELS[name].vocabulary)
-    found = of_gguf(marked, tokens)
-    np.testing.assert_array_equal(found, of_gguf(plain, tokens))
-    assert np.abs(of_checkpoint(read_student(marked).folder, tokens) - found).max() < 1e-4
+    logprobs = of_gguf(marked, tokens)
+    np.testing.assert_array_equal(logprobs, of_gguf(plain, tokens))
+    assert np.abs(of_checkpoint(read_student(marked).folder, tokens) - logprobs).max() < 1e-4
 
 
 @pytest.mark.parametrize("ftype", ["MOSTLY_Q8_0", "MOSTLY_Q4_0", "MOSTLY_Q4_K_M", "MOSTLY_Q6_K", "MOSTLY_IQ4_XS"])
@@ -114,9 +114,9 @@ def test_a_16_bit_file_stays_16_bit_and_says_nothing(models: dict[str, Path], tm
     path = as_gguf(models["llama"], tmp_path / "f16.gguf", "f16")
     student = read_student(path)
     assert student.notices == ()
-    found = weights(student.folder)
-    assert found["model.layers.0.self_attn.q_proj.weight"].dtype == np.float16
-    assert found["model.norm.weight"].dtype == np.float32
+    stored = weights(student.folder)
+    assert stored["model.layers.0.self_attn.q_proj.weight"].dtype == np.float16
+    assert stored["model.norm.weight"].dtype == np.float32
     tokens = random_tokens(MODELS["llama"].vocabulary)
     # llama.cpp rounds what it multiplies with to 16 bits too.
     assert mean_kl(of_checkpoint(student.folder, tokens), of_gguf(path, tokens)) < 1e-4
@@ -163,8 +163,8 @@ def test_llama3s_settings_are_found_in_its_factors(tmp_path: Path, factor: float
     model = LlamaForCausalLM(LlamaConfig(vocab_size=768, rope_parameters=rope, bos_token_id=2, eos_token_id=1, **sizes))
     model.save_pretrained(tmp_path / "llama3")
     save_bpe(tmp_path / "llama3")
-    found = config_of(read_header(as_gguf(tmp_path / "llama3", tmp_path / "llama3.gguf")))
-    assert found["rope_parameters"] == rope
+    config = config_of(read_header(as_gguf(tmp_path / "llama3", tmp_path / "llama3.gguf")))
+    assert config["rope_parameters"] == rope
 
 
 # --- each inversion is needed: left out, the model is another one ---
@@ -321,7 +321,7 @@ def test_two_processes_at_once_leave_each_other_alone(
 ) -> None:
     """The second one begins and ends while the first one writes."""
     path = as_gguf(models["llama"], tmp_path / "llama.gguf")
-    real = checkpoint_module.write_tensors
+    real = hf_checkpoint.write_tensors
     theirs: list[Path] = []
 
     def full(*_: Any) -> None:
@@ -330,14 +330,14 @@ def test_two_processes_at_once_leave_each_other_alone(
     def interrupted(*arguments: Any) -> None:
         real(*arguments)
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint_module, "write_tensors", real if other == "comes to its end" else full)
+            patch.setattr(hf_checkpoint, "write_tensors", real if other == "comes to its end" else full)
             try:
                 theirs.append(read_student(path).folder)
                 (theirs[0] / "mark").touch()
             except DataError:
                 assert other == "fails"
 
-    monkeypatch.setattr(checkpoint_module, "write_tensors", interrupted)
+    monkeypatch.setattr(hf_checkpoint, "write_tensors", interrupted)
     folder = read_student(path).folder
     assert (folder / "mark").exists() is (other == "comes to its end")
     assert set(weights(folder)) == set(weights(models["llama"]))
@@ -373,5 +373,5 @@ def test_every_tensor_of_the_table_is_in_it(models: dict[str, Path], tmp_path: P
     """Guards the table itself: an architecture without a module would refuse files that have it."""
     header = read_header(as_gguf(models["smollm3"], tmp_path / "m.gguf"))
     architecture: Architecture = architecture_of(header)
-    found = weights_of(header, architecture, config_module.config_of(header))
-    assert {s.tensor.name for s in found.sources.values()} == set(header.tensors)
+    read = weights_of(header, architecture, config_module.config_of(header))
+    assert {s.tensor.name for s in read.sources.values()} == set(header.tensors)

@@ -9,10 +9,11 @@ import pytest
 
 from pudistill_cli.backend_api.contract import Batch, GroupBatch, Row, SftBatch
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
-from pudistill_mlx import checkpointing, memory
-from pudistill_mlx.checkpointing import activation_bytes, checkpointed
+from pudistill_mlx import device_limits, gradient_checkpointing
+from pudistill_mlx.gradient_checkpointing import activation_bytes, checkpointed
 from pudistill_mlx.learner import MlxLearner
-from tests.backends.pudistill_mlx.small import SFT, assert_near, gradient_of, open_learner, random_groups, save_llama
+from tests.backends.pudistill_mlx.small import SFT, gradient_of, open_learner, random_groups, save_llama
+from tests.backends.random_batches import assert_near
 
 GROUPS = "groups"
 """Their branches read the keys and values of a prompt that is checkpointed too."""
@@ -104,7 +105,7 @@ def test_on_from_a_share_of_the_recommended_memory(monkeypatch: pytest.MonkeyPat
     real = mx.checkpoint
     monkeypatch.setattr(mx, "checkpoint", lambda function: used.append(True) or real(function))
     for room, expected in ((need, 0), (need - 1, len(learner.model.causal.layers))):
-        monkeypatch.setattr(memory, "recommended_bytes", lambda room=room: room / checkpointing.SHARE)
+        monkeypatch.setattr(device_limits, "recommended_bytes", lambda room=room: room / gradient_checkpointing.SHARE)
         used.clear()
         gradient_of(learner, SFT)
         assert len(used) == expected

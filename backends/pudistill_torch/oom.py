@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-_SHORTAGES = (
+_MESSAGES = (
     "can't allocate memory",  # a CPU
     "MPS backend out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS, for its own workspace
@@ -12,7 +12,7 @@ _SHORTAGES = (
 """In an exception's text, where there is no type for it."""
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether a call may do better with fewer tokens in a pass."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or any(text in str(error) for text in _SHORTAGES)
+    return known or any(text in str(error) for text in _MESSAGES)

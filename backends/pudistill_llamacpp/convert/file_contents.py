@@ -25,7 +25,7 @@ _QUANTUM = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class OutputTensor:
     """One tensor of the file."""
 
     name: str
@@ -42,14 +42,14 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FileContents:
     """All of a file."""
 
     architecture: Architecture
     hyper: Hyperparameters
     name: str
     entries: list[Entry]
-    tensors: list[Planned]
+    tensors: list[OutputTensor]
     merged: MergedTensors
     extra: Extra
 
@@ -63,15 +63,15 @@ class Plan:
         """Entries of all tensors."""
         return sum(prod(tensor.shape) for tensor in self.tensors)
 
-    def values(self, tensor: Planned) -> NDArray[np.float32]:
+    def values(self, tensor: OutputTensor) -> NDArray[np.float32]:
         """What is stored of a tensor, in float32."""
         if tensor.source in self.extra:
             return self.extra[tensor.source]
         return self.architecture.converted(tensor.source, self.merged.read(tensor.source), self.hyper)
 
 
-def plan_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str | None = None) -> Plan:
-    """Plan the conversion of a checkpoint to a file called `name`, by default as its folder.
+def contents_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str | None = None) -> FileContents:
+    """What the conversion of a checkpoint writes to a file called `name`, by default as its folder.
 
     Raises:
         ExportError: its architecture, a setting, a tensor or its tokenizer is not one that llama.cpp has.
@@ -86,13 +86,13 @@ def plan_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str | Non
             "Export as hf or adapter instead.",
         )
     extra = architecture.extra(hyper)
-    tensors = [Planned(key, key, values.shape, "F32") for key, values in extra.items()]
+    tensors = [OutputTensor(key, key, values.shape, "F32") for key, values in extra.items()]
     for source, new in _names(architecture, merged):
         shape = merged.shape(source)
-        tensors.append(Planned(new, source, shape, _type(new, shape, dtype.upper())))
+        tensors.append(OutputTensor(new, source, shape, _type(new, shape, dtype.upper())))
     vocabulary = read_vocabulary(checkpoint, merged.shape(_EMBEDDINGS)[0], name or checkpoint.resolve().name)
     entries = [*architecture.entries(hyper), *vocabulary.entries()]
-    return Plan(architecture, hyper, vocabulary.name, entries, tensors, merged, extra)
+    return FileContents(architecture, hyper, vocabulary.name, entries, tensors, merged, extra)
 
 
 def _names(architecture: Architecture, merged: MergedTensors) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Memory of the device: the limits a run sets, and which errors mean that there was too little of it."""
+"""How much memory the device recommends, and the limit that a run sets on what stays resident."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ import mlx.core as mx
 
 CPU_BYTES = 8 << 30
 """What stands for a CPU's recommendation: fixed, so that a run has the same bytes on whichever machine it goes on."""
-
-_SHORTAGES = (
-    "kIOGPUCommandBufferCallbackErrorOutOfMemory",  # Metal: a command buffer found no memory
-    "kIOGPUCommandBufferCallbackErrorTimeout",  # Metal's watchdog: a command buffer took too long
-    "kIOGPUCommandBufferCallbackErrorImpactingInteractivity",  # the same, where the screen waited for it
-    "[metal::malloc]",  # larger than a buffer may be, or too many buffers
-    "Unable to allocate",  # the allocators of Metal, CUDA and older CPUs: "[malloc]", "[malloc_or_wait]"
-)
-"""In an exception's text, which is all that MLX gives."""
 
 
 def use_limits(device: Literal["gpu", "cpu"]) -> None:
@@ -33,8 +24,3 @@ def use_limits(device: Literal["gpu", "cpu"]) -> None:
 def recommended_bytes() -> int:
     """The working set that the default device recommends."""
     return int(mx.device_info().get("max_recommended_working_set_size", CPU_BYTES))
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether a call may do better with fewer tokens: no memory, or longer in one go than the system allows."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _SHORTAGES)

@@ -1,4 +1,4 @@
-"""Several students as one: the mean of what they learned (model soup; Wortsman et al. 2022, arXiv 2203.05482).
+"""Adapter averaging: the mean of what several students learned (Wortsman et al. 2022, arXiv 2203.05482).
 
 Students that begin elsewhere and see their examples in another order make different mistakes, and the mean of their
 weights fewer. A LoRA adapter adds (alpha / r) B A, so the mean is that of the products, cut to rank r again.
@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic_files import replace_folder
+from pudistill_cli.atomic_files import whole_folder
 from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS
 from pudistill_cli.models.safetensors_io import TensorSpec, stored_tensors, to_float32, write_tensors
 
 Matrix = NDArray[np.float32]
 
 
-def begun_anew(like: Path, final: Path, *key: int) -> None:
+def fresh_adapter(like: Path, final: Path, *key: int) -> None:
     """Write an adapter of the shapes of `like` that adds nothing yet: A drawn by `key`, B zero (Hu et al. 2022, 4.1).
 
     A is uniform within 1 / sqrt(in) of 0, as PEFT and MLX draw it.
@@ -36,7 +35,7 @@ def begun_anew(like: Path, final: Path, *key: int) -> None:
     _write(like, final, fresh)
 
 
-def mean_of(students: Sequence[Path], final: Path) -> float:
+def mean_adapter(students: Sequence[Path], final: Path) -> float:
     """Write the adapter of rank r nearest to the mean of adapters of rank r; returns the share of its square kept.
 
     Nearest by Frobenius norm (Eckart and Young 1936), each matrix by itself: the mean has rank r x students at most.
@@ -84,11 +83,8 @@ def _matrices(folder: Path) -> dict[str, Matrix]:
 
 def _write(like: Path, final: Path, matrices: Mapping[str, Matrix]) -> None:
     """With the settings of `like`; `final` appears whole or not at all."""
-    temporary = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     config = json.loads((like / CONFIG).read_text(encoding="utf-8"))
-    (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     specs = [TensorSpec(name, "F32", m.shape) for name, m in sorted(matrices.items())]
-    write_tensors(temporary / WEIGHTS, specs, lambda name: [matrices[name]])
-    replace_folder(temporary, final)
+    with whole_folder(final) as folder:
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_tensors(folder / WEIGHTS, specs, lambda name: [matrices[name]])

@@ -1,12 +1,10 @@
-"""Limits of the device, and which errors mean that it had too little memory or time."""
+"""Which errors of MLX are taken for too little memory, or too little time."""
 
 from __future__ import annotations
 
-import mlx.core as mx
 import pytest
 
-from pudistill_mlx import memory
-from tests.backends.pudistill_mlx.small import fresh_learner
+from pudistill_mlx.oom import is_out_of_memory
 
 OF_METAL = "[METAL] Command buffer execution failed: {}."
 
@@ -28,7 +26,7 @@ OF_METAL = "[METAL] Command buffer execution failed: {}."
     ids=str,
 )
 def test_what_fewer_tokens_may_help_against(error: Exception) -> None:
-    assert memory.is_shortage(error)
+    assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize(
@@ -41,19 +39,4 @@ def test_what_fewer_tokens_may_help_against(error: Exception) -> None:
     ids=str,
 )
 def test_what_they_would_not(error: Exception) -> None:
-    assert not memory.is_shortage(error)
-
-
-def test_the_wired_limit_is_the_gpus_working_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits: list[int] = []
-    monkeypatch.setattr(mx, "set_wired_limit", limits.append)
-    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 12 << 30})
-    memory.use_limits("gpu")
-    assert limits == [12 << 30]
-
-
-def test_never_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("set_wired_limit", "set_memory_limit", "set_cache_limit"):
-        monkeypatch.setattr(mx, name, lambda _: pytest.fail("a limit was set"))
-    fresh_learner().close()
-    assert memory.recommended_bytes() == memory.CPU_BYTES
+    assert not is_out_of_memory(error)

@@ -1,8 +1,7 @@
-"""Several students as one: the mean of their adapters, its rank, and SFT with students."""
+"""SFT with several students: their mean is kept, and a stopped run keeps the finished ones."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,70 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
-from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS, read_adapter
+from pudistill_cli.models.adapter_average import mean_adapter
+from pudistill_cli.models.peft_adapter import WEIGHTS, read_adapter
 from pudistill_cli.stages import sft
-from pudistill_cli.stages.adapter_average import begun_anew, mean_of
 from tests.tiny import Ended, Tiny
 
 Call = Callable[..., Ended]
-RANK, IN, OUT = 3, 10, 8
-NAME = "base_model.model.layer.lora_{}.weight"
 SEVERAL = {"sft": {"students": 3, "epochs": 1}, "prefer": {"rounds": 0}, "export": {"formats": ["adapter"]}}
-
-
-def written(folder: Path, a: np.ndarray, b: np.ndarray) -> Path:
-    folder.mkdir()
-    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 6.0, "bias": "none"}
-    (folder / CONFIG).write_text(json.dumps(settings | {"target_modules": ["layer"], "fan_in_fan_out": False}))
-    save_file({NAME.format("A"): a.astype(np.float32), NAME.format("B"): b.astype(np.float32)}, folder / WEIGHTS)
-    return folder
-
-
-def product(folder: Path) -> np.ndarray:
-    (part,) = read_adapter(folder).values()
-    return part.scale * part.left @ part.right
-
-
-@pytest.fixture
-def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
-    rng = np.random.default_rng(0)
-    return [(rng.normal(size=(RANK, IN)), rng.normal(size=(OUT, RANK))) for _ in range(2)]
-
-
-def test_the_mean_is_that_of_the_products_where_its_rank_is_the_adapter_s(
-    tmp_path: Path, drawn: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    (a, b), (_, other) = drawn  # one A for both: the mean of the products has rank 3 again
-    students = [written(tmp_path / "1", a, b), written(tmp_path / "2", a, other)]
-    assert mean_of(students, tmp_path / "mean") == pytest.approx(1)
-    np.testing.assert_allclose(product(tmp_path / "mean"), 2 * (b + other) / 2 @ a, atol=1e-5)
-    assert load_file(tmp_path / "mean" / WEIGHTS)[NAME.format("A")].shape == (RANK, IN)
-
-
-def test_a_mean_of_higher_rank_is_cut_to_its_largest_singular_values(
-    tmp_path: Path, drawn: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    students = [written(tmp_path / str(i), a, b) for i, (a, b) in enumerate(drawn)]
-    kept = mean_of(students, tmp_path / "mean")
-    u, s, v = np.linalg.svd(sum(b @ a for a, b in drawn) / 2)
-    np.testing.assert_allclose(product(tmp_path / "mean"), 2 * (u[:, :RANK] * s[:RANK]) @ v[:RANK], atol=1e-5)
-    assert kept == pytest.approx((s[:RANK] ** 2).sum() / (s**2).sum())
-    assert 0.5 < kept < 0.95
-
-
-def test_a_new_start_adds_nothing_and_is_another_for_every_student(
-    tmp_path: Path, drawn: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    like = written(tmp_path / "like", *drawn[0])
-    for name, key in (("a", (0, 1)), ("again", (0, 1)), ("b", (0, 2))):
-        begun_anew(like, tmp_path / name, *key)
-    assert not product(tmp_path / "a").any()
-    found = {n: load_file(tmp_path / n / WEIGHTS)[NAME.format("A")] for n in ("a", "again", "b")}
-    np.testing.assert_array_equal(found["a"], found["again"])
-    assert np.abs(found["a"] - found["b"]).min() > 0
-    assert 0.5 * IN**-0.5 < np.abs(found["a"]).max() <= IN**-0.5
 
 
 def run(tiny: Tiny, call: Call) -> None:
@@ -89,9 +32,9 @@ def test_sft_is_the_mean_of_its_students_the_first_of_which_is_sft_alone(
     def mean(students: Sequence[Path], final: Path) -> float:
         for student in students:
             shutil.copytree(student, kept / student.name)
-        return mean_of(students, final)
+        return mean_adapter(students, final)
 
-    monkeypatch.setattr(sft, "mean_of", mean)
+    monkeypatch.setattr(sft, "mean_adapter", mean)
     several, alone = (
         Tiny.make(tmp_path / name, **SEVERAL | {"sft": {"students": students}})
         for name, students in (("3", 3), ("1", 1))

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from pudistill_mlx import memory
+from pudistill_mlx import device_limits
 from pudistill_mlx.cache import LayerRows
 from pudistill_mlx.lora import LowRank, Switch
 from pudistill_mlx.model import Model
@@ -21,7 +21,7 @@ SHARE = 0.25
 @contextmanager
 def checkpointed_if_large(model: Model, tokens: int, row: int) -> Iterator[None]:
     """Checkpoint inside the block if a backward pass over `tokens` tokens in rows of `row` would keep too much."""
-    if activation_bytes(model, tokens, row) <= SHARE * memory.recommended_bytes():
+    if activation_bytes(model, tokens, row) <= SHARE * device_limits.recommended_bytes():
         yield
         return
     with checkpointed(model):
@@ -34,7 +34,7 @@ def activation_bytes(model: Model, tokens: int, row: int) -> int:
     `widths` are the bytes that all adapted layers read and write, their inputs once more in float32 where the base has
     another precision: the adapter's gradient needs them. MLX's fused attention has no backward pass, so that the scores
     are kept, `row` of them a head. Fitted to the peaks of six small models
-    (tests/backends/pudistill_mlx/test_checkpointing.py).
+    (tests/backends/pudistill_mlx/test_gradient_checkpointing.py).
     """
     size = model.placement.mlx_dtype.size
     copied = 0 if size == 4 else 4

@@ -8,7 +8,7 @@ from pathlib import Path
 from pudistill_cli.errors import PudistillError
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_llamacpp.convert.plan import plan_of
+from pudistill_llamacpp.convert.file_contents import contents_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_vocabulary
 from pudistill_llamacpp.verify import check_text, expected_of
 
@@ -23,7 +23,7 @@ def problem(checkpoint: Path) -> str | None:
     is written alone and tried: llama.cpp must make the same ids of stress texts and conversations.
     """
     try:
-        plan_of(checkpoint, merged_tensors(checkpoint), "f16")
+        contents_of(checkpoint, merged_tensors(checkpoint), "f16")
         with tempfile.TemporaryDirectory() as folder:
             vocabulary = Path(folder) / "vocabulary.gguf"
             write_vocabulary(checkpoint, vocabulary)
@@ -40,5 +40,5 @@ def bytes_needed(checkpoint: Path, dtype: GgufDtype) -> int:
         ExportError, DataError: `problem` says why it cannot be made.
     """
     merged = merged_tensors(checkpoint)
-    plan = plan_of(checkpoint, merged, dtype)
-    return plan.nbytes + _METADATA * merged.shape("model.embed_tokens.weight")[0] + (1 << 20)
+    contents = contents_of(checkpoint, merged, dtype)
+    return contents.nbytes + _METADATA * merged.shape("model.embed_tokens.weight")[0] + (1 << 20)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every listed architecture, sharp enough that a wrong conversion shows.
+"""Tiny random checkpoints through transformers, sharp enough that a wrong conversion or a wrong pass shows.
 
 At the usual initialisation a model's next-token distribution is flat and its attention uniform, and a check against it
 passes whatever the positions are. Here weights grow until neither is so; norms and biases are random too.
@@ -136,20 +136,31 @@ MODELS: dict[str, Kind] = {
 }
 
 
-def save_model(name: str, folder: Path) -> Path:
-    """Write the checkpoint with its tokenizer."""
-    kind = MODELS[name]
-    settings = SIZES | {"vocab_size": kind.vocabulary, "pad_token_id": 0} | dict(kind.settings)
+def save_model(name: str, folder: Path, kind: Kind | None = None, **sizes: int) -> Path:
+    """Write a listed checkpoint, or another kind by that name, with its tokenizer."""
+    kind = kind or MODELS[name]
+    settings = SIZES | {"vocab_size": kind.vocabulary, "pad_token_id": 0} | dict(kind.settings) | sizes
     ids = {"bos_token_id": 2, "eos_token_id": 1} if kind.tokenizer == "bpe" else {"bos_token_id": 1, "eos_token_id": 2}
-    torch.manual_seed(sum(map(ord, name)))
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind.model_type, **settings, **ids))
-    sharpen(model)
-    model.save_pretrained(folder)
+    save_random(AutoConfig.for_model(kind.model_type, **settings, **ids), folder, seed=sum(map(ord, name)))
     (save_bpe if kind.tokenizer == "bpe" else save_spm)(folder, prefix=kind.tokenizer == "spm")
     return folder
 
 
 # --- weights ---
+
+
+def save_random(config: Any, folder: Path, *, std: float | None = None, seed: int = 0) -> Path:
+    """Write a checkpoint without a tokenizer: matrices of spread `std`, or all weights `sharpen`ed."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    if std is None:
+        sharpen(model)
+    else:
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=std)
+    model.save_pretrained(folder)
+    return folder
 
 
 def sharpen(model: PreTrainedModel) -> None:

@@ -1,0 +1,73 @@
+"""What `run` would do, as `--dry-run` prints it: from what can be known without reading a weight."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from pudistill_cli.config.export import formats_of
+from pudistill_cli.config.training import default_preference_lr
+from pudistill_cli.console import Console
+from pudistill_cli.run.plan import Plan
+
+
+def print_dry_run(console: Console, plan: Plan, folder: Path) -> None:
+    """Print the plan of a run that would be made in `folder`."""
+    rows = _rows(plan, folder)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    console.table(table)
+    console.event("plan", **rows)
+    console.result("Dry run: nothing was loaded, asked or written.")
+
+
+def _rows(plan: Plan, folder: Path) -> dict[str, str]:
+    recipe, prompts, choice = plan.recipe, plan.prompts, plan.choice
+    further = "".join(f", {len(p):,} {name}" for name, p in prompts.extra.items())
+    return {
+        "student": plan.student.description,
+        "engine": f"{choice.engine.name} ({choice.reason})",
+        "learner": f"{choice.learner.name} ({', '.join(f'{name} {value}' for name, value in plan.resolved.items())})",
+        "context": f"{plan.spec.context:,} tokens",
+        "prompts": f"{len(prompts.train):,} train, {len(prompts.dev):,} dev, {len(prompts.test):,} test{further}",
+        "teacher": f"{recipe.teacher.kind}: at most {len(prompts.asked):,} "
+        "answers, one a prompt; cached ones are not asked again",
+        "SFT": _sft(plan),
+        "preferences": _preferences(plan),
+        "export": ", ".join(map(str, formats_of(recipe.export, plan.student.keeps_its_types))),
+        "folder": str(folder),
+    }
+
+
+def _sft(plan: Plan) -> str:
+    """Epochs and steps; where the gates decide on rewrites, which double the answers, both numbers of steps."""
+    sft = plan.recipe.sft
+    answers_per_prompt = {"auto": (1, 2), False: (1,), True: (2,)}[sft.rewrites]
+    steps = " or ".join(f"{math.ceil(_sft_prompts(plan) * n / sft.batch):,}" for n in answers_per_prompt)
+    students = f"{sft.students} students x " if sft.students > 1 else ""
+    return f"{students}{sft.epochs} epochs of {steps} steps, rate {sft.lr:.2g}"
+
+
+def _preferences(plan: Plan) -> str:
+    recipe = plan.recipe
+    prefer = recipe.prefer
+    prompts = len(plan.prompts.train)
+    if recipe.sft.share != "all":
+        prompts -= _sft_prompts(plan)
+    prompts = min(prompts, prefer.prompts_per_round or prompts)
+    k = f"{prefer.k_min} or {prefer.k}" if prefer.k_min else prefer.k
+    lr = default_preference_lr(plan.student.parameters) if recipe.train.lr == "auto" else recipe.train.lr
+    return (
+        f"{prefer.rounds} rounds x {prompts:,} prompts x {k} candidates, {recipe.train.objective.name}, rate {lr:.2g}"
+    )
+
+
+def _sft_prompts(plan: Plan) -> int:
+    share, prompts = plan.recipe.sft.share, len(plan.prompts.train)
+    return prompts if share == "all" else max(1, round(share * prompts))

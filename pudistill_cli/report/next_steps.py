@@ -1,0 +1,32 @@
+"""What a run ends with: where its results lie, and what to type next."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from pudistill_cli.config.export import formats_of
+from pudistill_cli.config.stages import Stage
+from pudistill_cli.run.context import Job
+
+
+def print_next_steps(job: Job, last: Stage) -> None:
+    """Print the paths of a finished run's results, or how a run that was to stop after stage `last` goes on."""
+    folder = job.folder
+    if last is not Stage.EXPORT:
+        job.console.result(f"Stopped after {last.title}, as asked. The same command without --until goes on.")
+        job.console.event("done", run=str(folder.path), until=last.title)
+        return
+    exports = [folder.export(str(target)) for target in formats_of(job.recipe.export, job.student.keeps_its_types)]
+    paths = {
+        "table": folder.path / "results.json",
+        "report": folder.path / "report.html",
+        **{f"export ({path.name})": path for path in exports},
+        "everything": folder.ledger_path,
+    }
+    job.console.result("")
+    width = max(map(len, paths)) + 2
+    for name, path in paths.items():
+        job.console.result(f"{name:<{width}}{path}")
+    job.console.result("")
+    job.console.result(f"Read some answers:  pudistill eval {quote(str(folder.path))} --show 3")
+    job.console.event("done", run=str(folder.path), **{name: str(path) for name, path in paths.items()})
