@@ -11,8 +11,8 @@ from pathlib import Path
 import pudistill_cli
 
 HERE = Path(__file__).resolve().parent
-# The quickstart on half of its prompts, with one SFT student and one round.
-FEWER = ("prompts.limit=100", "sft.students=1", "prefer.rounds=1", "eval.samples=1", "eval.max_prompts=50")
+# The quickstart on a quarter of its prompts, with one SFT student and one round.
+FEWER = ("prompts.limit=48", "sft.students=1", "prefer.rounds=1", "eval.samples=1", "eval.max_prompts=20")
 
 
 def pudistill(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
