@@ -1,6 +1,6 @@
 # Two commands do all the set-up on a fresh machine:
 #   make quickstart   the main job on the built-in quickstart
-#   make check        the whole check: lint, types, tests, wheel, tests of the installed wheel
+#   make check        the whole check: lint, types, wheel, tests of the installed wheel, tests
 # PYTHON chooses the interpreter (3.11 or newer).
 
 PYTHON ?= python3
@@ -18,7 +18,10 @@ PROGRAMS := $(UPSTREAM)/$(LLAMA_CPP)/programs
 quickstart: $(VENV)/.runtime
 	$(BIN)/pudistill run quickstart
 
-check: lint types test wheel installed
+# Types and the installed wheel take one core each; the tests take all, and their summary comes last.
+check: lint
+	$(MAKE) --no-print-directory -j 2 types installed
+	$(MAKE) --no-print-directory test
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
