@@ -51,7 +51,7 @@ def sample_candidates(job: Job, prompts: list[Anchored], number: int) -> list[Ca
     if truncated > TRUNCATED_WARNING:
         job.console.warn(
             f"Round {number}: {truncated:.0%} of the candidates were cut off at {job.max_new_tokens} tokens and are "
-            f"left out. Give them room: --set prefer.max_new_tokens={2 * job.max_new_tokens}"
+            f"left out. Give them room: --name {job.folder.name}-2 --set prefer.max_new_tokens={2 * job.max_new_tokens}"
         )
     return groups
 

@@ -160,7 +160,7 @@ def test_many_truncated_candidates_are_told(tmp_path: Path, call: Call) -> None:
     tiny = Tiny.make(tmp_path, prefer={"max_new_tokens": 3, "rounds": 1})
     ended = call(*tiny.arguments("--until", "prefer"))
     assert "were cut off at 3 tokens and are left out" in ended.flat
-    assert "--set prefer.max_new_tokens=6" in ended.flat
+    assert "--name tiny-2 --set prefer.max_new_tokens=6" in ended.flat
 
 
 def test_a_round_without_a_whole_candidate_ends_the_rounds(tmp_path: Path, call: Call) -> None:
