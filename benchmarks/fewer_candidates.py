@@ -27,9 +27,11 @@ from benchmarks.cells import ROOT, code_hash, run_alone
 from benchmarks.evidence.store import commit
 from benchmarks.evidence.tasks import action
 from pudistill_cli.config.loading import load_recipe
+from pudistill_cli.config.stages import Stage
 from pudistill_cli.console import Console
 from pudistill_cli.loop import distil
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.opening import open_run
 from pudistill_cli.run.plan import plan
 from pudistill_cli.run.rollouts import of_round
@@ -67,11 +69,11 @@ def measure(row: str, seed: int, out: Path) -> None:
         console = Console(as_json=False)
         job = open_run(plan(recipe, console), console, folder / "runs", "cell")
         started = time.process_time()
-        distil(job, until="prefer")
+        distil(job, until=Stage.PREFER)
         seconds = time.process_time() - started
         anchors = ask_teacher(job)
         best = Selection(job, anchors, None)
-        done = [n for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(f"round-{n}")]
+        done = [n for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(Mark.ROUND(n))]
         for name in ("sft", *(f"round-{n}" for n in done)):
             best.consider(name)
         evaluator = Evaluator(job, {"test": anchors.held_out["test"]})

@@ -17,6 +17,7 @@ from benchmarks.evidence.rounds import rounds
 from benchmarks.evidence.tasks import TASKS
 from benchmarks.evidence.variants import offer
 from pudistill_cli.config.loading import load_recipe
+from pudistill_cli.config.stages import Stage
 from pudistill_cli.console import Console
 from pudistill_cli.loop import distil
 from pudistill_cli.method.sampling import uniforms
@@ -24,6 +25,7 @@ from pudistill_cli.method.scorers import Item, Judge, Scores, no_questions
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.metrics import Metric, distinct_n, load_metric
 from pudistill_cli.run.context import Job
+from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.opening import open_run
 from pudistill_cli.run.plan import plan
 from pudistill_cli.run.rollouts import of_round
@@ -131,10 +133,10 @@ def learned(
     recipe = load_recipe(str(folder / "recipe.yaml"), [*settings["set"], *overrides, *fixed]).recipe
     console = Console(as_json=False)
     job = open_run(plan(recipe, console), console, folder / "runs", f"cell-{number}")
-    distil(job, until="prefer")
+    distil(job, until=Stage.PREFER)
     anchors = ask_teacher(job)
     best = Selection(job, anchors, None)
-    names = [f"round-{n}" for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(f"round-{n}")]
+    names = [f"round-{n}" for n in range(1, recipe.prefer.rounds + 1) if job.ledger.stage_done(Mark.ROUND(n))]
     for name in ("sft", *names):
         best.consider(name)
     return job, anchors, best.last or best.choice

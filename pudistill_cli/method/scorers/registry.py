@@ -28,7 +28,7 @@ _BUILT_IN: tuple[Scorer, ...] = (
     Chrf(),
     TokenF1(),
 )
-SCORERS = {scorer.name: scorer for scorer in _BUILT_IN}
+SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in _BUILT_IN}
 
 
 def named_scorers(names: Sequence[str]) -> tuple[Scorer, ...]:
