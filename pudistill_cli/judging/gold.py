@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.input_lines import counted, listed
 from pudistill_cli.judging.records import Gold, Unannotated, gold_of
 
 FORMATS = (
@@ -47,13 +48,14 @@ def read_gold(path: Path) -> GoldFile:
         except ValueError as error:
             bad.append(f"{place}: {error}")
     if bad:
+        lines = listed(bad, "\n  ", _SHOWN)
         raise DataError(
-            f"{path}: {_counted(len(bad), 'record')} cannot be read:\n  {_listed(bad)}",
+            f"{path}: {counted(len(bad), 'record')} cannot be read:\n  {lines}",
             f"Correct them, or take them out. A record is {FORMATS}.",
         )
     if not groups:
         raise DataError(f"{path} holds no judged answers.", f"A record is {FORMATS}.")
-    notices = (f"{path}: {_counted(unannotated, 'record')} without a preference left out.",) if unannotated else ()
+    notices = (f"{path}: {counted(unannotated, 'record')} without a preference left out.",) if unannotated else ()
     return GoldFile(tuple(groups), notices)
 
 
@@ -89,12 +91,3 @@ def _json(text: str) -> Any:
         return ValueError(f"not JSON ({error.msg} at {where}character {error.colno})")
     except RecursionError:
         return ValueError("not JSON of a sane depth")
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = [f"and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
-    return "\n  ".join([*items[:_SHOWN], *more])
