@@ -49,6 +49,12 @@ class Bar:
             self._shown = time.monotonic()
             self.console.progress_line(self)
 
+    def expect(self, total: int) -> None:
+        """Show that it will be so many items, where that was not known at the start."""
+        self.total = total
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=total)
+
     def note(self, **values: float | str) -> None:
         """Show key metrics beside the bar."""
         self.notes |= {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}

@@ -19,20 +19,21 @@ class SftSettings(Section):
 
     share: Annotated[Literal["all"] | PositiveShare, Stage.SFT] = "all"
     """Of the anchored prompts. Stage 2 takes those that SFT has not seen; with "all", both take all."""
-    epochs: Annotated[Count, Stage.SFT] = 2
-    """Of each student."""
-    students: Annotated[Count, Stage.SFT] = 3
-    """That are fine-tuned, each from a start of its own; the mean of what they learned is kept."""
-    rewrites: Annotated[Literal["auto"] | Flag, Stage.SFT] = "auto"
+    epochs: Annotated[Count | Auto, Stage.SFT] = "auto"
+    """Of each student; `auto` trains until dev stops improving (docs/method.md)."""
+    students: Annotated[Count | Auto, Stage.SFT] = "auto"
+    """That are fine-tuned, each from a start of its own; the mean of what they learned is kept. `auto`: three up to 10
+    million parameters, else one."""
+    rewrites: Annotated[Flag | Auto, Stage.SFT] = "auto"
     """Train as often on what the base writes with the anchor in view (`rank.view`), another answer an epoch; `auto`
-    where the base looks at the anchor."""
+    where the student has up to 10 million parameters and looks at the anchor."""
     rewrite_temperature: Annotated[Positive, Stage.SFT] = 0.3
     soft: Annotated[Share, Stage.SFT] = 0.5
     """Where there are rewrites: the share of the loss that is KL to the base with the anchor in view."""
-    lr: Annotated[Positive, Stage.SFT] = 2e-4
-    batch: Annotated[Count, Stage.SFT] = 16
-    warmup: Annotated[Share, Stage.SFT] = 0.05
-    """Share of the steps."""
+    lr: Annotated[Positive | Auto, Stage.SFT] = "auto"
+    """"auto" is `default_sft_lr` of the student's width."""
+    batch: Annotated[Count | Auto, Stage.SFT] = "auto"
+    """"auto" is `default_sft_batch` of the number of anchors: 4 to 16."""
 
 
 def _as_setting(objective: Objective) -> dict[str, Any]:

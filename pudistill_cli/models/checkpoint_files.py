@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -71,6 +72,14 @@ def count_parameters(files: tuple[Path, ...]) -> int:
         for name, entry in safetensors_header(path).items()
         if name != "__metadata__"
     )
+
+
+def hidden_size(config: Mapping[str, Any]) -> int:
+    """Entries of a hidden state, by the names that transformers' architectures use; of the text model, where there are
+    several. 0 where the config does not say."""
+    text: Mapping[str, Any] = config.get("text_config") or config
+    names = ("hidden_size", "n_embd", "d_model")
+    return next((value for name in names if isinstance(value := text.get(name), int)), 0)
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.models import hub
-from pudistill_cli.models.checkpoint_files import count_parameters, read_json, weight_files
+from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size, read_json, weight_files
 from pudistill_cli.models.model_file import model_file_reader
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Format
@@ -39,6 +39,8 @@ class Student:
     model_type: str
     parameters: int
     """As stored: tied embeddings count once."""
+    width: int
+    """Entries of a hidden state."""
     context: int
     """The longest sequence, in tokens."""
     fingerprint: str
@@ -102,6 +104,7 @@ def resolve_student(
         tokenizer=tokenizer,
         model_type=str(config["model_type"]),
         parameters=count_parameters(weights),
+        width=hidden_size(config),
         context=length,
         fingerprint=_fingerprint([folder / name for name in _CONTENT], weights),
         commit=commit,
@@ -137,6 +140,7 @@ def _from_gguf(path: Path, revision: str | None, context: int | None, format: Fo
         tokenizer=tokenizer,
         model_type=str(config["model_type"]),
         parameters=file.parameters,
+        width=hidden_size(config),
         context=length,
         fingerprint=file.fingerprint,
         notices=(*file.notices, *tokenizer.notices, *notices),

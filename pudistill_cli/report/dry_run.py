@@ -9,9 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from pudistill_cli.config.export import formats_of
+from pudistill_cli.config.sft_defaults import sft_shape
 from pudistill_cli.config.training import default_preference_lr
 from pudistill_cli.console import Console
 from pudistill_cli.run.plan import Plan
+from pudistill_cli.stages.sft_length import LONGEST
 
 
 def print_dry_run(console: Console, plan: Plan, folder: Path) -> None:
@@ -47,11 +49,13 @@ def _rows(plan: Plan, folder: Path) -> dict[str, str]:
 
 def _sft(plan: Plan) -> str:
     """Epochs and steps; where the gates decide on rewrites, which double the answers, both numbers of steps."""
-    sft = plan.recipe.sft
-    answers_per_prompt = {"auto": (1, 2), False: (1,), True: (2,)}[sft.rewrites]
-    steps = " or ".join(f"{math.ceil(_sft_prompts(plan) * n / sft.batch):,}" for n in answers_per_prompt)
-    students = f"{sft.students} students x " if sft.students > 1 else ""
-    return f"{students}{sft.epochs} epochs of {steps} steps, rate {sft.lr:.2g}"
+    prompts, student = _sft_prompts(plan), plan.student
+    shape = sft_shape(plan.recipe.sft, parameters=student.parameters, width=student.width, anchors=prompts)
+    answers_per_prompt = {None: (1, 2), False: (1,), True: (2,)}[shape.rewrites]
+    steps = " or ".join(f"{math.ceil(prompts * n / shape.batch):,}" for n in answers_per_prompt)
+    students = f"{shape.students} students x " if shape.students > 1 else ""
+    epochs = f"{shape.epochs} epochs" if shape.epochs else f"until dev stops improving, at most {LONGEST} epochs"
+    return f"{students}{epochs} of {steps} steps of {shape.batch}, rate {shape.lr:.2g}"
 
 
 def _preferences(plan: Plan) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from pudistill_cli.backend_api.contract import Row
+from pudistill_cli.config.sft_defaults import SftShape
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import REWRITES
@@ -19,34 +21,58 @@ from pudistill_cli.types import Candidate, Continuations, PromptTokens, Sampling
 
 MIN_SAVED = 0.3
 """The `share_saved` from which rewrites are worth learning."""
+DISTINCT = 5
+"""Rewrites of a prompt that a student reads in turn, where dev decides how long it is trained."""
 GATE_PROMPTS = 100
 """Prompts that the gate looks at."""
 
 
-def rows_of_epochs(job: Job, anchored: Sequence[Anchored]) -> list[list[Row]]:
-    """What each epoch of each student of SFT trains on: every anchor, with another rewrite where the base writes them.
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What SFT trains on, for as many epochs as it takes."""
+
+    anchors: tuple[Row, ...]
+    rewrites: tuple[tuple[PromptTokens, Tokens, tuple[Tokens, ...]], ...] = ()
+    """Per prompt that has any: the prompt, its view, and the rewrites that came to an end."""
+    distinct: int = 1
+    """Rewrites of a prompt that were drawn for each student."""
+
+    def epoch(self, student: int, number: int) -> list[Row]:
+        """The rows of an epoch of a student, both from 0: every anchor, and of each prompt the next of its rewrites.
+
+        After `distinct` epochs a student reads its rewrites again from the first.
+        """
+        drawn = student * self.distinct + number % self.distinct
+        own = (Row(prompt.tokens, texts[drawn % len(texts)], view) for prompt, view, texts in self.rewrites)
+        return [*self.anchors, *own]
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return len(self.anchors) + len(self.rewrites)
+
+
+def lessons(job: Job, anchored: Sequence[Anchored], shape: SftShape) -> Lessons:
+    """Every anchor, with rewrites where the base writes them.
 
     A prompt whose rewrites were all cut off has its anchor alone; one whose anchor the context does not hold beside it
     has no view either.
     """
-    epochs = range(job.recipe.sft.epochs * job.recipe.sft.students)
-    readable = [a for a in anchored if view_fits(job, a)] if job.recipe.sft.rewrites is not False else []
+    readable = [a for a in anchored if view_fits(job, a)] if shape.rewrites is not False else []
     views = {a.prompt.key: anchor_in_view(job, a) for a in readable}
-    if not readable or not _pass_the_gate(job, readable, views):
-        return [[Row(a.prompt_tokens, a.answer_tokens) for a in anchored] for _ in epochs]
-    written = _written(job, readable, views)
-    anchors = [Row(a.prompt_tokens, a.answer_tokens, views.get(a.prompt.key, ())) for a in anchored]
-    return [
-        [
-            *anchors,
-            *(
-                Row(a.prompt_tokens, own[epoch % len(own)], views[a.prompt.key])
-                for a in readable
-                if (own := written.get(a.prompt.key))
-            ),
-        ]
-        for epoch in epochs
-    ]
+    if not readable or not (shape.rewrites or _pass_the_gate(job, readable, views)):
+        return Lessons(tuple(Row(a.prompt_tokens, a.answer_tokens) for a in anchored))
+    distinct = shape.epochs or DISTINCT
+    written = _written(job, readable, views, distinct * shape.students)
+    return Lessons(
+        tuple(Row(a.prompt_tokens, a.answer_tokens, views.get(a.prompt.key, ())) for a in anchored),
+        tuple(
+            (PromptTokens(a.prompt.key, a.prompt_tokens), views[a.prompt.key], tuple(written[a.prompt.key]))
+            for a in readable
+            if a.prompt.key in written
+        ),
+        distinct,
+    )
 
 
 def whole(drawn: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Tokens]]:
@@ -65,9 +91,7 @@ def share_saved(own: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _pass_the_gate(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]) -> bool:
-    """`sft.rewrites`, or for `auto` whether the base looks at the anchor; decided once a run."""
-    if job.recipe.sft.rewrites is True:
-        return True
+    """Whether the base looks at the anchor; decided once a run."""
     mark = Mark.REWRITES_GATE()
     if not job.ledger.stage_done(mark):
         job.ledger.begin_stage(mark)
@@ -103,17 +127,19 @@ def _nats(job: Job, requests: Sequence[Continuations], title: str) -> list[float
     return nats
 
 
-def _written(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens]) -> dict[str, list[Tokens]]:
+def _written(
+    job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens], each: int
+) -> dict[str, list[Tokens]]:
     """Per prompt, the rewrites that came to an end; those that the ledger holds are not drawn again."""
     held = job.ledger.candidates(REWRITES)
     missing = [a for a in readable if a.prompt.key not in held]
     if missing:
-        sft = job.recipe.sft
-        sampling = Sampling(job.max_new_tokens, sft.rewrite_temperature, seed=job.recipe.seed, round=REWRITES.stream)
+        temperature = job.recipe.sft.rewrite_temperature
+        sampling = Sampling(job.max_new_tokens, temperature, seed=job.recipe.seed, round=REWRITES.stream)
         requests = [PromptTokens(a.prompt.key, views[a.prompt.key]) for a in missing]
         with job.console.bar("rewrites", len(readable)) as bar:
             bar.advance(len(readable) - len(missing))
-            for index, candidates in job.engine.sample(requests, sft.epochs * sft.students, sampling, None):
+            for index, candidates in job.engine.sample(requests, each, sampling, None):
                 a = missing[index]
                 job.ledger.add_group(
                     REWRITES, a.prompt.key, candidates, [job.decode(a.prompt_tokens, c.tokens) for c in candidates]

@@ -2,88 +2,123 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
-from pudistill_cli.backend_api.contract import Row, SftBatch
-from pudistill_cli.console import Bar
-from pudistill_cli.errors import TrainingError
+from pudistill_cli.config.sft_defaults import EPOCHS_WITHOUT_DEV, sft_shape
 from pudistill_cli.models.adapter_average import fresh_adapter, mean_adapter
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
-from pudistill_cli.stages.rewrites import rows_of_epochs
-from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
-from pudistill_cli.stages.train_step import stopped, train_step
+from pudistill_cli.stages.dev_check import FEWEST, DevCheck
+from pudistill_cli.stages.rewrites import lessons
+from pudistill_cli.stages.schedule import learning_rate
+from pudistill_cli.stages.sft_length import Length, forget_snapshots, train_as_long, train_until_dev_stops
+from pudistill_cli.stages.sft_training import WARMUP, SftTraining
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A student that has been trained, as its mark has it."""
+
+    loss: float
+    """Mean over its last epoch, in nats a token."""
+    taken: int
+    """Steps, those that were not kept included."""
+    length: Length | None
+    """What dev decided, where it did."""
 
 
 def learn_anchors(job: Job, anchors: Anchors) -> None:
     """Train on the anchors of `sft.share` of the prompts and freeze the result as adapter `sft`.
 
-    Several `sft.students` are trained one after another, each for epochs of its own; their mean is the result.
+    Several students are trained one after another, in an order and on rewrites of their own, each as long as dev kept
+    the first; their mean is the result.
     """
     if job.ledger.stage_done(Mark.SFT()):
         job.restore_learner("sft")
         return
-    settings = job.recipe.sft
-    rows = rows_of_epochs(job, anchors.for_sft)
-    steps = math.ceil(len(rows[0]) / settings.batch) * settings.epochs
+    settings, student = job.recipe.sft, job.student
+    shape = sft_shape(settings, parameters=student.parameters, width=student.width, anchors=len(anchors.for_sft))
+    check = DevCheck(job, anchors.held_out["dev"])
+    if shape.epochs is None and not check.tells:
+        job.console.say(
+            f"SFT: {len(check.prompts)} dev prompts cannot tell when to stop (it takes {FEWEST}): "
+            f"{EPOCHS_WITHOUT_DEV} epochs"
+        )
+        shape = replace(shape, epochs=EPOCHS_WITHOUT_DEV)
+    read = lessons(job, anchors.for_sft, shape)
     job.ledger.begin_stage(Mark.SFT())
-    with job.console.bar("SFT", steps * settings.students) as bar:
-        losses = [
-            _learn_one(job, student, rows[student * settings.epochs :][: settings.epochs], steps, bar)
-            for student in range(settings.students)
-        ]
-    detail = {"rows": len(rows[0]), "steps": steps * settings.students, "loss": sum(losses) / len(losses)}
-    if settings.students > 1:
-        detail["kept"] = _mix(job)
+    trained: list[_Trained] = []
+    with job.console.bar("SFT", 1) as bar:
+        for number in range(shape.students):
+            training = SftTraining(job, read, shape, number, bar, taken=sum(t.taken for t in trained))
+            trained.append(_train(job, training, number, trained[0].length if trained else None, check))
+    detail = {
+        "rows": read.rows,
+        "steps": sum(t.taken for t in trained),
+        "loss": sum(t.loss for t in trained) / len(trained),
+        "lr": shape.lr,
+        "batch": shape.batch,
+        "students": shape.students,
+        "measure": check.measure if trained[0].length else None,
+        "length": trained[0].length and asdict(trained[0].length),
+    }
+    if shape.students > 1:
+        detail["kept"] = _mix(job, shape.students)
     job.save_learner("sft")
     job.ledger.finish_stage(Mark.SFT(), detail)
-    for name in ("sft-start", *map(_name, range(settings.students))):
+    forget_snapshots(job)
+    for name in ("sft-start", *map(_name, range(shape.students))):
         shutil.rmtree(job.folder.adapter(name), ignore_errors=True)
+    if trained[0].length:
+        _tell(job, check.measure, trained[0].length, training.steps_an_epoch, shape.lr)
 
 
-def _learn_one(job: Job, student: int, rows: Sequence[Sequence[Row]], steps: int, bar: Bar) -> float:
-    """Train one student on its epochs, if that was not finished before; returns the mean loss of its last epoch."""
-    settings = job.recipe.sft
-    mark = Mark.STUDENT(student + 1)
-    if job.ledger.stage_done(mark):
-        bar.advance(steps)
-        return float(job.ledger.stage_detail(mark)["loss"])
-    if student:
-        fresh_adapter(job.folder.adapter(_name(0)), job.folder.adapter("sft-start"), job.recipe.seed, student)
+def _train(job: Job, training: SftTraining, number: int, length: Length | None, check: DevCheck) -> _Trained:
+    """One student, if that was not finished before; `length` is what dev decided about the first one, or None."""
+    shape, several = training.shape, training.shape.students > 1
+    mark = Mark.STUDENT(number + 1)
+    if several and job.ledger.stage_done(mark):
+        detail = job.ledger.stage_detail(mark)
+        training.bar.advance(detail["taken"])
+        return _Trained(detail["loss"], detail["taken"], detail["length"] and Length(**detail["length"]))
+    if number:
+        fresh_adapter(job.folder.adapter(_name(0)), job.folder.adapter("sft-start"), job.recipe.seed, number)
         job.restart_optimizer("sft-start")
-    job.ledger.begin_stage(mark)
-    warmup = max(1, round(settings.warmup * steps))
-    slower = f"sft.lr={settings.lr / 3:.1g}"
-    losses: list[float] = []
-    for step, batch in enumerate(
-        batch
-        for epoch, of_epoch in enumerate(rows, start=student * settings.epochs)
-        for batch in shuffled_batches(of_epoch, settings.batch, job.recipe.seed, 0, epoch)
-    ):
-        lr = learning_rate(settings.lr, step, steps, warmup)
-        number = student * steps + step
-        try:
-            metrics = train_step(job, SftBatch(batch, settings.soft), lr)
-        except TrainingError as error:
-            raise stopped(job, error, "sft", f"SFT stopped at step {number + 1}", slower) from error
-        losses.append(metrics["loss"])
-        job.metrics("sft", 0, number, metrics)
-        bar.note(loss=metrics["loss"])
-        bar.advance()
-    last = losses[-(steps // settings.epochs) :]
-    loss = sum(last) / len(last)
-    if settings.students > 1:
-        job.learner.snapshot(job.folder.adapter(_name(student)))
-        job.ledger.finish_stage(mark, {"loss": loss})
-    return loss
+    if several:
+        job.ledger.begin_stage(mark)
+    before, steps = training.taken, (shape.epochs or 0) * training.steps_an_epoch
+    if steps:
+        training.expect(steps)
+        training.train(0, (learning_rate(shape.lr, n, steps, WARMUP) for n in range(steps)))
+    elif length is None:
+        length = train_until_dev_stops(job, training, check)
+    else:
+        train_as_long(training, length)
+    trained = _Trained(training.loss, training.taken - before, length)
+    if several:
+        job.learner.snapshot(job.folder.adapter(_name(number)))
+        job.ledger.finish_stage(mark, asdict(trained))
+    return trained
 
 
-def _mix(job: Job) -> float:
+def _tell(job: Job, measure: str, length: Length, steps_an_epoch: int, lr: float) -> None:
+    """How long it took, and what dev says; a warning where it learned nothing."""
+    epochs = (length.peak_steps + length.decay_steps) / steps_an_epoch
+    job.console.say(f"SFT: {epochs:.1f} epochs, dev {measure} {length.before:.3f} -> {length.after:.3f}")
+    again = f"--name {job.folder.name}-2 --set sft.lr"
+    if length.after <= length.before:
+        job.console.warn(
+            f"SFT has not lifted dev above the student as it came. Try another rate ({again}={3 * lr:.1g} or "
+            f"{again}={lr / 3:.1g}), more anchors, or a look at what the anchors have in common with eval.metric."
+        )
+    elif length.capped:
+        job.console.say(f"dev was still improving after {length.peak_steps / steps_an_epoch:.0f} epochs: {again}={2 * lr:.1g} learns faster")
+
+
+def _mix(job: Job, students: int) -> float:
     """Go on from the mean of the students; returns the share of its square that an adapter's rank holds."""
-    students = job.recipe.sft.students
     kept = mean_adapter([job.folder.adapter(_name(s)) for s in range(students)], job.folder.adapter("sft"))
     job.restart_optimizer("sft")
     job.console.say(f"SFT: the mean of {students} students, of which the adapter's rank holds {kept:.0%} by square")

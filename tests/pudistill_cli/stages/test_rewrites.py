@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from pudistill_cli.backend_api.contract import Row
+from pudistill_cli.config.sft_defaults import sft_shape
 from pudistill_cli.console import Console
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.run.rollouts import REWRITES
-from pudistill_cli.stages import rewrites, sft
+from pudistill_cli.stages import rewrites, sft_training
 from pudistill_cli.stages.anchors import Anchored, ask_teacher
-from pudistill_cli.stages.rewrites import rows_of_epochs, share_saved
+from pudistill_cli.stages.rewrites import lessons, share_saved
 from pudistill_cli.types import PromptTokens, Sampling, Tokens
 from tests.tiny import SIZES, Ended, Tiny
 
@@ -60,10 +61,13 @@ def test_every_epoch_has_every_anchor_and_another_rewrite_of_those_that_came_to_
     with closing(reopen(tiny.run.name, tiny.runs, Console(as_json=True), [])) as job:
         anchors = ask_teacher(job).for_sft
         view = {a.prompt.key: in_view(job, a) for a in anchors}
-        for epoch, rows in enumerate(rows_of_epochs(job, anchors)):
+        shape = sft_shape(job.recipe.sft, parameters=1, width=1, anchors=len(anchors))
+        read = lessons(job, anchors, shape)
+        assert read.distinct == 2
+        for epoch, rows in enumerate([read.epoch(0, 0), read.epoch(0, 1), read.epoch(0, 2)]):
             assert rows[: len(anchors)] == [Row(a.prompt_tokens, a.answer_tokens, view[a.prompt.key]) for a in anchors]
             assert rows[len(anchors) :] == [
-                Row(a.prompt_tokens, own[epoch % len(own)], view[a.prompt.key])
+                Row(a.prompt_tokens, own[epoch % 2 % len(own)], view[a.prompt.key])
                 for a in anchors
                 if (own := whole[a.prompt.key])
             ]
@@ -86,7 +90,7 @@ def test_a_run_that_was_stopped_after_them_ends_with_the_same_bytes(
     whole = run(tmp_path / "whole", call, sft=REWRITING)
     stopped = Tiny.make(tmp_path / "stopped", sft=REWRITING)
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(sft_training, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(*stopped.arguments("--until", "sft")).code != 0
     before = stopped.rows(IDS)
     assert call(*stopped.arguments("--until", "sft")).code == 0
@@ -142,7 +146,7 @@ def test_auto_does_without_where_it_looks_too_little(
 def test_the_gate_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     stopped = Tiny.make(tmp_path, sft={"rewrites": "auto"})
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(sft_training, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(*stopped.arguments("--until", "sft")).code != 0
     before = stopped.rows(GATE)
     ended = call(*stopped.arguments("--until", "sft"))
@@ -157,7 +161,7 @@ def test_settings_of_later_stages_may_change_once_auto_has_decided(
     """The gate's mark is no finished work; what is written stays with SFT, and is written again where SFT changes."""
     tiny = Tiny.make(tmp_path, sft={"rewrites": "auto"})
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(sft_training, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(*tiny.arguments("--until", "sft")).code == 130
     drawn = tiny.rows(IDS)
     assert drawn
@@ -166,7 +170,7 @@ def test_settings_of_later_stages_may_change_once_auto_has_decided(
     assert tiny.rows(IDS) == drawn
     again = Tiny.make(tmp_path / "epochs", sft={"rewrites": "auto"})
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(sft_training, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(*again.arguments("--until", "sft")).code == 130
     ended = call(*again.arguments("--until", "sft", "--set", "sft.epochs=2"))
     assert ended.code == 0, ended.err
@@ -195,6 +199,6 @@ def test_what_an_anchor_tells(own: list[float], other: list[float], share: float
 
 def test_the_plan_names_the_steps_with_and_without(tmp_path: Path, call: Call) -> None:
     tiny = Tiny.make(tmp_path)
-    for setting, steps in (("auto", "2 epochs of 2 or 4 steps"), ("true", "of 4 steps"), ("false", "of 2 steps")):
+    for setting, steps in (("auto", "2 epochs of 2 or 4 steps of 8"), ("true", "of 4 steps"), ("false", "of 2 steps")):
         planned = call(*tiny.arguments("--dry-run", "--set", f"sft.rewrites={setting}", "--set", "sft.epochs=2"))
         assert steps in " ".join(planned.out.split())

@@ -12,7 +12,7 @@ import pytest
 
 from pudistill_cli.models.adapter_average import mean_adapter
 from pudistill_cli.models.peft_adapter import WEIGHTS, read_adapter
-from pudistill_cli.stages import sft
+from pudistill_cli.stages import sft, sft_training
 from tests.tiny import Ended, Tiny
 
 Call = Callable[..., Ended]
@@ -59,7 +59,7 @@ def test_a_killed_run_keeps_its_finished_students_and_ends_as_if_it_had_not_been
 ) -> None:
     killed, whole = (Tiny.make(tmp_path / name, **SEVERAL) for name in ("killed", "whole"))
     run(whole, call)
-    step, trained = sft.train_step, []
+    step, trained = sft_training.train_step, []
 
     def until_the_second_step_of_the_second(*arguments: Any) -> Any:
         trained.append(1)
@@ -68,7 +68,7 @@ def test_a_killed_run_keeps_its_finished_students_and_ends_as_if_it_had_not_been
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "train_step", until_the_second_step_of_the_second)
+        patch.setattr(sft_training, "train_step", until_the_second_step_of_the_second)
         assert call(*killed.arguments()).code == 130
     trained.clear()
     run(killed, call)
