@@ -26,9 +26,9 @@ def default_sft_lr(width: int) -> float:
     """Peak rate of SFT for a student whose hidden states have `width` entries (ours).
 
     1e-3 (576 / width)^0.6: 3.3e-3 at 80 and 1e-3 at 576, both measured here (LOG.md), 4.7e-4 at 2,048 and 3.1e-4 at
-    4,096. Published practice for LoRA on billions of parameters lies there: 5e-4 at 2,000, falling as width^-0.78, fits
-    14 Llama and Qwen models (Schulman et al. 2025, "LoRA Without Regret"); QLoRA takes 2e-4 at 7 and 13 billion
-    parameters (Dettmers et al. 2023, arXiv 2305.14314, table 9).
+    4,096. Published practice for LoRA on billions of parameters lies there: 5e-4 at 2,000, falling as width^-0.781,
+    fits Llama models (Schulman et al. 2025, "LoRA Without Regret"); QLoRA takes 2e-4 at 7 and 13 billion parameters
+    (Dettmers et al. 2023, arXiv 2305.14314).
     """
     return 1e-3 * math.pow(576 / width, 0.6)
 
@@ -65,7 +65,7 @@ def sft_shape(settings: SftSettings, *, parameters: int, width: int, anchors: in
     """
     if settings.lr == "auto" and width == 0:
         raise UsageError(
-            "The student's config.json does not say how wide its hidden states are, from which the rate of SFT follows.",
+            "The student's config.json does not say how wide its hidden states are, and SFT's rate follows from that.",
             "Say the rate: --set sft.lr=5e-4",
         )
     rewrites = None if parameters <= SMALL_STUDENT else False

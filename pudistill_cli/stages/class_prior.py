@@ -84,7 +84,8 @@ def _tell(job: Job, prior: Prior, decision: Decision, number: int) -> None:
     elif decision == "too few":
         job.console.warn(
             f"{line}; below {prefer.prior_start:.0%} ranking has too little to find, so the rounds do not start. "
-            f"Try a run with more anchors, or with rounds all the same: --name {job.folder.name}-2 --set prefer.prior_start=0"
+            "Try a run with more anchors, or with rounds all the same: "
+            f"--name {job.folder.name}-2 --set prefer.prior_start=0"
         )
     elif prior.estimate < prefer.prior_start:
         job.console.warn(f"{line}; below {prefer.prior_start:.0%} ranking has little to find. More SFT may be better.")

@@ -51,6 +51,10 @@ class Lessons:
         """Rows of an epoch."""
         return len(self.anchors) + len(self.rewrites)
 
+    def steps(self, batch: int) -> int:
+        """Steps of an epoch."""
+        return math.ceil(self.rows / batch)
+
 
 def lessons(job: Job, anchored: Sequence[Anchored], shape: SftShape) -> Lessons:
     """Every anchor, with rewrites where the base writes them.
@@ -127,9 +131,7 @@ def _nats(job: Job, requests: Sequence[Continuations], title: str) -> list[float
     return nats
 
 
-def _written(
-    job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens], each: int
-) -> dict[str, list[Tokens]]:
+def _written(job: Job, readable: Sequence[Anchored], views: Mapping[str, Tokens], each: int) -> dict[str, list[Tokens]]:
     """Per prompt, the rewrites that came to an end; those that the ledger holds are not drawn again."""
     held = job.ledger.candidates(REWRITES)
     missing = [a for a in readable if a.prompt.key not in held]

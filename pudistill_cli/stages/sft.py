@@ -72,7 +72,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     for name in ("sft-start", *map(_name, range(shape.students))):
         shutil.rmtree(job.folder.adapter(name), ignore_errors=True)
     if trained[0].length:
-        _tell(job, check.measure, trained[0].length, training.steps_an_epoch, shape.lr)
+        _tell(job, check.measure, trained[0].length, read.steps(shape.batch), shape.lr)
 
 
 def _train(job: Job, training: SftTraining, number: int, length: Length | None, check: DevCheck) -> _Trained:
@@ -114,7 +114,9 @@ def _tell(job: Job, measure: str, length: Length, steps_an_epoch: int, lr: float
             f"{again}={lr / 3:.1g}), more anchors, or a look at what the anchors have in common with eval.metric."
         )
     elif length.capped:
-        job.console.say(f"dev was still improving after {length.peak_steps / steps_an_epoch:.0f} epochs: {again}={2 * lr:.1g} learns faster")
+        job.console.say(
+            f"dev was still improving after {length.peak_steps / steps_an_epoch:.0f} epochs: {again}={2 * lr:.1g} learns faster"
+        )
 
 
 def _mix(job: Job, students: int) -> float:

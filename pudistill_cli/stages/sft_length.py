@@ -135,9 +135,7 @@ def _falling(training: SftTraining, steps: int) -> list[float]:
     return [learning_rate(training.shape.lr, n, steps, 0) for n in range(steps)]
 
 
-def _look(
-    job: Job, training: SftTraining, check: DevCheck, path: Path | None, base: DevLook | None = None
-) -> DevLook:
+def _look(job: Job, training: SftTraining, check: DevCheck, path: Path | None, base: DevLook | None = None) -> DevLook:
     look = check.look(path, base)
     job.metrics("sft-dev", 0, training.taken, {check.measure: look.score[0]})
     training.bar.note(dev=look.score[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 
@@ -27,7 +26,7 @@ class SftTraining:
         self._lessons, self._student = lessons, student
         self._taken = taken
         """Steps of the stage so far, those of other students included: the number of the next figure."""
-        self.steps_an_epoch = math.ceil(lessons.rows / shape.batch)
+        self.steps_an_epoch = lessons.steps(shape.batch)
         self._losses: list[float] = []
 
     def train(self, first: int, rates: Iterable[float]) -> None:

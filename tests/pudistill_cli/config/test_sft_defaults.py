@@ -30,7 +30,7 @@ def test_the_rate_falls_with_the_width(width: int, rate: float) -> None:
 
 @pytest.mark.parametrize("width", [896, 2048, 4096])
 def test_it_is_what_is_published_for_large_students(width: int) -> None:
-    """Within a factor of two of 5e-4 (2000 / width)^0.781, a fit to 14 models, where that speaks of billions."""
+    """Within a factor of two of 5e-4 (2000 / width)^0.781, a fit to Llama models."""
     published = 5e-4 * (2000 / width) ** 0.781
     assert published / 2 < default_sft_lr(width) < published * 2
 
