@@ -9,11 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pudistill_cli.config.export import formats_of
-from pudistill_cli.config.sft_defaults import sft_shape
+from pudistill_cli.config.sft_defaults import EPOCHS_WITHOUT_DEV, sft_shape
 from pudistill_cli.config.training import default_preference_lr
 from pudistill_cli.console import Console
 from pudistill_cli.run.plan import Plan
-from pudistill_cli.stages.sft_length import LONGEST
+from pudistill_cli.stages.dev_check import FEWEST
+from pudistill_cli.stages.sft_length import MOST_EPOCHS
 
 
 def print_dry_run(console: Console, plan: Plan, folder: Path) -> None:
@@ -54,7 +55,8 @@ def _sft(plan: Plan) -> str:
     answers_per_prompt = {None: (1, 2), False: (1,), True: (2,)}[shape.rewrites]
     steps = " or ".join(f"{math.ceil(prompts * n / shape.batch):,}" for n in answers_per_prompt)
     students = f"{shape.students} students x " if shape.students > 1 else ""
-    epochs = f"{shape.epochs} epochs" if shape.epochs else f"until dev stops improving, at most {LONGEST} epochs"
+    fixed = shape.epochs or (EPOCHS_WITHOUT_DEV if len(plan.prompts.dev) < FEWEST else None)
+    epochs = f"{fixed} epochs" if fixed else f"until dev stops improving, at most {MOST_EPOCHS} epochs"
     return f"{students}{epochs} of {steps} steps of {shape.batch}, rate {shape.lr:.2g}"
 
 

@@ -114,9 +114,8 @@ def _tell(job: Job, measure: str, length: Length, steps_an_epoch: int, lr: float
             f"{again}={lr / 3:.1g}), more anchors, or a look at what the anchors have in common with eval.metric."
         )
     elif length.capped:
-        job.console.say(
-            f"dev was still improving after {length.peak_steps / steps_an_epoch:.0f} epochs: {again}={2 * lr:.1g} learns faster"
-        )
+        longest = f"{length.peak_steps / steps_an_epoch:.0f} epochs"
+        job.console.say(f"dev was still improving after {longest}: {again}={2 * lr:.1g} learns faster")
 
 
 def _mix(job: Job, students: int) -> float:

@@ -24,6 +24,8 @@ STEPS_A_LOOK = 50
 """Dev is looked at after an epoch, or after so many steps where an epoch has more."""
 DECAY = 0.5
 """Steps with a falling rate, as a share of those at the peak rate that are kept; an epoch at least."""
+MOST_EPOCHS = round(LONGEST * (1 + DECAY))
+"""That a student is trained, if dev goes on improving to the end."""
 _SNAPSHOT = "sft-at-"
 
 

@@ -28,6 +28,7 @@ RATES = "SELECT value FROM metrics WHERE stage = 'sft' AND name = 'lr' ORDER BY 
 @pytest.fixture(autouse=True)
 def few_dev_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev_check, "FEWEST", SIZES["dev"])
+    monkeypatch.setattr("pudistill_cli.report.dry_run.FEWEST", SIZES["dev"])
 
 
 def look(figure: float) -> DevLook:
@@ -212,3 +213,11 @@ def test_rewrites_are_read_in_turn(tmp_path: Path, call: Call, monkeypatch: pyte
     tiny, _ = run(tmp_path, call, sft={"epochs": "auto", "rewrites": True, "students": 2})
     drawn = tiny.value("SELECT count(*) FROM candidates WHERE purpose = 'rewrite'")
     assert drawn == 5 * 2 * SIZES["train"]
+
+
+def test_the_plan_says_how_long_at_most(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 epochs at the peak rate, and half as many with a falling one."""
+    tiny = Tiny.make(tmp_path, **AUTO)
+    assert "at most 30 epochs of 2 steps of 8" in " ".join(call(*tiny.arguments("--dry-run")).out.split())
+    monkeypatch.setattr("pudistill_cli.report.dry_run.FEWEST", SIZES["dev"] + 1)
+    assert "6 epochs of 2 steps of 8" in " ".join(call(*tiny.arguments("--dry-run")).out.split())
