@@ -39,7 +39,7 @@ def test_the_defaults_are_the_vetted_ones() -> None:
     found = recipe()
     assert found.teacher == FileTeacher(path="anchors.jsonl")
     assert (found.lora.r, found.lora.alpha, found.lora.base) == (32, 64.0, "bf16")
-    assert (found.sft.share, found.sft.epochs, found.sft.lr) == ("all", 2, 2e-4)
+    assert (found.sft.share, found.sft.epochs, found.sft.lr, found.sft.batch) == ("all", "auto", "auto", "auto")
     prefer = found.prefer
     assert (prefer.k, prefer.rounds, prefer.temperature, prefer.top_p, prefer.top_k) == (4, 4, 1.0, 1.0, 0)
     assert (prefer.tau, prefer.prior_start, prefer.prior_stop) == (0.5, 0.3, 0.95)
