@@ -105,7 +105,7 @@ def _train(job: Job, training: SftTraining, number: int, length: Length | None, 
 
 def _tell(job: Job, measure: str, length: Length, steps_an_epoch: int, lr: float) -> None:
     """How long it took, and what dev says; a warning where it learned nothing."""
-    epochs = (length.peak_steps + length.decay_steps) / steps_an_epoch
+    epochs = (length.stable_steps + length.decay_steps) / steps_an_epoch
     job.console.say(f"SFT: {epochs:.1f} epochs, dev {measure} {length.before:.3f} -> {length.after:.3f}")
     again = f"--name {job.folder.name}-2 --set sft.lr"
     if length.after <= length.before:
@@ -114,7 +114,7 @@ def _tell(job: Job, measure: str, length: Length, steps_an_epoch: int, lr: float
             f"{again}={lr / 3:.1g}), more anchors, or a look at what the anchors have in common with eval.metric."
         )
     elif length.capped:
-        longest = f"{length.peak_steps / steps_an_epoch:.0f} epochs"
+        longest = f"{length.stable_steps / steps_an_epoch:.0f} epochs"
         job.console.say(f"dev was still improving after {longest}: {again}={2 * lr:.1g} learns faster")
 
 

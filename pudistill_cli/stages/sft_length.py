@@ -1,7 +1,7 @@
 """How long SFT trains: until dev stops improving, then with a falling rate (docs/method.md).
 
-The length is not known beforehand, so the rate stays at its peak until it is, and falls from the best snapshot on
-(warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395; Hägele et al. 2024, arXiv 2405.18392).
+The length is not known beforehand, so the rate stays as it is until it is, and falls from the best snapshot on (warm-up,
+stable, decay: Hu et al. 2024, arXiv 2404.06395; Hägele et al. 2024, arXiv 2405.18392).
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from pathlib import Path
 from pudistill_cli.method.statistics import paired_difference
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.dev_check import DevCheck, DevLook
-from pudistill_cli.stages.schedule import learning_rate
+from pudistill_cli.stages.schedule import FLOOR, learning_rate
 from pudistill_cli.stages.sft_training import WARMUP, SftTraining
 
 PATIENCE = 4
-"""Looks at dev in a row without an improvement that end the training at the peak rate."""
+"""Looks at dev in a row without an improvement that end the training at the stable rate."""
 LONGEST = 20
-"""Epochs at the peak rate, at most."""
+"""Epochs at the stable rate, at most."""
+STABLE = (1 + FLOOR) / 2
+"""The stable rate as a share of `sft.lr`: the mean of a linear decay from that to a tenth of it."""
 STEPS_A_LOOK = 50
 """Dev is looked at after an epoch, or after so many steps where an epoch has more."""
 DECAY = 0.5
-"""Steps with a falling rate, as a share of those at the peak rate that are kept; an epoch at least."""
+"""Steps with a falling rate, as a share of those at the stable rate that are kept; an epoch at least."""
 MOST_EPOCHS = round(LONGEST * (1 + DECAY))
 """That a student is trained, if dev goes on improving to the end."""
 _SNAPSHOT = "sft-at-"
@@ -33,8 +35,8 @@ _SNAPSHOT = "sft-at-"
 class Length:
     """What dev decided."""
 
-    peak_steps: int
-    """At the peak rate, of the student that is kept."""
+    stable_steps: int
+    """At the stable rate, of the student that is kept."""
     decay_steps: int
     """With a falling rate, of the student that is kept."""
     before: float
@@ -42,7 +44,7 @@ class Length:
     after: float
     """The same of the student that is kept."""
     capped: bool
-    """Whether dev was still improving when training at the peak rate ended."""
+    """Whether dev was still improving when training at the stable rate ended."""
 
 
 @dataclass(slots=True)
@@ -78,25 +80,25 @@ def train_until_dev_stops(job: Job, training: SftTraining, check: DevCheck) -> L
     base = _look(job, training, check, None)
     plateau, capped = _to_the_plateau(job, training, check, base)
     assert plateau.best is not None
-    peak, decay = plateau.at, _decay(training, plateau.at)
-    best = job.folder.state(_snapshot(peak))
+    stable, decay = plateau.at, _decay(training, plateau.at)
+    best = job.folder.state(_snapshot(stable))
     training.expect(decay)
     job.model_pair.go_on_from(best)
-    training.train(peak, _falling(training, decay))
-    end = job.folder.state(_snapshot(peak + decay))
+    training.train(stable, _falling(training, decay))
+    end = job.folder.state(_snapshot(stable + decay))
     job.model_pair.save(end)
     kept = _look(job, training, check, end, base)
     if paired_difference(kept.values, plateau.best.values, seed=job.recipe.seed).high < 0:
         job.model_pair.go_on_from(best)
         kept, decay = plateau.best, 0
-    return Length(peak, decay, base.score[0], kept.score[0], capped)
+    return Length(stable, decay, base.score[0], kept.score[0], capped)
 
 
 def train_as_long(training: SftTraining, length: Length) -> None:
     """Train another student for what dev decided about the first, and leave the learner at the end of it."""
-    training.expect(length.peak_steps + length.decay_steps)
-    training.train(0, _at_the_peak(training, 0, length.peak_steps))
-    training.train(length.peak_steps, _falling(training, length.decay_steps))
+    training.expect(length.stable_steps + length.decay_steps)
+    training.train(0, _stable(training, 0, length.stable_steps))
+    training.train(length.stable_steps, _falling(training, length.decay_steps))
 
 
 def forget_snapshots(job: Job, but: int | None = None) -> None:
@@ -107,13 +109,13 @@ def forget_snapshots(job: Job, but: int | None = None) -> None:
 
 
 def _to_the_plateau(job: Job, training: SftTraining, check: DevCheck, base: DevLook) -> tuple[Plateau, bool]:
-    """Train at the peak rate; the snapshot of the best step is there at the end. Second: whether the cap ended it."""
+    """Train at the stable rate; the snapshot of the best step is there at the end. Second: whether the cap ended it."""
     every = min(training.steps_an_epoch, STEPS_A_LOOK)
     plateau, step = Plateau(PATIENCE), 0
     while step < LONGEST * training.steps_an_epoch:
         left = (PATIENCE - plateau.since) * every + _decay(training, plateau.at)
         training.expect(left)
-        training.train(step, _at_the_peak(training, step, every))
+        training.train(step, _stable(training, step, every))
         step += every
         here = job.folder.state(_snapshot(step))
         job.model_pair.save(here)
@@ -124,17 +126,20 @@ def _to_the_plateau(job: Job, training: SftTraining, check: DevCheck, base: DevL
     return plateau, True
 
 
-def _decay(training: SftTraining, peak: int) -> int:
-    """Steps with a falling rate after so many at the peak."""
-    return max(training.steps_an_epoch, round(DECAY * peak))
+def _decay(training: SftTraining, stable: int) -> int:
+    """Steps with a falling rate after so many at the stable one."""
+    return max(training.steps_an_epoch, round(DECAY * stable))
 
 
-def _at_the_peak(training: SftTraining, first: int, steps: int) -> list[float]:
-    return [learning_rate(training.shape.lr, n, 1, WARMUP, "constant") for n in range(first, first + steps)]
+def _stable(training: SftTraining, first: int, steps: int) -> list[float]:
+    rate = STABLE * training.shape.lr
+    return [learning_rate(rate, n, 1, WARMUP, "constant") for n in range(first, first + steps)]
 
 
 def _falling(training: SftTraining, steps: int) -> list[float]:
-    return [learning_rate(training.shape.lr, n, steps, 0) for n in range(steps)]
+    """To a tenth of `sft.lr`, where a linear decay from that ends."""
+    floor = FLOOR * training.shape.lr
+    return [floor + (STABLE * training.shape.lr - floor) * (1 - n / steps) for n in range(steps)]
 
 
 def _look(job: Job, training: SftTraining, check: DevCheck, path: Path | None, base: DevLook | None = None) -> DevLook:

@@ -82,7 +82,7 @@ def test_training_goes_on_to_the_plateau_and_back_to_the_best_from_where_the_rat
     asked = scripted(monkeypatch, (0.0, 0.1, 0.3, 0.2, 0.2, 0.3, 0.3))
     tiny, ended = run(tmp_path, call)
     assert asked == [None, *(f"sft-at-{AN_EPOCH * n}" for n in (1, 2, 3, 4, 5)), "sft-at-6"]
-    assert length_of(tiny) == {"peak_steps": 4, "decay_steps": 2, "before": 0.0, "after": 0.3, "capped": False}
+    assert length_of(tiny) == {"stable_steps": 4, "decay_steps": 2, "before": 0.0, "after": 0.3, "capped": False}
     assert json.loads(tiny.value(DETAIL))["steps"] == 5 * AN_EPOCH + 2
     assert "SFT: 3.0 epochs, dev json 0.000 -> 0.300" in ended.flat
     assert [p.name for p in (tiny.run / "state").iterdir() if p.is_dir()] == ["sft"]
@@ -98,7 +98,7 @@ def test_training_goes_on_to_the_plateau_and_back_to_the_best_from_where_the_rat
 
 
 def test_the_rate_rises_stays_and_falls(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1e-2: a step a fifth of it more for five, the peak, and from step 8 on down to a tenth over 4."""
+    """The mean of 1e-2 and a tenth of it is 5.5e-3: a fifth more a step for five, and from step 8 on down to 1e-3."""
     monkeypatch.setattr(sft_length, "PATIENCE", 1)
     scripted(monkeypatch, (0.0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.5))
     rates: list[float] = []
@@ -110,8 +110,8 @@ def test_the_rate_rises_stays_and_falls(tmp_path: Path, call: Call, monkeypatch:
 
     monkeypatch.setattr(sft_training, "train_step", kept)
     run(tmp_path, call, sft={"epochs": "auto", "lr": 1.0e-2})
-    rising = [0.002, 0.004, 0.006, 0.008, 0.01]
-    assert rates == pytest.approx([*rising, *[0.01] * 5, 0.01, 0.00775, 0.0055, 0.00325])
+    rising = [0.0011, 0.0022, 0.0033, 0.0044, 0.0055]
+    assert rates == pytest.approx([*rising, *[0.0055] * 5, 0.0055, 0.004375, 0.00325, 0.002125])
 
 
 def test_what_dev_finds_worse_than_the_best_snapshot_is_not_kept(
@@ -120,7 +120,7 @@ def test_what_dev_finds_worse_than_the_best_snapshot_is_not_kept(
     monkeypatch.setattr(sft_length, "PATIENCE", 1)
     scripted(monkeypatch, (0.0, 0.5, 0.4, 0.1))
     tiny, _ = run(tmp_path, call)
-    assert length_of(tiny) == {"peak_steps": 2, "decay_steps": 0, "before": 0.0, "after": 0.5, "capped": False}
+    assert length_of(tiny) == {"stable_steps": 2, "decay_steps": 0, "before": 0.0, "after": 0.5, "capped": False}
     monkeypatch.setattr(sft_length, "PATIENCE", 1)
     scripted(monkeypatch, (0.0, 0.5, 0.4, 0.5))
     other, _ = run(tmp_path / "other", call)
@@ -134,7 +134,7 @@ def test_it_ends_at_the_cap_where_dev_goes_on_improving(
     monkeypatch.setattr(sft_length, "LONGEST", 3)
     scripted(monkeypatch, (0.0, 0.125, 0.25, 0.375, 0.5))
     tiny, ended = run(tmp_path, call)
-    assert length_of(tiny) == {"peak_steps": 6, "decay_steps": 3, "before": 0.0, "after": 0.5, "capped": True}
+    assert length_of(tiny) == {"stable_steps": 6, "decay_steps": 3, "before": 0.0, "after": 0.5, "capped": True}
     assert "dev was still improving after 3 epochs" in ended.flat
 
 
