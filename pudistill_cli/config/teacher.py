@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal, TypeAlias, cast
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -79,6 +80,10 @@ class EndpointTeacher(_Settings):
             raise ValueError("must start with http:// or https://, for example http://localhost:8080/v1")
         if "@" in value.split("/")[2]:
             raise ValueError("must not hold a user name or password: use api_key_env")
+        try:
+            _ = urlsplit(value).port
+        except ValueError as error:
+            raise ValueError(f"is no address: {error}") from None
         if "?" in value or "#" in value:
             raise ValueError("must not hold a query or a fragment: use extra_body and api_key_env")
         return value.rstrip("/")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.network import check_certificates, check_every_proxy
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILES = [
@@ -28,7 +29,8 @@ def download(hub_id: str, revision: str | None, *, offline: bool) -> Path:
     """The folder of a commit in the local cache; its name is the commit's hash.
 
     What is cached already is not fetched again, and a download that was cut off goes on. With `offline`, or
-    `HF_HUB_OFFLINE=1`, no socket is opened; without a connection the cache is used as well.
+    `HF_HUB_OFFLINE=1`, no socket is opened; without a connection, or with a proxy or certificates that cannot be used,
+    the cache is used as well.
 
     Raises:
         DataError: no such model or revision, no access to it, or neither a connection nor a cached copy.
@@ -36,6 +38,7 @@ def download(hub_id: str, revision: str | None, *, offline: bool) -> Path:
     from huggingface_hub import constants, errors, snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
     offline = offline or constants.HF_HUB_OFFLINE
+    unusable = None if offline else _network_problem()
     try:
         return Path(
             snapshot_download(
@@ -43,7 +46,7 @@ def download(hub_id: str, revision: str | None, *, offline: bool) -> Path:
                 revision=revision,
                 allow_patterns=_FILES,
                 ignore_patterns=["*/*"],
-                local_files_only=offline,
+                local_files_only=offline or unusable is not None,
             )
         )
     except errors.GatedRepoError as error:
@@ -61,6 +64,8 @@ def download(hub_id: str, revision: str | None, *, offline: bool) -> Path:
             f"{hub_id} has no revision {revision!r}.", "Give a branch, a tag or a whole commit hash."
         ) from error
     except errors.LocalEntryNotFoundError as error:
+        if unusable is not None:
+            raise unusable from None
         why = "this run is offline" if offline else "the hub cannot be reached"
         raise DataError(
             f"{hub_id} is not in the local cache, and {why}.",
@@ -71,3 +76,13 @@ def download(hub_id: str, revision: str | None, *, offline: bool) -> Path:
             f"The download of {hub_id} stopped: {type(error).__name__}: {error}",
             "Run the same command again: it goes on where it stopped.",
         ) from error
+
+
+def _network_problem() -> DataError | None:
+    """What the hub's client, which reads all these variables itself, would end with; None if they are good."""
+    try:
+        check_every_proxy(DataError)
+        check_certificates(DataError)
+    except DataError as problem:
+        return problem
+    return None

@@ -23,12 +23,12 @@ from pudistill_cli.teacher.opening import open_teacher
 
 
 def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> None:
-    """Read the file of answers, or see that the key is there, unless the run has every answer already.
+    """Read the file of answers, or see that key and network settings are good, unless the run has every answer.
 
     Raises:
         DataError: no file, or none of answers, or a local teacher's that is not there.
         BackendError: no backend here reads a local teacher's file.
-        TeacherError: the environment variable that the recipe names is not set.
+        TeacherError: the environment variable that the recipe names is not set, or one for the network is no good.
     """
     if isinstance(settings, LocalTeacher):
         from pudistill_cli.teacher.local import check_local
@@ -41,7 +41,10 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
         return
     teacher = open_teacher(settings, folder=Path.cwd(), open_local=_not_local)
     if isinstance(settings, EndpointTeacher) and not _cached(teacher.identity(), missing):
+        from pudistill_cli.teacher.http_client import route_to  # its HTTP client is imported where one is needed
+
         read_key(settings.api_key_env)
+        route_to(settings.base_url)
 
 
 def check_exports(export: ExportSettings, student: Student, runs: Path) -> None:

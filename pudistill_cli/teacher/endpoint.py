@@ -16,12 +16,12 @@ from pudistill_cli.errors import TeacherError
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.budget import Budget
+from pudistill_cli.teacher.http_client import Route, route_to, tls_problem
 from pudistill_cli.teacher.reply import Failed, Outcome, Retry, Stop, read_reply
 
 BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 600.0
-CONNECT_TIMEOUT = 10.0
 MAX_CONSECUTIVE_FAILURES = 10
 """So many prompts in a row that used up all their retries mean that the endpoint is broken."""
 RESUME_HINT = "Every answer so far is kept: type the same command again, and only the missing prompts are asked."
@@ -47,9 +47,10 @@ class Endpoint:
 
         Raises:
             TeacherError: no key, a key that is not accepted, an unknown model, an endpoint that cannot be
-                reached or fails prompt after prompt, or a limit of the recipe.
+                reached or fails prompt after prompt, a proxy or certificates that are none, or a limit of the recipe.
         """
-        asking = _Asking(self._settings, read_key(self._settings.api_key_env), questions, self._backoff)
+        route = route_to(self._settings.base_url)
+        asking = _Asking(self._settings, read_key(self._settings.api_key_env), route, questions, self._backoff)
         with asyncio.Runner() as runner:
             task = runner.get_loop().create_task(asking.run())
             try:
@@ -73,7 +74,7 @@ class _Asking:
     """One `ask`: workers that share the questions, the limits and the reason to stop."""
 
     def __init__(
-        self, settings: EndpointTeacher, key: str | None, questions: Sequence[Question], backoff: float
+        self, settings: EndpointTeacher, key: str | None, route: Route, questions: Sequence[Question], backoff: float
     ) -> None:
         self.arrived: asyncio.Queue[tuple[Question, Answer] | None] = asyncio.Queue()
         """None comes last."""
@@ -81,6 +82,7 @@ class _Asking:
         self.stop: Stop | None = None
         self._settings = settings
         self._key = key
+        self._route = route
         self._questions = iter(questions)
         self._backoff = backoff
         self._budget = Budget(settings)
@@ -95,11 +97,9 @@ class _Asking:
         headers = {"Content-Type": "application/json", "User-Agent": "pudistill"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
-        # The whole request has its time limit in `_request`; a machine that is not there is noticed sooner.
-        timeout = httpx.Timeout(None, connect=min(CONNECT_TIMEOUT, self._settings.timeout))
         try:
             async with (
-                httpx.AsyncClient(headers=headers, timeout=timeout) as client,
+                self._route.client(headers, self._settings.timeout) as client,
                 asyncio.TaskGroup() as group,
             ):
                 self._workers = [group.create_task(self._worker(client)) for _ in range(self._settings.concurrency)]
@@ -153,7 +153,9 @@ class _Asking:
             return Retry(f"no answer within {self._settings.timeout:g} s")
         except httpx.InvalidURL as error:
             return Stop(f"{self._url} is no address: {error}.", "Correct teacher.base_url in the recipe.")
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            if problem := tls_problem(error):
+                return Stop(f"{self._url} {problem[0]}.", problem[1])
             return Retry(str(error) or "connection timed out", unreachable=True)
         except httpx.RequestError as error:
             return Retry(f"the connection broke: {redact(str(error), self._key) or type(error).__name__}")
@@ -179,9 +181,9 @@ class _Asking:
         return not self._stopped.is_set()
 
     def _give_up(self, last: Retry) -> Answer | None:
-        tries = f"after {self._settings.retries + 1} tries"
+        tries = "after 1 try" if not self._settings.retries else f"after {self._settings.retries + 1} tries"
         if last.unreachable:
-            hint = f"Start the server, or check teacher.base_url and the network. {RESUME_HINT}"
+            hint = f"Start the server, or check teacher.base_url and the network{self._route.hint}. {RESUME_HINT}"
             return self._stop_because(Stop(f"{self._url} cannot be reached {tries}: {last.detail}.", hint))
         self._failures += 1
         if self._failures >= MAX_CONSECUTIVE_FAILURES:

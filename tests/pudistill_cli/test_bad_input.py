@@ -326,6 +326,17 @@ def test_answers_that_cannot_be_used_are_left_out_and_counted(
     assert json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'sft'"))["rows"] == SIZES["train"] - 4
 
 
+def test_a_proxy_that_is_none_is_found_before_a_weight_is_read(
+    tiny: Tiny, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "junk://user:secret@proxy.example")
+    remote = endpoint(tiny, "https://teacher.example/v1")
+    ended = call(*remote.arguments())
+    refused(ended, 4, "HTTPS_PROXY names no proxy that can be used", "unset HTTPS_PROXY")
+    assert "secret" not in ended.err
+    assert not tiny.runs.exists()
+
+
 def test_offline_with_answers_missing_opens_no_connection(
     tiny: Tiny, serve: Callable[[Behaviour], Server], call: Call
 ) -> None:

@@ -35,6 +35,9 @@ def test_a_key_in_place_of_a_name_is_refused_and_not_repeated(value):
     ("settings", "message"),
     [
         ({"base_url": "localhost:8080/v1"}, "must start with http"),
+        ({"base_url": "http://localhost:99999/v1"}, "is no address"),
+        ({"base_url": "http://localhost:port/v1"}, "is no address"),
+        ({"base_url": "http://[::1/v1"}, "is no address"),
         ({"base_url": "https://user:secret@host/v1"}, "must not hold a user name or password"),
         ({"base_url": "https://host/v1?key=secret"}, "must not hold a query"),
         ({"extra_body": {"n": 4, "seed": 1}}, "must not hold n: "),

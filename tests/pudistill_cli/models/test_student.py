@@ -281,6 +281,24 @@ def test_without_a_connection_the_cache_will_do(server: FakeHub, monkeypatch: py
         resolve_student("me/other")
 
 
+def test_with_certificates_that_are_not_there_the_cache_will_do(
+    server: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_student("me/tiny")
+    server.requests.clear()
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/cert.pem")
+    assert resolve_student("me/tiny").commit == COMMIT
+    with pytest.raises(DataError, match=r"SSL_CERT_FILE names /nowhere/cert\.pem, which cannot be read") as error:
+        resolve_student("me/other")
+    assert "unset SSL_CERT_FILE" in error.value.hint
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.setenv("ALL_PROXY", "junk://user:secret@proxy.example")
+    with pytest.raises(DataError, match="ALL_PROXY names no proxy that can be used") as error:
+        resolve_student("me/other")
+    assert "secret" not in error.value.message + error.value.hint
+    assert server.requests == []
+
+
 def test_gated_missing_and_unknown_revisions_say_what_to_do(server: FakeHub) -> None:
     for model, revision, message, hint in (
         ("me/gated", None, "gated", "hf auth login"),
