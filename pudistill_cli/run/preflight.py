@@ -18,6 +18,7 @@ from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.api_key import read_key
+from pudistill_cli.teacher.asking import cached_answer
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.opening import open_teacher
 
@@ -40,7 +41,7 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
     if not missing:
         return
     teacher = open_teacher(settings, folder=Path.cwd(), open_local=_not_local)
-    if isinstance(settings, EndpointTeacher) and not _cached(teacher.identity(), missing):
+    if isinstance(settings, EndpointTeacher) and not _cached(teacher, missing):
         from pudistill_cli.teacher.http_client import route_to  # its HTTP client is imported where one is needed
 
         read_key(settings.api_key_env)
@@ -83,12 +84,12 @@ def _answered(ledger: Path) -> set[str]:
         return set(held.anchors())
 
 
-def _cached(identity: str, prompts: Sequence[Prompt]) -> bool:
+def _cached(teacher: Teacher, prompts: Sequence[Prompt]) -> bool:
     path = cache_path() / "anchors.sqlite"
     if not path.is_file():
         return False
     with AnswerCache(path) as cache:
-        return all(cache.get(identity, p.messages) is not None for p in prompts)
+        return all(cached_answer(teacher, cache, p.messages) is not None for p in prompts)
 
 
 def _existing(path: Path) -> Path:

@@ -17,7 +17,7 @@ from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import teacher_of
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
-from pudistill_cli.teacher.asking import ask_all
+from pudistill_cli.teacher.asking import ask_all, cached_answer
 from pudistill_cli.types import Tokens
 
 ASKED = ("train", "dev", "test")
@@ -139,12 +139,12 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
             "Left out of training, kept in the ledger: " + ", ".join(f"{n} {s}" for s, n in sorted(left_out.items()))
         )
     if stripped:
-        job.console.say(f"Reasoning was stripped from {stripped} of {len(held)} answers.")
+        job.console.say(f"Reasoning was stripped from {stripped} of {len(held)} answers, or a token that ends a turn.")
     return held
 
 
 def _refuse_to_connect(job: Job, teacher: Teacher, prompts: list[Prompt]) -> None:
-    new = sum(job.cache.get(teacher.identity(), p.messages) is None for p in prompts)
+    new = sum(cached_answer(teacher, job.cache, p.messages) is None for p in prompts)
     if new:
         raise TeacherError(
             f"{new} of {len(prompts)} prompts have no answer yet, and --offline forbids asking {teacher.name}.",

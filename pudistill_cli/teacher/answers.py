@@ -24,11 +24,12 @@ class Answer:
     """The teacher's one answer to a prompt. Only status "ok" is trained on; the others are counted."""
 
     text: str
-    """Without reasoning."""
+    """Without reasoning and end-of-turn tokens."""
     status: Status
     finish_reason: str
     """As the teacher gave it: "stop", "length", "content_filter", a name of its own; "" without an answer."""
     reasoning_stripped: bool
+    """Whether the teacher reasoned, or its text held anything else that is no answer: an end-of-turn token."""
     prompt_tokens: int
     completion_tokens: int
     """Both by the teacher's own count, reasoning included; 0 where it gives none."""
@@ -48,6 +49,8 @@ class Teacher(Protocol):
     """For people: the model, and where it is."""
     notices: list[str]
     """What the user should know, complete once `ask` has ended: bad lines, prompts without an answer."""
+    max_tokens: int | None
+    """So many tokens mean that an answer was cut off, whatever its reason; None where the reason can be relied on."""
     rereadable: bool
     """Whether the answers lie there to be read again at no cost: then they are not cached."""
 

@@ -6,6 +6,17 @@ from collections.abc import Callable, Generator, Sequence
 
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.teacher.cleaning import clean_again
+from pudistill_cli.types import Message
+
+
+def cached_answer(teacher: Teacher, cache: AnswerCache, messages: Sequence[Message]) -> Answer | None:
+    """The answer that was kept, read by the rules of today; None where by them it is to be asked again."""
+    kept = cache.get(teacher.identity(), messages)
+    if kept is None:
+        return None
+    answer = clean_again(kept, teacher.max_tokens)
+    return None if answer.status == "error" else answer
 
 
 def ask_all(
@@ -28,7 +39,7 @@ def ask_all(
     for question in questions:
         if question.key in answers or question.key in missing:
             continue
-        answer = None if teacher.rereadable else cache.get(identity, question.messages)
+        answer = None if teacher.rereadable else cached_answer(teacher, cache, question.messages)
         if answer is None:
             missing[question.key] = question
         else:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from pudistill_cli.teacher.answers import Answer, Status
+from pudistill_cli.teacher.finish_reasons import ending
+from pudistill_cli.teacher.reasoning import strip_end_tokens, strip_reasoning
 
-CLOSED_REASONING = re.compile(r"<(think|thinking)>.*?</\1>\s*", re.DOTALL)
-# Without its end only at the start of a line: a tag inside a sentence is more likely being talked about.
-UNCLOSED_REASONING = re.compile(r"^[ \t]*<(think|thinking)>.*\Z", re.DOTALL | re.MULTILINE)
-# Some chat templates open the tag in the prompt, so that the answer holds its end only.
-UNOPENED_REASONING = re.compile(r"\A.*</(think|thinking)>[ \t]*(\n\s*|\Z)", re.DOTALL)
+OPENS_AS_A_REFUSAL = "it opens as a refusal"
+CALLS_TOOL = "it calls a tool"
+BEYOND_THE_LIMIT = "the token limit is not on its reasoning"
 
 # How models decline in English. Conservative: an opening must name what is declined, because "I'm sorry, but
 # I can't" also begins a good letter. Compared with the answer's start, lower case, apostrophes made plain.
@@ -50,16 +51,29 @@ def clean(
     *,
     reasoning: str = "",
     refusal: str = "",
+    calls_tool: bool = False,
     prompt_tokens: int = 0,
     completion_tokens: int = 0,
+    reasoning_tokens: int = 0,
+    max_tokens: int | None = None,
 ) -> Answer:
-    """Strip the reasoning and give the answer its status.
+    """Strip reasoning and end-of-turn tokens, and give the answer its status: "ok" only where its reason is an end.
 
     `reasoning` and `refusal` are the fields in which some endpoints put these apart from the text. A cut-off
-    answer is "truncated" even when nothing is left of it; the endpoint's own word on a refusal goes first.
+    answer is "truncated" even when nothing is left of it; the endpoint's own word on a refusal goes first. One of
+    `max_tokens` tokens, where that is given, was cut off whatever its reason says; one that ended for an unknown
+    reason may have been, and counts as that. Where there are more tokens, `reasoning_tokens` of them reasoning, the
+    limit is on the others. Status "error" is for answers that broke off: ask again.
     """
-    answer = strip_reasoning(text)
-    status, detail = _status(answer, finish_reason, refusal)
+    answer = strip_end_tokens(strip_reasoning(text))
+    status, detail = _ended(finish_reason, refusal, calls_tool)
+    if status == "ok" and max_tokens is not None and completion_tokens >= max_tokens:
+        if completion_tokens > max_tokens > completion_tokens - reasoning_tokens:
+            detail = BEYOND_THE_LIMIT
+        else:
+            status, detail = "truncated", f"cut off at {max_tokens:,} tokens: raise the teacher's token limit"
+    if status == "ok":
+        status, detail = _said(answer, reasoning or text, detail)
     return Answer(
         # A cut in the middle of a surrogate pair leaves half a character, which no file could hold.
         text=answer.encode("utf-8", "replace").decode(),
@@ -72,13 +86,21 @@ def clean(
     )
 
 
-def strip_reasoning(text: str) -> str:
-    """Leave out `<think>` and `<thinking>` blocks, also with one end missing, and space around the rest.
-
-    Where there is no reasoning, the space that the text begins with stays: it is part of a continuation.
-    """
-    rest = UNOPENED_REASONING.sub("", UNCLOSED_REASONING.sub("", CLOSED_REASONING.sub("", text)))
-    return rest.rstrip() if rest == text else rest.strip()
+def clean_again(answer: Answer, max_tokens: int | None) -> Answer:
+    """An answer that was kept, perhaps by an older version, as the rules are now; the endpoint's refusals stay."""
+    if answer.status == "refused" and answer.detail != OPENS_AS_A_REFUSAL:
+        return answer
+    now = clean(
+        answer.text,
+        answer.finish_reason,
+        calls_tool=answer.detail == CALLS_TOOL,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        max_tokens=None if answer.detail == BEYOND_THE_LIMIT else max_tokens,
+    )
+    if now.status == answer.status:
+        now = replace(now, detail=answer.detail)
+    return replace(now, reasoning_stripped=now.reasoning_stripped or answer.reasoning_stripped)
 
 
 def is_refusal(text: str) -> bool:
@@ -88,15 +110,27 @@ def is_refusal(text: str) -> bool:
     return opening is not None and start[opening.end() :].lstrip().startswith(DECLINING)
 
 
-def _status(answer: str, finish_reason: str, refusal: str) -> tuple[Status, str]:
+def _ended(finish_reason: str, refusal: str, calls_tool: bool) -> tuple[Status, str]:
     if refusal.strip():
         return "refused", "the endpoint marked it as a refusal"
-    if finish_reason == "content_filter":
-        return "refused", "the endpoint's content filter"
-    if finish_reason == "length":
-        return "truncated", ""
+    match ending(finish_reason):
+        case "filtered":
+            return "refused", f"the endpoint's filter ({finish_reason})"
+        case "cut off":
+            return "truncated", f"cut off ({finish_reason}): raise the teacher's token limit"
+        case "tool call":
+            return "empty", CALLS_TOOL
+        case "error":
+            return "error", f"it broke off ({finish_reason})"
+        case "unknown":
+            return "truncated", f"unknown finish reason {finish_reason!r}"
+        case "whole":
+            return ("empty", CALLS_TOOL) if calls_tool else ("ok", "")
+
+
+def _said(answer: str, all_of_it: str, detail: str) -> tuple[Status, str]:
     if not answer.strip():
-        return "empty", ""
+        return "empty", "all of it is reasoning, by its tags or the endpoint's parser" if all_of_it.strip() else ""
     if is_refusal(answer.lstrip()):
-        return "refused", "it opens as a refusal"
-    return "ok", ""
+        return "refused", OPENS_AS_A_REFUSAL
+    return "ok", detail

@@ -33,6 +33,7 @@ class Endpoint:
     def __init__(self, settings: EndpointTeacher, backoff: float = BACKOFF) -> None:
         self.name = f"{settings.model} at {settings.base_url}"
         self.notices: list[str] = []
+        self.max_tokens: int | None = settings.max_tokens
         self.rereadable = False
         self._settings = settings
         self._backoff = backoff
@@ -137,6 +138,8 @@ class _Asking:
                     return self._stop_because(stop)
                 case Failed(detail):
                     return Answer.error(detail)
+                case Retry(partial=Answer() as partial) as last:
+                    self._budget.spend(question, partial)
                 case Retry() as last if last.wait is not None and last.wait > LONGEST_RETRY_AFTER:
                     wait = f"{last.wait:,.0f} s"
                     return self._stop_because(Stop(f"{self._url} asks to wait {wait} ({last.detail}).", RESUME_HINT))
@@ -161,7 +164,8 @@ class _Asking:
             return Retry(f"the connection broke: {redact(str(error), self._key) or type(error).__name__}")
         headers = {name: redact(value, self._key) for name, value in response.headers.items()}
         body = redact(response.content.decode("utf-8", "replace"), self._key)
-        return read_reply(response.status_code, headers, body, self._settings.model, self._url)
+        s = self._settings
+        return read_reply(response.status_code, headers, body, s.model, self._url, s.max_tokens)
 
     def _body(self, question: Question) -> bytes:
         s = self._settings

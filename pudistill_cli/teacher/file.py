@@ -35,6 +35,7 @@ class AnswerFile:
     def __init__(self, path: Path, on_bad_line: Literal["fail", "skip"] = "fail") -> None:
         self.name = str(path)
         self.notices: list[str] = []
+        self.max_tokens: int | None = None
         self.rereadable = True
         try:
             content = path.read_bytes()

@@ -18,6 +18,7 @@ from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
 from pudistill_cli.teacher.local_placement import TeacherPlacement, place_checkpoint, place_model_file
+from pudistill_cli.teacher.reasoning import strip_reasoning
 from pudistill_cli.types import Candidate, Message, PromptTokens, Sampling, Tokens
 
 
@@ -74,7 +75,15 @@ def open_local(
     opened = placement.backend.open(spec)
     where = "on this machine's CPU" if placement.device == "cpu" else "on this machine"
     about = f"{settings.model}, {checkpoint.parameters:,} parameters, through {placement.backend.name} {where}"
-    return LocalModel(settings, opened, checkpoint.tokenizer.encode_prompt, checkpoint.fingerprint, context, about)
+    tokenizer = checkpoint.tokenizer
+    spell = partial(_spelled, tokenizer)
+    return LocalModel(settings, opened, tokenizer.encode_prompt, checkpoint.fingerprint, context, about, spell)
+
+
+def _spelled(tokenizer: StudentTokenizer, tokens: Tokens) -> str:
+    """Text with the special tokens in it, but for the end of turn."""
+    ended = bool(tokens) and tokens[-1] in tokenizer.stop_tokens
+    return tokenizer.codec.decode(tokens[:-1] if ended else tokens, special=True)
 
 
 def _is_gguf(settings: LocalTeacher) -> bool:
@@ -100,7 +109,8 @@ class LocalModel:
     """Asks an open engine that holds the teacher's weights.
 
     `encode` renders messages with the teacher's own chat template; `fingerprint` is the content hash of its
-    checkpoint, so that other weights under the same path are another teacher; `context` is in tokens.
+    checkpoint, so that other weights under the same path are another teacher; `context` is in tokens. `spell` gives
+    the text of tokens with special ones in it, which for some models mark where reasoning ends.
     """
 
     def __init__(
@@ -111,9 +121,11 @@ class LocalModel:
         fingerprint: str,
         context: int,
         about: str = "",
+        spell: Callable[[Tokens], str] | None = None,
     ) -> None:
         self.name = settings.model
         self.notices: list[str] = []
+        self.max_tokens: int | None = None  # the engine knows whether a turn has ended
         self.rereadable = False
         self.about = about or settings.model
         """For a line of progress."""
@@ -122,6 +134,7 @@ class LocalModel:
         self._encode = encode
         self._fingerprint = fingerprint
         self._context = context
+        self._spell = spell or engine.decode
 
     def identity(self) -> str:
         """Settings and fingerprint; the backend is left out, since it is the same model in any."""
@@ -149,8 +162,10 @@ class LocalModel:
         self._engine.close()
 
     def _read(self, prompt: PromptTokens, candidate: Candidate) -> Answer:
+        spelled = self._spell(candidate.tokens)
+        reasons = strip_reasoning(spelled) != spelled.rstrip()
         return clean(
-            self._engine.decode(candidate.tokens),
+            spelled if reasons else self._engine.decode(candidate.tokens),
             candidate.finish,
             prompt_tokens=len(prompt.tokens),
             completion_tokens=len(candidate.tokens),

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.cleaning import clean
+from pudistill_cli.teacher.finish_reasons import ending
 
 _SHOWN = 300
 """Characters of an endpoint's own words in one message."""
@@ -26,6 +27,8 @@ class Retry:
     wait: float | None = None
     """Seconds the endpoint asked for (`Retry-After`)."""
     unreachable: bool = False
+    partial: Answer | None = None
+    """What came before it broke off, for its tokens: they may be charged for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +54,27 @@ class ErrorBody:
     """The fields of an error response that endpoints agree on; "" where one is missing."""
 
     message: str
+    status: int = 0
+    """The HTTP status that some put into the body; 0 without one."""
     code: str = ""
     param: str = ""
 
 
-def read_reply(status: int, headers: Mapping[str, str], body: str, model: str, url: str) -> Outcome:
+def read_reply(
+    status: int, headers: Mapping[str, str], body: str, model: str, url: str, max_tokens: int | None = None
+) -> Outcome:
     """Turn a response into an outcome.
 
-    `headers`, by lower-case name, and `body` must not hold the key any more: parts of them are shown.
+    `headers`, by lower-case name, and `body` must not hold the key any more: parts of them are shown. An answer of
+    `max_tokens` tokens was cut off, whatever its finish reason says.
     """
+    value = _json(body)
+    error = _error(value, body)
     if status == 200:
-        return _read_answer(body)
-    error = _error(body)
+        choices = _list(_object(value).get("choices"))
+        if choices or not error.status:
+            return _read_answer(_object(value), choices, error, max_tokens)
+        status = error.status
     reason = f"HTTP {status}: {error.message}" if error.message else f"HTTP {status}"
     if stop := _stop(status, error, reason, headers, model, url):
         return stop
@@ -124,47 +136,84 @@ def _until(date: str, now: datetime) -> float:
     return max(0.0, (at - now).total_seconds())
 
 
-def _read_answer(body: str) -> Answer | Retry:
-    reply = _object(_json(body))
-    choices: Any = reply.get("choices")
-    if not isinstance(choices, list) or not choices:
-        words = _error(body).message or body
-        return Retry(f"HTTP 200, but no answer in it: {_short(words)!r}")
-    choice = _object(cast("list[Any]", choices)[0])
+def _read_answer(reply: dict[str, Any], choices: list[Any], error: ErrorBody, max_tokens: int | None) -> Answer | Retry:
+    if not choices:
+        return Retry(f"HTTP 200, but no answer in it: {error.message!r}")
+    choice = _object(choices[0])
     message = _object(choice.get("message"))
-    text = _text(message.get("content"))
-    if text is None or not message:
+    parts = _parts(message.get("content"))
+    if parts is None or not message:
         return Retry("HTTP 200, but the answer is no text")
     usage = _object(reply.get("usage"))
-    return clean(
-        text,
-        _string(choice.get("finish_reason")),
-        reasoning=_string(message.get("reasoning_content")) or _string(message.get("reasoning")),
-        refusal=_string(message.get("refusal")),
+    answer = clean(
+        parts.text,
+        _reason(choice),
+        reasoning=parts.reasoning or _first(message, "reasoning_content", "reasoning", "thinking"),
+        refusal=parts.refusal or _string(message.get("refusal")),
+        calls_tool=bool(message.get("tool_calls") or message.get("function_call")),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
+        reasoning_tokens=_count(_object(usage.get("completion_tokens_details")).get("reasoning_tokens")),
+        max_tokens=max_tokens,
     )
+    # Some say what went wrong beside half an answer, whatever its finish reason.
+    errors = (choice.get("error"), message.get("error"), reply.get("error"))
+    failed = next((e for e in errors if e and any(_object(e).values() or (e,))), None)
+    if answer.status == "error" or failed is not None:
+        words = _error(failed, "").message if failed is not None else ""
+        detail = answer.detail or "it broke off"
+        return Retry(f"HTTP 200, but {detail}" + (f": {words}" if words else ""), partial=answer)
+    return answer
 
 
-def _text(content: Any) -> str | None:
-    """The text of a message: a string, null, or a list of parts."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(_string(_object(part).get("text")) for part in cast("list[Any]", content))
-    return None
+def _reason(choice: dict[str, Any]) -> str:
+    """The finish reason; a router's own word for "stop" gives way to that of the model's host, if it means no end."""
+    given: Any = choice.get("finish_reason")
+    given = _object(given).get("type", given)  # SGLang's own form
+    reason = given if isinstance(given, str) else "" if given is None else json.dumps(given)
+    native = _string(choice.get("native_finish_reason"))
+    return native if ending(reason) == "whole" and ending(native) not in ("whole", "unknown") else reason
 
 
-def _error(body: str) -> ErrorBody:
-    value = _json(body)
-    inner: Any = _object(value).get("error", value)
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A message's content by what it is."""
+
+    text: str
+    reasoning: str = ""
+    refusal: str = ""
+
+
+def _parts(content: Any) -> _Parts | None:
+    """The content of a message: a string, null, or a list of parts; None where it is something else."""
+    if content is None or isinstance(content, str):
+        return _Parts(content or "")
+    if not isinstance(content, list):
+        return None
+    said: dict[str, str] = {"text": "", "reasoning": "", "refusal": ""}
+    for part in map(_object, cast("list[Any]", content)):
+        kind = _string(part.get("type"))
+        if "think" in kind or "reason" in kind:  # Mistral: `thinking`, with parts of its own
+            said["reasoning"] += kind
+        else:
+            said["text"] += _string(part.get("text"))
+            said["refusal"] += _string(part.get("refusal"))
+    return _Parts(**said)
+
+
+def _first(message: dict[str, Any], *names: str) -> str:
+    return next((text for name in names if (text := _string(message.get(name)))), "")
+
+
+def _error(value: Any, body: str) -> ErrorBody:
+    inner: Any = _object(value).get("error") or value
     fields = _object(inner)
     if not fields:
         return ErrorBody(_short(inner if isinstance(inner, str) else body))
-    message = _string(fields.get("message")) or _string(fields.get("detail"))
-    return ErrorBody(_short(message), _string(fields.get("code")), _string(fields.get("param")))
+    message = _first(fields, "message", "detail") or body
+    code: Any = next((c for c in (fields.get("code"), fields.get("status")) if c), None)
+    status = int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 0
+    return ErrorBody(_short(message), status, _string(code), _string(fields.get("param")))
 
 
 def _parameter_hint(error: ErrorBody) -> str:
@@ -182,6 +231,10 @@ def _json(body: str) -> Any:
 
 def _object(value: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _string(value: Any) -> str:

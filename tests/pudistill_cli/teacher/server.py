@@ -36,7 +36,7 @@ Behaviour = Callable[[Request], Response]
 DROP = Response(drop=True)
 
 
-def says(text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (7, 5), **message) -> Response:
+def says(text: object, finish: object = "stop", usage: tuple[int, int] | None = (7, 5), **message) -> Response:
     """A chat completion."""
     reply: dict = {"choices": [{"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}]}
     if usage is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -22,6 +23,17 @@ from tests.pudistill_cli.teacher.server import DROP, Response, fails, says
 def first_then(*responses):
     """The n-th request gets the n-th response; further ones the last."""
     return lambda request: responses[min(request.number, len(responses)) - 1]
+
+
+STRIPPED = ("ok", "stop", True)
+THOUGHT_LONG = {"completion_tokens": 3000, "completion_tokens_details": {"reasoning_tokens": 2900}}
+
+
+def beside(response: Response, choice: dict | None = None, reply: dict | None = None) -> Response:
+    """A chat completion with further fields in its choice, or beside its choices."""
+    body = json.loads(response.body) | (reply or {})
+    body["choices"][0] |= choice or {}
+    return Response(body=json.dumps(body).encode())
 
 
 def until_it_stops(arriving) -> tuple[list[Answer], BaseException]:
@@ -76,6 +88,12 @@ def test_the_request_is_what_the_recipe_says(serve, endpoint, ask):
         pytest.param(Response(200, b'{"choices": [{"message": {"content": 3}}]}'), id="no text"),
         pytest.param(DROP, id="dropped connection"),
         pytest.param(Response(200, b"x", {"Content-Encoding": "gzip"}), id="broken compression"),
+        pytest.param(says("Half", "error"), id="broken off"),
+        pytest.param(says("Half", "insufficient_system_resource"), id="too few machines"),
+        pytest.param(says("", "load"), id="a model that was only loaded"),
+        pytest.param(beside(says("Half"), choice={"error": {"code": 502, "message": "gone"}}), id="error in a choice"),
+        pytest.param(beside(says("Half", None), reply={"error": {"message": "gone"}}), id="error beside a choice"),
+        pytest.param(Response(200, b'{"code": 503, "message": "busy"}'), id="an error's code called 200"),
     ],
 )
 def test_trouble_is_tried_again(serve, endpoint, ask, trouble):
@@ -90,6 +108,11 @@ def test_trouble_is_tried_again(serve, endpoint, ask, trouble):
         (fails(500, "on fire"), "HTTP 500: on fire (after 3 tries)"),
         (Response(200, b"not JSON"), "HTTP 200, but no answer in it: 'not JSON' (after 3 tries)"),
         (DROP, "the connection broke: Server disconnected without sending a response. (after 3 tries)"),
+        (says("Half", "error"), "HTTP 200, but it broke off (error) (after 3 tries)"),
+        (
+            beside(says("Half", "error"), choice={"error": {"code": 502, "message": "Provider disconnected"}}),
+            "HTTP 200, but it broke off (error): Provider disconnected (after 3 tries)",
+        ),
     ],
 )
 def test_lasting_trouble_costs_one_prompt(serve, endpoint, ask, trouble, detail):
@@ -138,6 +161,8 @@ def test_a_retry_after_of_hours_stops_instead_of_sleeping(serve, endpoint, ask):
         (fails(403, "not in your country"), "refuses access .*not in your country", "teacher.api_key_env"),
         (fails(404, "the model `m` does not exist"), "knows no model 'm'", "teacher.model"),
         (fails(400, "no such thing", code="model_not_found"), "knows no model 'm'", "teacher.model"),
+        (Response(200, b'{"code": 404, "object": "error", "message": "no m"}'), "no model 'm'", "teacher.model"),
+        (Response(200, b'{"error": {"code": "402", "message": "pay"}}'), "no credit left", "Top it up"),
         (fails(429, "pay", code="insufficient_quota"), "no credit left", "Top it up"),
         (fails(400, "no", code="unsupported_value", param="top_p"), "parameter", "change top_p"),
         (
@@ -191,6 +216,34 @@ def test_an_endpoint_that_is_not_there(ask):
         (fails(400, "filtered", code="content_filter"), ("refused", "content_filter", False)),
         (says("  \n"), ("empty", "stop", False)),
         (says(None, "tool_calls"), ("empty", "tool_calls", False)),
+        (says("I look.", "tool_calls", tool_calls=[{"id": "1"}]), ("empty", "tool_calls", False)),
+        (says("I look.", "stop", tool_calls=[{"id": "1"}]), ("empty", "stop", False)),
+        (says("42", None, tool_calls=[], function_call=None, refusal=None), ("ok", "", False)),
+        (says("42", "end_turn"), ("ok", "end_turn", False)),
+        (says("42", "STOP"), ("ok", "STOP", False)),
+        (says("4", "MAX_TOKENS"), ("truncated", "MAX_TOKENS", False)),
+        (says("4", "quiescence"), ("truncated", "quiescence", False)),
+        (says("4", {"type": "length", "length": 5}), ("truncated", "length", False)),
+        (says("4", 7), ("truncated", "7", False)),
+        (says("4", "stop", usage=(7, 1024)), ("truncated", "stop", False)),
+        (says("42", "stop", usage=(7, 1023)), ("ok", "stop", False)),
+        (beside(says("42"), reply={"usage": THOUGHT_LONG}), ("ok", "stop", False)),
+        (
+            beside(says("42"), choice={"error": {"code": 0, "message": ""}}, reply={"error": None}),
+            ("ok", "stop", False),
+        ),
+        (beside(says("4"), choice={"native_finish_reason": "MAX_TOKENS"}), ("truncated", "MAX_TOKENS", False)),
+        (beside(says("42"), choice={"native_finish_reason": "done", "error": None}), ("ok", "stop", False)),
+        (says("<|channel|>analysis<|message|>6 * 7<|end|><|start|>assistant<|channel|>final<|message|>42"), STRIPPED),
+        (says("42<|im_end|>"), STRIPPED),
+        (
+            says([{"type": "thinking", "thinking": [{"type": "text", "text": "6"}]}, {"type": "text", "text": "42"}]),
+            STRIPPED,
+        ),
+        (says([{"type": "reasoning", "text": "6 * 7"}, {"type": "text", "text": "42"}]), STRIPPED),
+        (says("42", thinking="6 * 7"), STRIPPED),
+        (says(None, reasoning_content="42"), ("empty", "stop", True)),
+        (says([{"type": "refusal", "refusal": "I will not."}]), ("refused", "stop", False)),
         (says("Once upon", "length"), ("truncated", "length", False)),
         (says("<think>still thinking", "length"), ("truncated", "length", True)),
         (says("42", reasoning_content="6 * 7"), ("ok", "stop", True)),
@@ -272,6 +325,13 @@ def test_calls_are_counted_with_their_retries_and_exactly(serve, endpoint, ask):
     with pytest.raises(TeacherError, match="max_calls"):
         list(endpoint(server, max_calls=5, concurrency=4).ask(ask(*"abcdefgh")))
     assert len(server.requests) == 5
+
+
+def test_what_broke_off_is_counted_too(serve, endpoint, ask):
+    server = serve(lambda request: says("Half", "error") if request.number == 1 else says("Whole"))
+    with pytest.raises(TeacherError, match=r"max_tokens_total .* 1 of 2 prompts"):
+        list(endpoint(server, max_tokens_total=24).ask(ask("a", "b")))  # 7 + 5 for either half
+    assert server.prompts == ["a", "a"]
 
 
 def test_tokens_are_estimated_where_none_are_reported(serve, endpoint, ask):

@@ -42,6 +42,10 @@ def test_all_forms(written):
         },
         {"prompt": "cut", "answer": "4", "finish_reason": "length"},
         {"prompt": "thought", "answer": "<think>hm</think>5"},
+        {"prompt": "capped", "answer": "6", "finish_reason": "MAX_TOKENS"},
+        {"prompt": "broken", "answer": "7", "finish_reason": "error"},
+        {"prompt": "ended", "answer": "[THINK]hm[/THINK]8<|im_end|>", "finish_reason": "end_turn"},
+        {"prompt": "null", "answer": "9", "finish_reason": None},
     )
     asked = [
         question(("user", "bare")),
@@ -49,12 +53,16 @@ def test_all_forms(written):
         question(("system", "s"), ("user", "one"), ("assistant", "two"), ("user", "three")),
         question(("user", "cut")),
         question(("user", "thought")),
+        question(("user", "capped")),
+        question(("user", "broken")),
+        question(("user", "ended")),
+        question(("user", "null")),
     ]
     teacher = AnswerFile(path)
     answers = [answer for _, answer in teacher.ask(asked)]
-    assert [a.text for a in answers] == ["1", "2", "3", "4", "5"]
-    assert [a.status for a in answers] == ["ok", "ok", "ok", "truncated", "ok"]
-    assert [a.reasoning_stripped for a in answers] == [False, False, True, False, True]
+    assert [a.text for a in answers] == ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
+    assert [a.status for a in answers] == ["ok", "ok", "ok", "truncated", "ok", "truncated", "error", "ok", "ok"]
+    assert [a.reasoning_stripped for a in answers] == [False, False, True, False, True, False, False, True, False]
     assert teacher.notices == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
-from pudistill_cli.teacher import local_placement
+from pudistill_cli.teacher import local, local_placement
 from pudistill_cli.teacher.answers import Question
 from pudistill_cli.teacher.local import LocalModel, open_local
 from pudistill_cli.types import Candidate, Message
@@ -67,6 +69,45 @@ def test_an_answer_never_runs_past_the_context():
     assert (results["abcd"].text, results["abcd"].status) == ("ab", "truncated")  # room for 2
     assert results["abcdef"].status == "error"
     assert results["abcdef"].detail == "6 tokens fill the teacher's context of 6"
+
+
+SPECIAL = {1: "[THINK]", 2: "[/THINK]", 3: "</s>", 4: "<|pad|>"}
+
+
+class ReasoningEngine(EchoEngine):
+    """Its decoding leaves special tokens out, those around its reasoning among them."""
+
+    def decode(self, tokens):
+        return "".join(chr(t) for t in tokens if t not in SPECIAL)
+
+
+def spelled(tokens) -> str:
+    return "".join(SPECIAL.get(t) or chr(t) for t in tokens)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "stripped"),
+    [
+        ((1, *b"hm", 2, *b"four", 3), "four", True),
+        ((*b"hm.", 2, *b"Four", 3), "Four", True),  # the prompt has opened it
+        ((*b"four", 3), "four", False),
+        ((*b"fo", 4, *b"ur", 3), "four", False),
+        ((1, *b"hm", 3), "", True),
+    ],
+)
+def test_special_tokens_show_where_reasoning_ends(tokens, text, stripped):
+    """Without them "hmfour" would be the answer."""
+    teacher = LocalModel(LocalTeacher(model="folder"), ReasoningEngine(), lambda _: tokens, "f", 100, spell=spelled)
+    [(_, answer)] = teacher.ask(asked("q"))
+    assert (answer.text, answer.reasoning_stripped) == (text, stripped)
+
+
+def test_the_end_of_turn_is_not_spelled():
+    codec = SimpleNamespace(decode=lambda tokens, special: f"{tokens} {special}")
+    tokenizer = SimpleNamespace(stop_tokens=(9, 3), codec=codec)
+    assert local._spelled(tokenizer, (5, 6, 3)) == "(5, 6) True"
+    assert local._spelled(tokenizer, (5, 6)) == "(5, 6) True"
+    assert local._spelled(tokenizer, ()) == "() True"
 
 
 def test_other_weights_or_settings_are_another_teacher():

@@ -10,6 +10,7 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher, FileTeacher, LocalTeacher
 from pudistill_cli.errors import TeacherError
+from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.endpoint import Endpoint
@@ -50,6 +51,36 @@ def test_other_parameters_are_another_teacher(serve, endpoint, ask, cache):
     ask_all(endpoint(server), ask("a"), cache, nothing)
     ask_all(endpoint(server, temperature=0.5), ask("a"), cache, nothing)
     assert server.prompts == ["a", "a"]
+
+
+def test_a_kept_answer_that_broke_off_is_asked_for_again(serve, endpoint, ask, cache):
+    """Older versions kept such answers as whole."""
+    server = serve(lambda request: says("whole"))
+    teacher, asked = endpoint(server, max_tokens=8), ask("half", "cut", "good")
+    kept = [
+        Answer("It", "ok", "error", False, 3, 2),
+        Answer("It is", "ok", "stop", False, 3, 8),
+        Answer("[THINK]a[/THINK]It is four.<|im_end|>", "ok", "stop", False, 3, 7),
+    ]
+    for question, answer in zip(asked, kept, strict=True):
+        cache.put(teacher.identity(), question.messages, answer)
+    answers = ask_all(teacher, asked, cache, nothing)
+    assert [(answers[q.key].text, answers[q.key].status) for q in asked] == [
+        ("whole", "ok"),
+        ("It is", "truncated"),
+        ("It is four.", "ok"),
+    ]
+    assert server.prompts == ["half"]
+    ask_all(teacher, asked, cache, nothing)
+    assert server.prompts == ["half"]
+
+
+def test_an_unknown_reason_is_not_paid_for_twice(serve, endpoint, ask, cache):
+    server = serve(lambda request: says("It is four.", "quiescence"))
+    for _ in range(2):
+        [answer] = ask_all(endpoint(server), ask("a"), cache, nothing).values()
+        assert (answer.text, answer.status) == ("It is four.", "truncated")
+    assert server.prompts == ["a"]
 
 
 def test_refusals_are_kept_and_errors_asked_again(serve, endpoint, ask, cache):
