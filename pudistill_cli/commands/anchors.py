@@ -38,6 +38,7 @@ def command(
     from pudistill_cli.teacher.asking import ask_all
     from pudistill_cli.teacher.cache import AnswerCache
     from pudistill_cli.teacher.file import answer_line
+    from pudistill_cli.teacher.summary import warnings_of
 
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
@@ -52,7 +53,7 @@ def command(
         answers = ask_all(teacher, questions, cache, lambda question, answer: bar.advance())
     lines = [answer_line(q.messages, a) for q in questions if (a := answers.get(q.key)) and a.status == "ok"]
     write_atomic(out, "\n".join(lines) + "\n")
-    for notice in teacher.notices:
+    for notice in (*teacher.notices, *warnings_of(answers.values())):
         console.warn(notice)
     counts = Counter(answer.status for answer in answers.values())
     console.event("anchors", path=str(out), **counts)

@@ -18,6 +18,7 @@ from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import teacher_of
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
 from pudistill_cli.teacher.asking import ask_all, cached_answer
+from pudistill_cli.teacher.summary import warnings_of
 from pudistill_cli.types import Tokens
 
 ASKED = ("train", "dev", "test")
@@ -140,6 +141,8 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
         )
     if stripped:
         job.console.say(f"Reasoning was stripped from {stripped} of {len(held)} answers, or a token that ends a turn.")
+    for warning in warnings_of(held.values()):
+        job.console.warn(warning)
     return held
 
 

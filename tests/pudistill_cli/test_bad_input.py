@@ -326,6 +326,27 @@ def test_answers_that_cannot_be_used_are_left_out_and_counted(
     assert json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'sft'"))["rows"] == SIZES["train"] - 4
 
 
+def test_what_is_odd_about_the_answers_is_said_once(
+    tiny: Tiny, serve: Callable[[Behaviour], Server], call: Call
+) -> None:
+    def behaviour(request: Request) -> Response:
+        replies = {1: says("Half", "quiescence"), 2: says("Half", "quiescence"), 3: says("It <|eom|> is.")}
+        return replies.get(request.number, says(f'{{"do":"book","number":{request.number}}}'))
+
+    server = serve(behaviour)
+    remote = endpoint(tiny, server.url)
+    for command in (
+        remote.arguments("--until", "anchors"),
+        ("anchors", str(remote.recipe), "--out", f"{tiny.folder}/out.jsonl"),
+    ):
+        ended = call(*command)
+        assert ended.code == 0, ended.err
+        assert ended.flat.count("2 of 28 answers ended for a reason that is not known") == 1
+        assert ended.flat.count("'quiescence' (2)") == 1
+        assert ended.flat.count("1 of 26 answers hold text of a chat template: '<|eom|>' (1)") == 1
+        assert len(server.requests) == sum(SIZES.values())
+
+
 def test_a_proxy_that_is_none_is_found_before_a_weight_is_read(
     tiny: Tiny, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
