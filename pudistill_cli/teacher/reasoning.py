@@ -51,8 +51,9 @@ _TURN = re.compile(
     r"|<｜Assistant｜>|<\|CHATBOT_TOKEN\|>|<\|START_(?:RESPONSE|TEXT)\|>|<\|content\|>|<\|begin_of_solution\|>)\s*"
 )
 _SHOWS_TURNS = re.compile(
-    r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|turn>|<\|(?:start|begin|user|system|assistant)\|>"
-    r"|<s>|\[INST\]|<｜User｜>"
+    r"<\|(?:\w+_)?(?:begin|start)(?:_\w+)?\|>|<\|(?:user|system|assistant)\|>|<start_of_turn>|<\|turn>"
+    r"|<s[\s>]|\[INST\]|<｜User｜>",
+    re.IGNORECASE,
 )
 _END = re.compile(
     r"(?:<\|(?:(?:\w+[_:])?end(?:_\w+|of\w+)?|(?:\w+_)?eo[tmsd](?:_id|_token)?|return|calls?|flush|user|observation)\|>"

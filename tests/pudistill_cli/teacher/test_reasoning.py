@@ -7,6 +7,8 @@ import pytest
 from pudistill_cli.teacher.reasoning import strip_end_tokens, strip_reasoning
 
 SAYS_FOUR = [
+    "</think>It is four.",
+    "</think>\n\nIt is four.",
     "<|channel|>analysis<|message|>Simple.\nNow.<|end|><|start|>assistant<|channel|>final<|message|>It is four.",
     "<|channel|>analysis<|message|>User.<|end|><|start|>assistant<|channel|>final<|message|>It is four.<|return|>",
     "<|start|>assistant<|channel|>analysis<|message|>U<|end|>\n"
@@ -88,6 +90,8 @@ NOTHING_LEFT = [
 ]
 
 AS_IT_IS = [
+    "It is <|begin_of_box|>four<|end_of_box|>",
+    'Was <s class="old">five</s>',
     "The tag <think> opens reasoning.",
     "The tag </think> closes it.",
     "I think so",
