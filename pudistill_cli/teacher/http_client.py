@@ -43,6 +43,11 @@ def route_to(base_url: str) -> Route:
     """
     address = urlsplit(base_url)
     proxy = proxy_for(base_url, TeacherError)
+    if proxy is not None:
+        try:
+            httpx.Proxy(proxy.url)
+        except (ValueError, httpx.InvalidURL):  # its words may hold a password
+            raise TeacherError(f"{proxy.origin} names no proxy that can be used.", f"unset {proxy.origin}") from None
     if address.scheme == "http" and (proxy is None or not proxy.url.startswith("https:")):
         return Route(proxy, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     try:

@@ -81,6 +81,13 @@ def test_one_clear_error_before_anything_is_sent(monkeypatch, ask, variable, sai
     assert f"unset {variable}" in error.hint
 
 
+def test_a_proxy_that_only_the_client_finds_bad_is_the_same_error(monkeypatch, ask):
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy\u2024example")  # a letter that no host has
+    error = refusal("https://api.example.com/v1", ask)
+    assert error.message.startswith("HTTPS_PROXY names no proxy that can be used")
+    assert "secret" not in error.message + error.hint
+
+
 def test_what_is_not_for_an_address_does_no_harm(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "junk://proxy.example")
     monkeypatch.setenv("NO_PROXY", BROKEN["NO_PROXY"])
