@@ -159,7 +159,7 @@ def _read_answer(reply: dict[str, Any], choices: list[Any], error: ErrorBody, ma
     # Some say what went wrong beside half an answer, whatever its finish reason.
     errors = (choice.get("error"), message.get("error"), reply.get("error"))
     failed = next((e for e in errors if e and any(_object(e).values() or (e,))), None)
-    if answer.status == "error" or failed is not None:
+    if answer.status == "error" or (failed is not None and answer.status != "refused"):
         words = _error(failed, "").message if failed is not None else ""
         detail = answer.detail or "it broke off"
         return Retry(f"HTTP 200, but {detail}" + (f": {words}" if words else ""), partial=answer)

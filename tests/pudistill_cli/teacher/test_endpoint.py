@@ -228,6 +228,7 @@ def test_an_endpoint_that_is_not_there(ask):
         (says("4", "stop", usage=(7, 1024)), ("truncated", "stop", False)),
         (says("42", "stop", usage=(7, 1023)), ("ok", "stop", False)),
         (beside(says("42"), reply={"usage": THOUGHT_LONG}), ("ok", "stop", False)),
+        (beside(says("4", "SAFETY"), choice={"error": {"message": "flagged"}}), ("refused", "SAFETY", False)),
         (
             beside(says("42"), choice={"error": {"code": 0, "message": ""}}, reply={"error": None}),
             ("ok", "stop", False),
