@@ -18,7 +18,7 @@ EPOCHS_WITHOUT_DEV = 6
 """Where too few dev anchors could tell when to stop."""
 LARGEST_BATCH = 16
 SMALLEST_BATCH = 4
-STEPS_AN_EPOCH = 8
+STEPS_AN_EPOCH = 12
 """What the batch is chosen for, within its bounds: with few anchors, a large batch would leave too few steps."""
 
 
@@ -34,7 +34,7 @@ def default_sft_lr(width: int) -> float:
 
 
 def default_sft_batch(anchors: int) -> int:
-    """The power of two nearest to an eighth of the anchors, from 4 to 16."""
+    """The power of two nearest to a twelfth of the anchors, from 4 to 16."""
     nearest = 2 ** round(math.log2(max(1.0, anchors / STEPS_AN_EPOCH)))
     return min(LARGEST_BATCH, max(SMALLEST_BATCH, nearest))
 

@@ -1,7 +1,7 @@
 """How long SFT trains: until dev stops improving, then with a falling rate (docs/method.md).
 
-The length is not known beforehand, so the rate stays as it is until it is, and falls from the best snapshot on (warm-up,
-stable, decay: Hu et al. 2024, arXiv 2404.06395; Hägele et al. 2024, arXiv 2405.18392).
+The length is not known beforehand, so the rate stays as it is until it is, and falls from the best snapshot on
+(warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395; Hägele et al. 2024, arXiv 2405.18392).
 """
 
 from __future__ import annotations

@@ -36,10 +36,10 @@ def test_it_is_what_is_published_for_large_students(width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("anchors", "batch"), [(1, 4), (32, 4), (45, 4), (46, 8), (64, 8), (90, 8), (91, 16), (100, 16), (100_000, 16)]
+    ("anchors", "batch"), [(1, 4), (48, 4), (67, 4), (68, 8), (100, 8), (135, 8), (136, 16), (200, 16), (100_000, 16)]
 )
 def test_few_anchors_make_small_batches(anchors: int, batch: int) -> None:
-    """anchors / 8; halfway between 4 and 8 is 5.66, which is 45.3 anchors, and between 8 and 16 it is 90.5."""
+    """anchors / 12; halfway between 4 and 8 is 5.66, which is 67.9 anchors, and between 8 and 16 it is 135.8."""
     assert default_sft_batch(anchors) == batch
 
 
@@ -55,8 +55,8 @@ def test_what_the_recipe_says_is_taken() -> None:
 
 def test_what_it_leaves_open_follows_from_the_student() -> None:
     small, large = (sft_shape(SftSettings(), parameters=n, width=576, anchors=100) for n in (10**6, 135 * 10**6))
-    assert small == SftShape(3, None, None, 1e-3, 16)
-    assert large == SftShape(1, False, None, 1e-3, 16)
+    assert small == SftShape(3, None, None, 1e-3, 8)
+    assert large == SftShape(1, False, None, 1e-3, 8)
 
 
 def test_a_student_that_does_not_say_its_width_needs_a_rate() -> None:
