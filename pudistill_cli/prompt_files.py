@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import counted, json_object, listed, numbered_lines
+from pudistill_cli.input_lines import (
+    counted,
+    decoded,
+    json_object,
+    listed,
+    numbered_lines,
+    read_content,
+    refuse_json_document,
+    whole_text,
+)
 from pudistill_cli.prompts import ROLES, Format, Prompt, PromptFile, prompt_key
 from pudistill_cli.types import Message
 
@@ -54,9 +62,13 @@ def _read(path: Path, format: Format, system: str | None) -> tuple[tuple[Prompt,
     prompts: dict[str, Prompt] = {}
     bad: list[str] = []
     duplicates: list[str] = []
-    for number, raw in _lines(path):
+    plain = path.suffix.lower() == ".txt"
+    content = read_content(path, "the prompts", "Check `prompts:` in the recipe.")
+    if not plain:
+        refuse_json_document(path, content)
+    for number, raw in numbered_lines(content):
         try:
-            messages, reference = _parsed(raw.decode(), path.suffix.lower() == ".txt", format)
+            messages, reference = _parsed(decoded(raw), plain, format)
         except ValueError as error:
             bad.append(f"line {number}: {error}")
             continue
@@ -68,18 +80,6 @@ def _read(path: Path, format: Format, system: str | None) -> tuple[tuple[Prompt,
         else:
             prompts[key] = Prompt(key, messages, "", reference, str(path), number)
     return tuple(prompts.values()), bad, duplicates
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"Cannot read the prompts {path}: {error.strerror}.", "Check `prompts:` in the recipe."
-        ) from error
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is UTF-16 text.", f"Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path}")
-    return numbered_lines(content)
 
 
 def _parsed(line: str, plain: bool, format: Format) -> tuple[tuple[Message, ...], str | None]:
@@ -123,8 +123,4 @@ def _conversation(value: Any) -> tuple[Message, ...]:
 def _content(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where} must be a string that is not empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, written as \\ud83d
-        raise ValueError(f"{where} holds half a character (an unpaired surrogate escape)") from None
-    return value
+    return whole_text(value, where)

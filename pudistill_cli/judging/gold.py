@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import counted, listed
+from pudistill_cli.input_lines import counted, decoded, listed, numbered_lines, read_content
 from pudistill_cli.judging.records import Gold, Unannotated, gold_of
 
 FORMATS = (
@@ -38,7 +38,7 @@ def read_gold(path: Path) -> GoldFile:
     groups: list[Gold] = []
     bad: list[str] = []
     unannotated = 0
-    for place, record in _records(_text(path)):
+    for place, record in _records(read_content(path, "the gold data", "Name a .jsonl or .json file.")):
         try:
             if isinstance(record, ValueError):
                 raise record
@@ -59,28 +59,34 @@ def read_gold(path: Path) -> GoldFile:
     return GoldFile(tuple(groups), notices)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.", "Name a .jsonl or .json file.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
-
-
-def _records(text: str) -> Iterator[tuple[str, Any]]:
+def _records(content: bytes) -> Iterator[tuple[str, Any]]:
     """Yield (where, the record), or in its place the ValueError that says why there is none."""
-    if text.lstrip().startswith("["):
-        array = _json(text)
-        if isinstance(array, ValueError):
-            yield "the array", array
-            return
-        for number, record in enumerate(cast("list[Any]", array), start=1):
-            yield f"item {number}", record
+    lines = [(number, _text(line)) for number, line in numbered_lines(content)]
+    texts = [text for _, text in lines if isinstance(text, str)]
+    if not texts or not texts[0].lstrip().startswith("["):
+        for number, text in lines:
+            yield f"line {number}", _json(text) if isinstance(text, str) else text
         return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", _json(line)
+    bad = [(number, text) for number, text in lines if isinstance(text, ValueError)]
+    if bad:
+        yield from ((f"line {number}", error) for number, error in bad)
+        return
+    numbers = [1, *(number for number, _ in lines)]
+    array = _json(
+        "".join("\n" * (n - before) + text for n, before, text in zip(numbers[1:], numbers, texts, strict=False))
+    )
+    if isinstance(array, ValueError):
+        yield "the array", array
+        return
+    for number, record in enumerate(cast("list[Any]", array), start=1):
+        yield f"item {number}", record
+
+
+def _text(line: bytes) -> str | ValueError:
+    try:
+        return decoded(line)
+    except ValueError as error:
+        return error
 
 
 def _json(text: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
+from pudistill_cli.input_lines import whole_text
 from pudistill_cli.prompts import ROLES, prompt_key
 from pudistill_cli.types import Message
 
@@ -117,11 +118,7 @@ def _answer(record: Record, name: str) -> str:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where} must be a string that is not empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, written as \ud83d
-        raise ValueError(f"{where} holds half a character (an unpaired surrogate escape)") from None
-    return value
+    return whole_text(value, where)
 
 
 def _number(value: Any, where: str) -> float:

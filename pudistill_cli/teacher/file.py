@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import counted, json_object, listed, numbered_lines
+from pudistill_cli.input_lines import (
+    counted,
+    decoded,
+    json_object,
+    listed,
+    numbered_lines,
+    read_content,
+    refuse_json_document,
+    whole_text,
+)
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cleaning import clean
 from pudistill_cli.types import Message
@@ -37,13 +46,8 @@ class AnswerFile:
         self.notices: list[str] = []
         self.max_tokens: int | None = None
         self.rereadable = True
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"Cannot read the teacher's answers {path}: {error.strerror}.",
-                "Check teacher.path in the recipe.",
-            ) from error
+        content = read_content(path, "the teacher's answers", "Check teacher.path in the recipe.")
+        refuse_json_document(path, content)
         self._digest = blake2b(content, digest_size=16).hexdigest()
         self._answers, bad, duplicates = _read(content)
         reasons = listed(bad, "; ", _SHOWN)
@@ -95,10 +99,7 @@ def _read(content: bytes) -> tuple[dict[Turns, Answer], list[str], list[int]]:
     duplicates: list[int] = []
     for number, line in numbered_lines(content):
         try:
-            turns, answer = _record(line.decode())
-        except UnicodeDecodeError as error:
-            bad.append(f"line {number}: not UTF-8 text ({error.reason} at byte {error.start + 1})")
-            continue
+            turns, answer = _record(decoded(line))
         except ValueError as error:
             bad.append(f"line {number}: {error}")
             continue
@@ -151,7 +152,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 def _string(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{where} must be a string")
-    return value
+    return whole_text(value, where)
 
 
 def _start(turns: Turns) -> str:

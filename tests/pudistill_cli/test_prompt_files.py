@@ -68,6 +68,9 @@ BAD = {
     '{"prompt": "  "}': "not empty",
     '{"prompt": "x", "reference": 3}': "`reference` must be a string",
     '{"prompt": "\\ud83d"}': "half a character",
+    '{"prompt": "a\\u0000"}': "`prompt` holds a NUL, at character 2",
+    '{"prompt": "a\0"}': "it holds a NUL",
+    '{"prompt": "a"}\x1a{"prompt": "b"}': "a Ctrl-Z",
     '{"messages": []}': "at least one",
     '{"messages": ["x"]}': r"messages\[0\] is not an object",
     '{"messages": [{"role": "tool", "content": "x"}]}': "role is 'tool'; it must be one of system, user",
@@ -103,10 +106,34 @@ def test_bytes_that_are_no_utf8_are_a_bad_line(file: Path) -> None:
     with pytest.raises(DataError, match=r"line 2: .*0xff"):
         read_prompts(file)
     assert len(read_prompts(file, on_bad_line="skip").prompts) == 1
-    file.write_bytes('{"prompt": "a"}'.encode("utf-16"))
-    with pytest.raises(DataError, match="UTF-16") as error:
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["prompts.jsonl", "prompts.txt"])
+def test_another_encoding_is_named(encoding: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes('{"prompt": "one two"}\n{"prompt": "three"}\n'.encode(encoding))
+    with pytest.raises(DataError, match=encoding[:6].upper()) as error:
         read_prompts(file)
     assert "iconv" in error.value.hint
+
+
+def test_lines_of_old_macs_and_the_end_of_dos_files(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"one\rtwo\rthree\r\x1a")
+    assert [(p.messages, p.line) for p in read_prompts(file).prompts] == [
+        (user("one"), 1), (user("two"), 2), (user("three"), 3)
+    ]  # fmt: skip
+
+
+def test_an_array_is_named_and_a_text_that_begins_like_one_is_read(file: Path, tmp_path: Path) -> None:
+    file.write_text('[{"prompt": "a"}, {"prompt": "b"}]')
+    with pytest.raises(DataError, match="is a JSON array; JSONL wants one JSON object a line") as error:
+        read_prompts(file, on_bad_line="skip")
+    assert "Convert it" in error.value.hint
+    plain = tmp_path / "prompts.txt"
+    plain.write_text("[1] What is this?")
+    assert len(read_prompts(plain).prompts) == 1
 
 
 def test_a_prompt_that_comes_again_is_kept_once_and_reported(file: Path) -> None:

@@ -122,3 +122,27 @@ def test_a_file_of_nothing_is_refused(content: bytes, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_gold(tmp_path / "gold.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps(GRADED).encode("utf-16-le"), "is UTF-16 text"),
+        (json.dumps([GRADED]).encode("utf-32-be"), "is UTF-32 text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
+        (b'{"prompt": "a"}\n{"prompt": "\xe9"}', "line 2: not UTF-8 text"),
+        (b'[{"prompt": "a"},\n\n {"prompt": "\xe9"}]', "line 3: not UTF-8 text"),
+        (b'[{"prompt": "a"},\n\n {"prompt" "b"}]', "the array: not JSON .* at line 3, character"),
+    ],
+)
+def test_text_that_is_read_wrongly_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "gold.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_gold(path)
+
+
+def test_lines_of_old_macs_and_the_end_of_dos_files(tmp_path: Path) -> None:
+    path = tmp_path / "gold.jsonl"
+    path.write_bytes(b"\r".join(json.dumps(record).encode() for record in (GRADED, PREFERENCE)) + b"\r\x1a")
+    assert [group.place for group in read_gold(path).groups] == ["line 1", "line 2"]

@@ -139,3 +139,27 @@ def test_another_content_is_another_teacher(written):
     one = AnswerFile(written({"prompt": "q", "answer": "a"})).identity()
     assert one == AnswerFile(written({"prompt": "q", "answer": "a"})).identity()
     assert one != AnswerFile(written({"prompt": "q", "answer": "b"})).identity()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt": "one two", "answer": "three"}\n'.encode("utf-16-le"), "is UTF-16 text"),
+        (b'[{"prompt": "a", "answer": "b"}]', "is a JSON array"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
+        (b'{"prompt": "a", "answer": "\xe9"}', r"line 1: not UTF-8 text \(0xe9 at byte 28\): save the file as UTF-8"),
+        (b'{"prompt": "a", "answer": "b\\u0000"}', "line 1: `answer` holds a NUL"),
+    ],
+)
+def test_text_that_is_read_wrongly_is_named(content, message, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        AnswerFile(path)
+
+
+def test_lines_of_old_macs_and_the_end_of_dos_files(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(b'{"prompt": "a", "answer": "1"}\r{"prompt": "b", "answer": "2"}\r\x1a')
+    asked = [question(("user", "a")), question(("user", "b"))]
+    assert [answer.text for _, answer in AnswerFile(path).ask(asked)] == ["1", "2"]
