@@ -1,16 +1,19 @@
-"""What a checkpoint's files say without loading it: JSON configs and safetensors headers."""
+"""What a checkpoint's files say without loading it: JSON configs, the index of its weights, and safetensors headers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.file_kinds import SAFETENSORS, advice_for, kind_of_file
 
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_METADATA = "__metadata__"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -24,31 +27,39 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read {path}: {error}.", "Download or copy the student again.") from error
+        kind = kind_of_file(path)
+        reason = f"it is {kind}" if kind else str(error)
+        advice = advice_for(kind, "Download or copy the student again.")
+        raise DataError(f"Cannot read {path}: {reason}.", advice) from error
     if not isinstance(value, dict):
         raise DataError(f"{path} is no JSON object.", "Download or copy the student again.")
     return cast("dict[str, Any]", value)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a checkpoint: those its index names, or model.safetensors, or the only one.
+    """The safetensors files of a checkpoint: those its index names, or model.safetensors.
+
+    Where readers would take different files (transformers model.safetensors before an index, mlx-lm and llama.cpp's
+    converter whatever begins with "model"), it is refused.
 
     Raises:
-        DataError: there are none, or one that the index names is missing.
+        DataError: there are none, one that the index names is missing, they are not what the index says, or readers
+            would not read the same weights.
     """
-    if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing or not names:
-            raise DataError(
-                f"{folder / INDEX} names weights that are not there: {', '.join(missing) or 'none at all'}.",
-                "Download or copy the student again.",
-            )
-        return tuple(folder / name for name in names)
     files = sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter"))
-    single = [p for p in files if p.name == "model.safetensors"] or files
-    if len(single) == 1:
+    if (folder / INDEX).is_file():
+        return _indexed(folder, files)
+    single = [p for p in files if p.name == SINGLE]
+    others = [p.name for p in files if p.name.startswith("model") and p.name != SINGLE]
+    if single and not others:
         return (single[0],)
+    if single:
+        raise _two_answers(folder, f"{SINGLE} and {others[0]}, and no {INDEX}")
+    if len(files) == 1:
+        raise DataError(
+            f"{folder} has its weights in {files[0].name}; transformers reads {SINGLE}.",
+            f"Rename it: mv {files[0]} {folder / SINGLE}",
+        )
     if files:
         raise DataError(f"{folder} has several .safetensors files and no {INDEX}.", "Copy the index as well.")
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
@@ -60,18 +71,70 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     raise DataError(f"{folder} holds no weights (*.safetensors).", "Give the folder of a whole checkpoint.")
 
 
+def _indexed(folder: Path, files: list[Path]) -> tuple[Path, ...]:
+    """The files of the index, which must hold what it says, and all of what they hold."""
+    weight_map: Any = read_json(folder / INDEX).get("weight_map")
+    places = cast("dict[str, str]", weight_map if isinstance(weight_map, dict) else {})
+    names = sorted(set(map(str, places.values())))
+    if (folder / SINGLE).is_file() and names != [SINGLE]:
+        raise _two_answers(folder, f"{SINGLE} beside {INDEX}, which names other files")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing or not names:
+        raise DataError(
+            f"{folder / INDEX} names weights that are not there: {', '.join(missing) or 'none at all'}.",
+            "Download or copy the student again.",
+        )
+    others = [p.name for p in files if p.name.startswith("model") and p.name not in names]
+    if others:
+        raise _two_answers(folder, f"{others[0]}, which {INDEX} does not name")
+    held: dict[str, str] = {}
+    for name in names:
+        for tensor in tensor_names(folder / name):
+            if tensor in held:
+                raise _two_answers(folder, f"the tensor {tensor} in both {held[tensor]} and {name}")
+            held[tensor] = name
+    wrong = sorted(t for t in held.keys() | places.keys() if held.get(t) != places.get(t))
+    if wrong:
+        said, true = (f"in {name}" if (name := p.get(wrong[0])) else "nowhere" for p in (places, held))
+        raise DataError(
+            f"{folder / INDEX} is not of these weights: {wrong[0]} should be {said}, and is {true}"
+            + (f"; {len(wrong) - 1:,} others differ." if wrong[1:] else "."),
+            "Download or copy the student again, the index together with all of its files.",
+        )
+    return tuple(folder / name for name in names)
+
+
+def _two_answers(folder: Path, what: str) -> DataError:
+    return DataError(
+        f"{folder} holds {what}: which weights are the model's depends on who reads it.",
+        "Keep one checkpoint in the folder: remove what is not of it, or copy what is to a new folder.",
+    )
+
+
 def count_parameters(files: tuple[Path, ...]) -> int:
     """Numbers in the files' tensors, by their headers; tied embeddings count once, as they are stored.
 
     Raises:
         DataError: a file is not safetensors, or was cut off.
     """
-    return sum(
-        prod(cast("list[int]", entry["shape"]))
-        for path in files
-        for name, entry in safetensors_header(path).items()
-        if name != "__metadata__"
-    )
+    return sum(prod(shape) for shape in shapes_of(files).values())
+
+
+def shapes_of(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by the files' headers."""
+    headers = [safetensors_header(path) for path in files]
+    return {name: tuple(x["shape"]) for header in headers for name, x in header.items() if name != _METADATA}
+
+
+def dtypes_of(files: Iterable[Path]) -> dict[str, str]:
+    """What each tensor is stored as, by the files' headers: F32, BF16, F8_E4M3, ..."""
+    headers = [safetensors_header(path) for path in files]
+    return {name: str(x["dtype"]) for header in headers for name, x in header.items() if name != _METADATA}
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The tensors of a file."""
+    return [name for name in safetensors_header(path) if name != _METADATA]
 
 
 def hidden_size(config: Mapping[str, Any]) -> int:
@@ -83,16 +146,23 @@ def hidden_size(config: Mapping[str, Any]) -> int:
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header: 8 bytes of little-endian length, then JSON of dtype, shape and data_offsets by name."""
+    """The header: 8 bytes of little-endian length, then JSON of dtype, shape and data_offsets by name.
+
+    Raises:
+        DataError: the file is no safetensors file, or not whole.
+    """
+    kind = kind_of_file(path)
+    if kind not in (None, SAFETENSORS):
+        raise DataError(f"{path} is {kind}.", advice_for(kind, "Give the folder of a checkpoint in Hugging Face form."))
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > min(path.stat().st_size, 100_000_000):
                 raise ValueError("the header is longer than the file")
             header = cast("dict[str, Any]", json.loads(file.read(length)))
-        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != _METADATA), default=0)
         if 8 + length + end != path.stat().st_size:
             raise ValueError("its size does not fit its header; the copy or download was cut off")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a whole safetensors file: {error}.", "Copy it again.") from error
     return header

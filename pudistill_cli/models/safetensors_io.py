@@ -38,6 +38,8 @@ STORED = {
 }
 """NumPy's name of what a dtype is stored as."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+_COMPARED = 1 << 22
+"""Entries that are compared at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,18 @@ def from_float32(values: NDArray[np.float32], dtype: str) -> Bits:
         quiet = (bits >> 16) | 0x40  # adding could carry a NaN's bits into infinity
         return np.where(np.isnan(values), quiet, rounded).astype(STORED["BF16"])
     return values.astype(STORED["F32"])
+
+
+def equal_values(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors of floats hold the same numbers, in whatever types they are stored."""
+
+    def values(tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
+        return to_float32(tensor.read(start, stop), tensor.spec.dtype)
+
+    return one.spec.shape == other.spec.shape and all(
+        np.array_equal(values(one, start, stop), values(other, start, stop))
+        for start, stop in blocks_of(one.spec.size, _COMPARED)
+    )
 
 
 def blocks_of(size: int, step: int) -> Iterator[tuple[int, int]]:
