@@ -138,7 +138,7 @@ def _local(section: Mapping[str, Any]) -> bool:
 
 def _is_a_path(model: str, absolute: Path) -> bool:
     """A model is a folder or a file if it is written like a path or is there; otherwise it is a hub id."""
-    return model.startswith((".", "/", "~")) or model.lower().endswith(".gguf") or absolute.is_dir()
+    return model.startswith((".", "/", "~")) or model.lower().endswith(".gguf") or absolute.exists()
 
 
 def _section(data: dict[str, Any], *path: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _BLOCK = 1 << 24
 _SHARD_BYTES = 5_000_000_000
 _SPARE_BYTES = 64 << 20
 """For tokenizer, configs and the file system's own use."""
-_COPIED_FILES = (
+COPIED_FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -173,7 +173,7 @@ def merge_lora(
 
 
 def _copy_data(checkpoint: Path, folder: Path, config: Mapping[str, Any], dtype: Dtype) -> None:
-    for pattern in _COPIED_FILES:
+    for pattern in COPIED_FILES:
         for path in checkpoint.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)  # of a link, what it leads to

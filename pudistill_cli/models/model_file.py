@@ -10,7 +10,11 @@ from typing import Protocol, runtime_checkable
 from pudistill_cli.backend_api.codec import Codec
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.file_kinds import GGUF, SAFETENSORS, advice_for, kind_of_file
 from pudistill_cli.types import Tokens
+
+_ANOTHER = "Name a GGUF file, or the folder of a checkpoint in Hugging Face form."
+_ADVICE = {SAFETENSORS: "Name the folder that it is in, with config.json and tokenizer.json beside it."}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,17 +66,26 @@ class ReadsModelFiles(Protocol):
         ...
 
 
+def is_model_file(model: str) -> bool:
+    """Whether a setting names a GGUF file: by the file's name, or by its first bytes where it is called otherwise."""
+    path = Path(model).expanduser()
+    return not path.is_dir() and (model.lower().endswith(".gguf") or kind_of_file(path) == GGUF)
+
+
 def model_file_reader(path: Path, revision: str | None) -> ReadsModelFiles:
     """The backend that reads a GGUF file.
 
     Raises:
-        DataError: there is no such file, or it should have a revision.
+        DataError: there is no such file, it should have a revision, or is another kind of file.
         BackendError: the backend is missing, or cannot run here.
     """
     if revision is not None:
         raise DataError(f"A revision is given, but {path} is a local file.", "Leave revision out.")
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Name a GGUF file that is there.")
+    kind = kind_of_file(path)
+    if kind not in (None, GGUF):
+        raise DataError(f"{path} is {kind}, and no GGUF file.", advice_for(kind, _ADVICE.get(kind, _ANOTHER)))
     backend = backends().get("llamacpp")
     problem = "it is not part of this installation" if backend is None else backend.problem()
     if problem is not None or not isinstance(backend, ReadsModelFiles):

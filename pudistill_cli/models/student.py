@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.file_kinds import advice_for, kind_of_file
 from pudistill_cli.models import hub
-from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size, read_json, weight_files
-from pudistill_cli.models.model_file import model_file_reader
+from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size, read_json, shapes_of, weight_files
+from pudistill_cli.models.language_part import language_part, parts_of
+from pudistill_cli.models.model_file import is_model_file, model_file_reader
+from pudistill_cli.models.soundness import refuse_quantised, refuse_unsound
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Format
 
@@ -27,6 +30,13 @@ _CONTENT = (
     "chat_template.jinja",
 )
 """The small files that say what the student is; the weights' files come on top."""
+_PART_ALONE = (
+    "The student's checkpoint is more than a language model ({parts}). Its language model alone, of type {kind}, is "
+    "trained, sampled and exported."
+)
+_EXPERTS_STAY = (
+    "The student is a mixture of experts: the adapter is on its attention alone, and its experts stay as they are."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +102,22 @@ def resolve_student(
         DataError: not there, not whole, in a format that is not read, or with code of its own.
         BackendError: a GGUF file, without the backend that reads it.
     """
-    if model.lower().endswith(".gguf"):
+    if is_model_file(model):
         return _from_gguf(Path(model).expanduser(), revision, context, format)
     folder, commit = _locate(model, revision, offline)
     config = _checked_config(folder)
+    refuse_quantised(folder, config)
     weights = weight_files(folder)
+    notices: tuple[str, ...] = ()
+    if parts := parts_of(config):
+        folder = language_part(folder, config, weights, _fingerprint(folder, weights))
+        config, weights = _checked_config(folder), weight_files(folder)
+        notices = (_PART_ALONE.format(parts=", ".join(parts), kind=config["model_type"]),)
+    refuse_unsound(folder, config, weights)
+    if any(".experts." in name for name in shapes_of(weights)):
+        notices = (*notices, _EXPERTS_STAY)
     tokenizer = StudentTokenizer.load(folder, format=format)
-    length, notices = _context(config, folder, context)
+    length, capped = _context(config, folder, context)
     return Student(
         folder=folder,
         tokenizer=tokenizer,
@@ -106,9 +125,9 @@ def resolve_student(
         parameters=count_parameters(weights),
         width=hidden_size(config),
         context=length,
-        fingerprint=_fingerprint([folder / name for name in _CONTENT], weights),
+        fingerprint=_fingerprint(folder, weights),
         commit=commit,
-        notices=(*tokenizer.notices, *notices),
+        notices=(*tokenizer.notices, *notices, *capped),
     )
 
 
@@ -155,7 +174,9 @@ def _locate(model: str, revision: str | None, offline: bool) -> tuple[Path, str 
             raise DataError(f"student.revision is given, but {model} is a local folder.", "Leave student.revision out.")
         return path.resolve(), None
     if path.exists():
-        raise DataError(f"{model} is a file.", "Give the folder that holds config.json and *.safetensors.")
+        kind = kind_of_file(path)
+        advice = advice_for(kind, "Give the folder that holds config.json and *.safetensors, or a GGUF file.")
+        raise DataError(f"{model} is {kind or 'a file'}.", advice)
     if not hub.HUB_ID.fullmatch(model):
         raise DataError(f"There is no folder {model}.", "Give a local folder, or a hub id such as org/name.")
     folder = hub.download(model, revision, offline=offline)
@@ -178,11 +199,6 @@ def _checked_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json that names a model_type.",
             "Give the folder of a checkpoint in Hugging Face form.",
         )
-    if "quantization_config" in config:
-        raise DataError(
-            f"{folder} is a quantised checkpoint; an adapter merged into it would be lost in rounding.",
-            "Give the 16-bit checkpoint it was made from.",
-        )
     return config
 
 
@@ -200,10 +216,10 @@ def _context(config: dict[str, Any], folder: Path, cap: int | None) -> tuple[int
     return min(lengths), ()
 
 
-def _fingerprint(small: list[Path], weights: tuple[Path, ...]) -> str:
+def _fingerprint(folder: Path, weights: tuple[Path, ...]) -> str:
     """Over names and contents, in a fixed order; files that are not there are passed over."""
     whole = blake2b(digest_size=16)
-    for path in (*small, *weights):
+    for path in (*(folder / name for name in _CONTENT), *weights):
         if path.is_file():
             with path.open("rb") as file:
                 digest = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()

@@ -14,6 +14,7 @@ from pudistill_cli.backend_api.codec import Codec, LibraryCodec
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.models.model_file import ModelFile
+from pudistill_cli.models.soundness import embedding_rows
 from pudistill_cli.models.tokenizer_files import (
     chat_template_of,
     mark_special,
@@ -21,6 +22,7 @@ from pudistill_cli.models.tokenizer_files import (
     read_tokenizer,
     stop_ids,
     template_or_plain,
+    within_embeddings,
 )
 from pudistill_cli.prompts import Format
 from pudistill_cli.types import Message, Tokens
@@ -44,6 +46,8 @@ class StudentTokenizer:
     stop_tokens: Tokens
     """Ids that end an answer; the first one is the end of turn, which training supervises."""
     notices: tuple[str, ...] = ()
+    beyond: tuple[str, ...] = ()
+    """Added tokens that the embeddings have no row for: in a text they are letters like any other."""
 
     @classmethod
     def load(cls, folder: Path, format: Format = "chat") -> StudentTokenizer:
@@ -52,9 +56,18 @@ class StudentTokenizer:
         Raises:
             DataError: no tokenizer that can be read, or none that can end an answer.
         """
-        tokenizer = read_tokenizer(folder)
+        tokenizer, beyond = read_tokenizer(folder), ()
+        rows = embedding_rows(folder)
+        if rows is not None:
+            tokenizer, beyond = within_embeddings(tokenizer, rows, folder)
         special = named_special_tokens(folder, tokenizer)
         codec = LibraryCodec(tokenizer)
+        if rows is not None and max(codec.bos, default=0) >= rows:
+            raise DataError(
+                f"The tokenizer in {folder} begins every text with id {max(codec.bos)}, and the model's embeddings "
+                f"have {rows:,} rows.",
+                "Copy the tokenizer of this very model beside its weights.",
+            )
         template, notices = chat_template_of(folder, special, bool(codec.bos), datetime.now())
         eos = codec.id_of(special["eos_token"]) if "eos_token" in special else None
         named = [i for i in (*stop_ids(folder), eos) if i is not None]
@@ -65,7 +78,7 @@ class StudentTokenizer:
                 "Name its eos_token in tokenizer_config.json.",
             )
         mark_special(tokenizer, [token for i in stops if (token := codec.token_of(i))])
-        return cls(codec, template, stops, notices if format == "chat" else ())
+        return cls(codec, template, stops, notices if format == "chat" else (), beyond)
 
     @classmethod
     def of_model_file(cls, file: ModelFile, format: Format = "chat") -> StudentTokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.file_kinds import advice_for, kind_of_file
 from pudistill_cli.models.chat_template import PLAIN, ChatTemplate
 from pudistill_cli.models.checkpoint_files import read_json
 
@@ -41,10 +43,35 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"Cannot read the tokenizer in {folder}: {error}.", "Copy it again.") from error
+        kind = kind_of_file(path)
+        reason, advice = (f"{path.name} is {kind}" if kind else str(error)), advice_for(kind, "Copy it again.")
+        raise DataError(f"Cannot read the tokenizer in {folder}: {reason}.", advice) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def within_embeddings(tokenizer: Tokenizer, rows: int, folder: Path) -> tuple[Tokenizer, tuple[str, ...]]:
+    """The tokenizer without added tokens whose ids the embeddings have no row for, and how those are spelled.
+
+    llama.cpp leaves them out as well: what spells one is read as the text it is.
+
+    Raises:
+        DataError: ids of the vocabulary itself have no row.
+    """
+    known = tokenizer.get_vocab_size(with_added_tokens=False)
+    added = tokenizer.get_added_tokens_decoder()
+    if known > rows:
+        raise DataError(
+            f"The tokenizer in {folder} has {known:,} tokens, and the model's embeddings have {rows:,} rows.",
+            "Copy the tokenizer of this very model beside its weights.",
+        )
+    beyond = {i: token.content for i, token in sorted(added.items()) if i >= rows}
+    if not beyond:
+        return tokenizer, ()
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] not in beyond]
+    return Tokenizer.from_str(json.dumps(content)), tuple(beyond.values())
 
 
 def _gpt2(vocabulary: Path, merges: Path, *, add_prefix_space: bool) -> Tokenizer:
@@ -93,7 +120,7 @@ def chat_template_of(
     path = folder / "chat_template.jinja"
     source: Any = read_json(folder / "tokenizer_config.json").get("chat_template")
     if path.is_file():
-        source = path.read_text(encoding="utf-8")
+        source = _template_text(path)
     if isinstance(source, list):
         named = {t["name"]: t["template"] for t in cast("list[dict[str, str]]", source)}
         if "default" not in named:
@@ -103,6 +130,17 @@ def chat_template_of(
             )
         source = named["default"]
     return template_or_plain(source if isinstance(source, str) else None, special, adds_bos, now)
+
+
+def _template_text(path: Path) -> str:
+    kind = kind_of_file(path)
+    try:
+        if kind is None:
+            return path.read_text(encoding="utf-8")
+        reason = f"it is {kind}"
+    except (OSError, UnicodeDecodeError) as error:
+        reason = str(error)
+    raise DataError(f"Cannot read {path}: {reason}.", advice_for(kind, "Download or copy it again, as UTF-8 text."))
 
 
 def template_or_plain(

@@ -28,6 +28,7 @@ from pudistill_cli.prompts import (
     refuse_leaks,
     split_prompts,
 )
+from pudistill_cli.run.token_ids import check_token_ids
 
 SAMPLE_ROWS = 256
 """Sequences that are decoded together unless the recipe says otherwise."""
@@ -73,6 +74,7 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
     )
     if recipe.student.original is not None:
         student = with_original(student, recipe.student.original, offline=offline)
+    check_token_ids(recipe, student, prompts)
     for notice in (*prompts.notices, *student.notices):
         console.warn(notice)
     choice = _choice(recipe, student, console)
@@ -132,7 +134,8 @@ def _with_able_learner(choice: Choice, recipe: Recipe, student: Student, console
     if recipe.backend.learner != "auto" or able is None:
         raise BackendError(
             f"The {choice.learner.name} backend cannot train {student.folder.name}: {problem}",
-            "Use another student, or another backend: --set backend=torch",
+            "Choose another student, or copy this one again."
+            + ("" if choice.learner.name == "torch" else " Or use another backend: --set backend=torch"),
         )
     console.warn(f"{able.name} trains, not {choice.learner.name}: {problem}")
     alone = choice.engine.name == choice.learner.name

@@ -12,7 +12,7 @@ from pudistill_cli.backend_api.contract import Engine, ModelSpec
 from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.hardware.memory_estimate import demand_of
 from pudistill_cli.models.checkpoint_files import read_json
-from pudistill_cli.models.model_file import model_file_reader
+from pudistill_cli.models.model_file import is_model_file, model_file_reader
 from pudistill_cli.models.student import resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher.answers import Answer, Question
@@ -41,7 +41,7 @@ def check_local(settings: LocalTeacher) -> None:
         DataError: there is no such file.
         BackendError: the backend is missing, or the memory too small.
     """
-    if _is_gguf(settings):
+    if is_model_file(settings.model):
         path = Path(settings.model).expanduser()
         model_file_reader(path, settings.revision)
         place_model_file(path).refuse_too_large(settings.model)
@@ -64,7 +64,7 @@ def open_local(
         DataError: the model is not there, not whole, or in a format that is not read.
         BackendError: no backend here can run it, or it does not fit the memory, with room made.
     """
-    checkpoint = _model_file(settings) if _is_gguf(settings) else _hugging_face(settings, engine, offline)
+    checkpoint = _model_file(settings) if is_model_file(settings.model) else _hugging_face(settings, engine, offline)
     context = min(checkpoint.context, context)
     placement = checkpoint.place()
     if placement.crowded_out or not placement.fits:
@@ -84,10 +84,6 @@ def _spelled(tokenizer: StudentTokenizer, tokens: Tokens) -> str:
     """Text with the special tokens in it, but for the end of turn."""
     ended = bool(tokens) and tokens[-1] in tokenizer.stop_tokens
     return tokenizer.codec.decode(tokens[:-1] if ended else tokens, special=True)
-
-
-def _is_gguf(settings: LocalTeacher) -> bool:
-    return settings.model.lower().endswith(".gguf")
 
 
 def _model_file(settings: LocalTeacher) -> _Checkpoint:

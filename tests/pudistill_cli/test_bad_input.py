@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from pudistill_cli.config.loading import load_recipe
 from tests.pudistill_cli.teacher.server import Behaviour, Request, Response, Server, fails, says
@@ -196,9 +196,29 @@ def nan_weights(student: Path) -> None:
     path.write_bytes(content)
 
 
+def stale_index(student: Path) -> None:
+    (student / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00001-of-00002.safetensors"}}')
+
+
+def another_head(student: Path) -> None:
+    weights = load_file(student / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] * 2
+    save_file(weights, student / "model.safetensors", metadata={"format": "pt"})
+
+
+def other_layers(student: Path) -> None:
+    edit(student / "config.json", layer_types=["conv", "full_attention"])
+
+
 @pytest.mark.parametrize(
     ("damage", "code", "words"),
     [
+        (stale_index, 3, ["model.safetensors beside model.safetensors.index.json"]),
+        (another_head, 3, ["tie_word_embeddings: true", "set tie_word_embeddings to false"]),
+        (other_layers, 5, ["not plain attention (conv)"]),
+        (lambda s: edit(s / "config.json", num_hidden_layers=1), 5, ["model.layers.1", "no place for"]),
+        (lambda s: edit(s / "config.json", num_hidden_layers=3), 5, ["lacks 9 of its weights", "model.layers.2"]),
+        (lambda s: (s / "model.safetensors").write_text("<html>404</html>"), 3, ["is a web page", "Download it again"]),
         (lambda s: edit(s / "config.json", model_type="lama"), 5, ["'lama'", "config.json"]),
         (lambda s: edit(s / "config.json", auto_map={"AutoModel": "x.Y"}), 3, ["auto_map", "refused"]),
         (lambda s: edit(s / "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.Y", None]}), 3, ["auto_map"]),
@@ -210,7 +230,8 @@ def nan_weights(student: Path) -> None:
         (lambda s: (s / "model.safetensors").unlink(), 3, ["safetensors"]),
         (shutil.rmtree, 3, ["no folder"]),
     ],
-    ids=["model_type", "auto_map", "tokenizer's auto_map", "bin", "no config", "bad config", "no tokenizer",
+    ids=["stale index", "another head", "other layers", "fewer layers", "more layers", "web page",
+         "model_type", "auto_map", "tokenizer's auto_map", "bin", "no config", "bad config", "no tokenizer",
          "cut weights", "no weights", "nothing"],
 )  # fmt: skip
 def test_a_student_that_cannot_be_used(

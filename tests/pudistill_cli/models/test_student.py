@@ -147,6 +147,7 @@ def test_what_is_no_folder_says_so(folder: Path, tmp_path: Path) -> None:
         str(tmp_path / "nowhere"): "no folder",
         "some/model.gguf": "There is no file",
         str(folder / "config.json"): "is a file",
+        str(folder / "model.safetensors"): "is a safetensors file",
         "justaname": "no folder",
         "a/b/c": "no folder",
     }.items():

@@ -16,6 +16,7 @@ from pudistill_cli.errors import DataError
 from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Message
+from tests.tiny import STUDENT
 
 FOLDERS = {
     "smollm2": "tokenizers/smollm2-135m-instruct",
@@ -295,3 +296,68 @@ def test_a_stored_truncation_is_not_applied(shared: Path, tmp_path: Path) -> Non
     cut = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     edit(folder / "tokenizer.json", lambda c: c.update(truncation=cut))
     assert len(StudentTokenizer.load(folder).encode_text("one two three four five six")) > 4
+
+
+# --- tokens without embeddings ---
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Path:
+    """The quickstart's student, whose tokenizer was given tokens that its 768 embeddings were not given."""
+    folder = tmp_path / "student"
+    shutil.copytree(STUDENT, folder)
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["<tool>"])
+    tokenizer.add_tokens(["<doc>"])
+    assert (tokenizer.token_to_id("<tool>"), tokenizer.token_to_id("<doc>")) == (768, 769)
+    tokenizer.save(str(path))
+    return folder
+
+
+def test_a_token_without_an_embedding_is_text_like_any_other(grown: Path) -> None:
+    tokenizer = StudentTokenizer.load(grown)
+    assert tokenizer.beyond == ("<tool>", "<doc>")
+    for text in ("a <tool> b", "<doc>"):
+        ids = tokenizer.encode_text(text)
+        assert max(ids) < 768
+        assert tokenizer.decode(ids) == text
+    assert tokenizer.encode_answer(ids, "<tool>")[:-1] == StudentTokenizer.load(STUDENT).encode_text("<tool>")
+    assert StudentTokenizer.load(STUDENT).beyond == ()
+
+
+def test_a_beginning_of_text_without_an_embedding_is_refused(grown: Path) -> None:
+    path = grown / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<tool>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<tool>": {"id": "<tool>", "ids": [768], "tokens": ["<tool>"]}},
+    }
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="begins every text with id 768, and the model's embeddings have 768 rows"):
+        StudentTokenizer.load(grown)
+
+
+def test_without_weights_the_tokenizer_is_as_it_is(grown: Path) -> None:
+    (grown / "model.safetensors").unlink()
+    tokenizer = StudentTokenizer.load(grown)
+    assert tokenizer.beyond == ()
+    assert tokenizer.encode_text("<doc>") == (769,)
+
+
+def test_a_template_that_is_no_text_is_refused(grown: Path) -> None:
+    path = grown / "chat_template.jinja"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(DataError, match="a Git LFS pointer"):
+        StudentTokenizer.load(grown)
+    path.write_bytes("{{ 'ü' }}".encode("latin-1"))
+    with pytest.raises(DataError, match=r"Cannot read .*chat_template\.jinja"):
+        StudentTokenizer.load(grown)
+
+
+def test_a_tokenizer_that_is_a_web_page_is_named(grown: Path) -> None:
+    (grown / "tokenizer.json").write_text("<!doctype html>")
+    with pytest.raises(DataError, match=r"tokenizer\.json is a web page"):
+        StudentTokenizer.load(grown)
