@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.models.checkpoint_files import shapes_of, weight_files
 from pudistill_torch.attention import use_fast_attention
 from pudistill_torch.placement import Placement
+from pudistill_torch.refusal import LOCAL, NOT_LOADED, attention_problem, weights_problem
 
 
 def load_base(folder: Path, placement: Placement) -> Any:
@@ -19,12 +20,12 @@ def load_base(folder: Path, placement: Placement) -> Any:
 
     Raises:
         DataError: the folder holds no whole checkpoint that transformers knows.
-        BackendError: it is a recurrent model, whose state cannot be branched as keys and values are.
+        BackendError: its layers have a state that cannot be branched as keys and values are.
     """
-    local = {"local_files_only": True, "trust_remote_code": False}
+    shapes_of(weight_files(folder))  # says more of damaged files than transformers does
     transformers.utils.logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder, **local)
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -32,22 +33,17 @@ def load_base(folder: Path, placement: Placement) -> Any:
             attn_implementation=_attention(config),
             use_safetensors=True,
             output_loading_info=True,
-            **local,
+            **LOCAL,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except NOT_LOADED as error:
         raise DataError(f"{folder} cannot be loaded: {error}", "Download or copy the student again.") from error
     model, info = loaded
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise DataError(
-            f"{folder} lacks {len(missing)} of its weights, {missing[0]} the first.",
-            "Download or copy the student again.",
-        )
-    if getattr(model, "_is_stateful", False):
-        raise BackendError(
-            f"Models of type {config.model_type!r} are recurrent; the torch backend runs attention only.",
-            "Choose another student.",
-        )
+    reason = weights_problem(model, info)
+    if reason is not None:
+        raise DataError(f"{folder} cannot be used: {reason}", "Download or copy the student again.")
+    reason = attention_problem(model)
+    if reason is not None:
+        raise BackendError(f"The torch backend cannot run {folder.name}: {reason}", "Choose another student.")
     model = model.to(placement.device).eval().requires_grad_(False)
     use_fast_attention(model)
     return model

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers.pytorch_utils import Conv1D
@@ -27,6 +27,7 @@ from pudistill_torch.base_weights import load_base
 from pudistill_torch.cache import RowCache
 from pudistill_torch.head import Head
 from pudistill_torch.placement import place
+from pudistill_torch.targets import target_modules
 
 POLICY: Adapter = "policy"
 """The adapter that is trained. peft's `set_adapter` is not used: it would train what it activates."""
@@ -96,11 +97,11 @@ class Model(SharedModel):
         return handle
 
     def new_policy(self, lora: LoraSpec) -> list[Parameter]:
-        """A fresh trainable adapter on every linear layer of the blocks; returns its parameters by name order."""
+        """A fresh trainable adapter on the layers of `targets`; returns its parameters by name order."""
         config = LoraConfig(
             r=lora.r,
             lora_alpha=cast("int", lora.alpha),  # the scale is lora_alpha / r, whatever its type
-            target_modules="all-linear",  # peft leaves the output embedding out
+            target_modules=target_modules(self._causal),
             task_type="CAUSAL_LM",
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in self._causal.modules()),  # GPT-2
         )
@@ -150,7 +151,9 @@ class Model(SharedModel):
                 f"The adapter does not fit this student: {sorted(wrong)[0]} and {len(wrong) - 1} others differ.",
                 "Use an adapter that was trained on the same student, with the same lora.r.",
             )
-        set_peft_model_state_dict(self._peft, dict(weights), adapter_name=handle)
+        with torch.no_grad():  # not by peft, which renames what transformers renamed, by an adapter that may be gone
+            for name, weight in own.items():
+                weight.copy_(weights[name])
 
     def _free_cached_memory(self) -> None:
         gc.collect()  # what went through a library's frames may still be held by a cycle: seen with transformers 5.17

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pudistill_cli.backend_api.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.errors import UsageError
+from pudistill_cli.models.checkpoint_files import read_json
 
 if TYPE_CHECKING:
     from pudistill_torch.engine import TorchEngine
@@ -43,8 +44,13 @@ class TorchBackend:
         return _causal_model_types()
 
     def refusal(self, checkpoint: Path) -> str | None:
-        """Nothing beyond its architecture."""
-        return None
+        """Why torch cannot hold this checkpoint; None where it does not know the architecture, which is told so."""
+        known = self.architectures()
+        if known is not None and read_json(checkpoint / "config.json").get("model_type") not in known:
+            return None
+        from pudistill_torch.refusal import problem
+
+        return problem(checkpoint)
 
     def describe(self, spec: ModelSpec) -> Mapping[str, str]:
         """Device, dtype and thread count that `spec` resolves to here.

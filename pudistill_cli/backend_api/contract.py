@@ -51,7 +51,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class LoraSpec:
-    """The adapter: rank, scale and seed. Every linear layer of the blocks, never embeddings or head."""
+    """The adapter: rank, scale and seed. Every linear layer of the blocks, never embeddings, head or experts."""
 
     r: int = 32
     alpha: float = 64.0
