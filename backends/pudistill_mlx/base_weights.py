@@ -19,7 +19,7 @@ from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_mlx import quirks
 from pudistill_mlx.embedding import RescaledEmbedding
 from pudistill_mlx.lora import linear_layers
-from pudistill_mlx.refusal import problem, shapes_of
+from pudistill_mlx.refusal import settings, structure_problem, without_a_place
 
 GROUP_SIZE = 64
 """Weights that share a scale and a bias: MLX's own default."""
@@ -36,7 +36,7 @@ def load_base(folder: Path, dtype: mx.Dtype, base: Base) -> Any:
     _refuse(folder)
     try:
         with redirect_stdout(stderr):  # mlx-lm prints its warnings; results are what stdout is for
-            model: Any = load_model(folder, lazy=True, strict=True, model_config=_settings(folder))[0]
+            model: Any = load_model(folder, lazy=True, strict=True, model_config=settings(folder))[0]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _not_loaded(folder, " ".join(str(error).split())) from error
     model.eval()
@@ -59,25 +59,22 @@ def windows_of(model: Any, folder: Path) -> list[int | None]:
 
 
 def _refuse(folder: Path) -> None:
-    reason = problem(folder)
+    reason = structure_problem(folder)
     if reason is not None:
-        raise BackendError(
-            f"MLX cannot run {folder.name}: {reason}", "Use another backend: --set backend=torch, or another student."
-        )
+        raise _refused(folder, reason)
+
+
+def _refused(folder: Path, reason: str) -> BackendError:
+    return BackendError(
+        f"MLX cannot run {folder.name}: {reason}", "Use another backend: --set backend=torch, or another student."
+    )
 
 
 def _not_loaded(folder: Path, reason: str) -> BackendError | DataError:
-    if reason.startswith("Received"):  # what mlx-lm says of weights that its model has no place for
-        names = reason.partition(": ")[2].rstrip(".").split(", ")
-        return BackendError(
-            f"mlx-lm's model has no place for {len(names)} of the weights of {folder.name}, {names[0]} among them.",
-            "Use another backend: --set backend=torch, or another student.",
-        )
+    unknown = without_a_place(reason)
+    if unknown is not None:
+        return _refused(folder, unknown)
     return DataError(f"{folder} cannot be loaded: {reason}", "Download or copy the student again.")
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    return quirks.settings_for_mlx_lm(read_json(folder / "config.json"), frozenset(shapes_of(folder)))
 
 
 def _quantise(model: Any, bits: int) -> None:

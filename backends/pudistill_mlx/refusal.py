@@ -11,21 +11,35 @@ from typing import Any
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.utils import _get_classes as model_classes
+from mlx_lm.utils import load_model
 
-from pudistill_cli.models.checkpoint_files import read_json, safetensors_header, weight_files
+from pudistill_cli.models import checkpoint_files, layer_types
+from pudistill_cli.models.checkpoint_files import read_json, weight_files
 from pudistill_mlx import quirks
 from pudistill_mlx.lora import linear_layers
+
+_LONGEST = 300
+"""Characters of mlx-lm's own words that a message quotes."""
 
 
 def problem(folder: Path) -> str | None:
     """Why MLX cannot hold this checkpoint, in one line; no weight is read."""
+    return structure_problem(folder) or _loading(folder)
+
+
+def structure_problem(folder: Path) -> str | None:
+    """As `problem`, but for weights that are missing, or that mlx-lm has no place for."""
     config, shapes = read_json(folder / "config.json"), shapes_of(folder)
     known = quirks.problem(config)
     if known is not None:
         return f"{known}."
+    if (named := layer_types.problem(config)) is not None:
+        return named
+    if strange := [file.name for file in weight_files(folder) if not file.name.startswith("model")]:
+        return f"mlx-lm reads model*.safetensors only, and its weights are in {strange[0]}."
     try:
         with redirect_stdout(stderr):
-            model = _empty(config | quirks.settings_for_mlx_lm(config, frozenset(shapes)))
+            model = _empty(config | settings(folder))
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
         return f"mlx-lm cannot build {config.get('model_type')!r} from this config.json: {error}."
     except SystemExit:  # its olmo.py ends the process
@@ -33,10 +47,34 @@ def problem(folder: Path) -> str | None:
     return _structure(model, shapes, quantised="quantization" in config)
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """What has to replace entries of config.json for mlx-lm."""
+    return quirks.settings_for_mlx_lm(read_json(folder / "config.json"), frozenset(shapes_of(folder)))
+
+
+def without_a_place(reason: str) -> str | None:
+    """What mlx-lm means where it says that its model has no place for some weights; None if it says something else."""
+    if not reason.startswith("Received"):
+        return None
+    names = reason.partition(": ")[2].rstrip(".").split(", ")
+    return f"mlx-lm's model has no place for {len(names)} of its weights, {names[0]} among them."
+
+
+def _loading(folder: Path) -> str | None:
+    """Whether mlx-lm's model has a place for every weight, and a weight for every place: MLX reads none for it."""
+    try:
+        with redirect_stdout(stderr):
+            load_model(folder, lazy=True, strict=True, model_config=settings(folder))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        shown = reason if len(reason) <= _LONGEST else reason[: _LONGEST - 3] + "..."
+        return without_a_place(reason) or f"mlx-lm cannot load it: {shown}"
+    return None
+
+
 def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
     """The checkpoint's tensors by name."""
-    headers = [safetensors_header(file) for file in weight_files(folder)]
-    return {name: tuple(x["shape"]) for header in headers for name, x in header.items() if name != "__metadata__"}
+    return checkpoint_files.shapes_of(weight_files(folder))
 
 
 def _empty(config: dict[str, Any]) -> Any:

@@ -10,8 +10,10 @@ from pudistill_cli.backend_api.export_formats import MLX_GROUP_SIZES
 from pudistill_cli.backend_api.exporter import GenerationSettings
 from pudistill_cli.errors import PudistillError
 from pudistill_cli.models.checkpoint_files import count_parameters, weight_files
+from pudistill_cli.models.float16 import beyond_float16
+from pudistill_cli.models.safetensors_io import stored_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_mlx import base_weights
+from pudistill_mlx import refusal
 from pudistill_mlx.export.checking import check_text
 from pudistill_mlx.export.storing import dtype_of, open_model, quantisable, store
 from pudistill_mlx.export.text_files import write_text_files
@@ -30,7 +32,12 @@ def export_problem(student: Path, format: str, variant: str, converter: Path | N
         )
     try:
         chosen = variant_of(variant)
-        return base_weights.problem(student) or _nothing_to_quantise(student, chosen) or _text(student)
+        return (
+            refusal.problem(student)
+            or _nothing_to_quantise(student, chosen)
+            or _overflow(student, chosen)
+            or _text(student)
+        )
     except PudistillError as error:
         return f"{error.message} {error.hint}".strip()
 
@@ -54,6 +61,18 @@ def _nothing_to_quantise(student: Path, variant: Variant) -> str | None:
         return None
     advice = f"a group size of {max(fits)} (export.group_size)" if fits else "16 bits (export.bits)"
     return f"no layer's width is a multiple of {variant.group_size}, so none can be quantised. Use {advice}."
+
+
+def _overflow(student: Path, variant: Variant) -> str | None:
+    if dtype_of(variant, student) != "float16":
+        return None
+    name = beyond_float16(tensor for file in weight_files(student) for tensor in stored_tensors(file))
+    if name is None:
+        return None
+    return (
+        f"a weight of {name} is beyond the largest number of float16, in which most of the checkpoint is. Use "
+        "bfloat16: --set export.bits=[16]."
+    )
 
 
 def _text(student: Path) -> str | None:

@@ -84,16 +84,45 @@ def test_a_layer_of_another_shape(tmp_path: Path, weights: dict[str, np.ndarray]
 
 def test_missing_weights(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
     del weights["model.norm.weight"]
+    folder = save(tmp_path, weights)
+    assert "mlx-lm cannot load it: Missing 1 parameters: model.norm.weight" in str(backend.refusal(folder))
     with pytest.raises(DataError, match=r"cannot be loaded: .*model\.norm\.weight"):
-        backend.open(spec_of(save(tmp_path, weights)))
+        backend.open(spec_of(folder))
 
 
 def test_weights_that_mlx_lm_has_no_place_for(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
     """As the biases of a Qwen3 with attention_bias: a model without them is another one."""
     biases = {name.replace(".weight", ".bias"): np.ones(80, np.float32) for name in weights if "q_proj" in name}
     weights |= {f"model.layers.{i}.self_attn.{n}_norm.weight": np.ones(20, np.float32) for i in range(2) for n in "qk"}
-    with pytest.raises(BackendError, match=r"no place for 2 of the weights of .*q_proj\.bias among"):
-        backend.open(spec_of(save(tmp_path, weights | biases, model_type="qwen3", head_dim=20)))
+    folder = save(tmp_path, weights | biases, model_type="qwen3", head_dim=20)
+    assert "has no place for 2 of its weights, model.layers." in str(backend.refusal(folder))
+    with pytest.raises(BackendError, match=r"no place for 2 of its weights, .*q_proj\.bias among"):
+        backend.open(spec_of(folder))
+
+
+def test_norms_of_another_shape(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
+    weights["model.norm.weight"] = weights["model.norm.weight"][:-1].copy()
+    assert "mlx-lm cannot load it: Expected shape (80,)" in str(backend.refusal(save(tmp_path, weights)))
+
+
+def test_layers_that_are_not_attention(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
+    folder = save(tmp_path, weights, layer_types=["conv", "full_attention"])
+    assert backend.refusal(folder) == "it has layers that are not plain attention (conv)."
+    with pytest.raises(BackendError, match="not plain attention"):
+        backend.open(spec_of(folder))
+
+
+def test_shards_that_mlx_lm_does_not_look_for(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
+    folder = save(tmp_path, weights)
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"weight_map": dict.fromkeys(weights, "part.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert backend.refusal(folder) == "mlx-lm reads model*.safetensors only, and its weights are in part.safetensors."
+
+
+def test_weights_in_float64(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
+    wide = {name: weight.astype(np.float64) for name, weight in weights.items()}
+    assert "mlx-lm cannot load it: [safetensor] unsupported dtype F64" in str(backend.refusal(save(tmp_path, wide)))
 
 
 def test_weights_that_are_not_finite(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:

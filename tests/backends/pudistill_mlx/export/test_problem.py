@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pudistill_cli.backend_api.export_formats import MLX_BITS, MLX_GROUP_SIZES, mlx_variant
 from pudistill_cli.errors import ExportError
@@ -88,6 +90,17 @@ def test_a_checkpoint_that_wants_its_own_code_run(tmp_path: Path) -> None:
 
 def test_tensors_that_do_not_fit_the_config(tmp_path: Path) -> None:
     assert "mlx-lm cannot load it" in problem(changed(tmp_path / "other", vocab_size=1000))
+
+
+def test_a_number_beyond_float16_in_a_checkpoint_of_halves(tmp_path: Path) -> None:
+    """What is not quantised is stored as most of the checkpoint is; here one norm is in float32."""
+    folder = changed(tmp_path / "halves")
+    weights = {name: w.astype(np.float16) for name, w in load_file(folder / "model.safetensors").items()}
+    norm = weights["model.norm.weight"].astype(np.float32)
+    norm[0] = 1e5
+    save_file({**weights, "model.norm.weight": norm}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "a weight of model.norm.weight is beyond the largest number of float16" in problem(folder, "4bit")
+    assert export_problem(folder, "mlx", "bf16", None) is None
 
 
 def test_a_tokenizer_that_mlx_lm_reads_otherwise(tmp_path: Path) -> None:
