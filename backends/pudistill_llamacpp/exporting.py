@@ -56,7 +56,7 @@ def export_problem(student: Path, format: str, variant: str, converter: Path | N
         return problem
     problem = feasibility.problem(student)
     if problem is None:
-        return None
+        return feasibility.overflow(student, _BASE if format == ADAPTER else variant)
     if format == ADAPTER or converter is None:
         return f"{problem} For other architectures set export.llama_cpp to a checkout of llama.cpp (format gguf)."
     return upstream_converter.problem(converter)

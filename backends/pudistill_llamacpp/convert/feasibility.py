@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from pudistill_cli.errors import PudistillError
+from pudistill_cli.models.float16 import beyond_float16
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_llamacpp.convert.file_contents import contents_of
@@ -31,6 +32,24 @@ def problem(checkpoint: Path) -> str | None:
     except PudistillError as error:
         return f"{error.message} {error.hint}".strip()
     return None
+
+
+def overflow(checkpoint: Path, dtype: str) -> str | None:
+    """Which weight is too large for what it would be stored in, as far as the checkpoint shows it; None if none is.
+
+    Where float16 takes no part, no weight is read.
+    """
+    if dtype not in ("f16", "q8_0"):
+        return None
+    merged = merged_tensors(checkpoint)
+    halves = [t.source for t in contents_of(checkpoint, merged, dtype).tensors if t.type == "F16"]
+    name = beyond_float16(merged.tensors[source] for source in halves if source in merged.tensors)
+    if name is None:
+        return None
+    return (
+        f"a weight of {name} is beyond the largest number of float16, 65,504. Use the format gguf in bf16, which is as "
+        "small: --set export.formats=[gguf] --set export.quants=[bf16]."
+    )
 
 
 def bytes_needed(checkpoint: Path, dtype: GgufDtype) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.lora_merge import MergedTensors
+from pudistill_cli.models.safetensors_io import equal_values
 from pudistill_llamacpp.convert.architectures import architecture_of
 from pudistill_llamacpp.convert.architectures.layout import Architecture, Extra, is_ignored
 from pudistill_llamacpp.convert.hyperparameters import Entry, Hyperparameters
@@ -78,7 +80,8 @@ def contents_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str |
         DataError: the checkpoint cannot be read.
     """
     architecture = architecture_of(merged.config)
-    hyper = architecture.hyperparameters(merged.config)
+    config = _with_tie(architecture, merged)
+    hyper = architecture.hyperparameters(config)
     if (problem := architecture.problem(hyper)) is not None:
         raise ExportError(
             f"This {architecture.model_type} student cannot be written as GGUF: {problem}, "
@@ -87,7 +90,7 @@ def contents_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str |
         )
     extra = architecture.extra(hyper)
     tensors = [OutputTensor(key, key, values.shape, "F32") for key, values in extra.items()]
-    for source, new in _names(architecture, merged):
+    for source, new in _names(architecture, merged, config):
         shape = merged.shape(source)
         tensors.append(OutputTensor(new, source, shape, _type(new, shape, dtype.upper())))
     vocabulary = read_vocabulary(checkpoint, merged.shape(_EMBEDDINGS)[0], name or checkpoint.resolve().name)
@@ -95,13 +98,24 @@ def contents_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str |
     return FileContents(architecture, hyper, vocabulary.name, entries, tensors, merged, extra)
 
 
-def _names(architecture: Architecture, merged: MergedTensors) -> Iterator[tuple[str, str]]:
+def _with_tie(architecture: Architecture, merged: MergedTensors) -> Mapping[str, Any]:
+    """The config, which says that the head is none of the embeddings where it says nothing and the weights do.
+
+    transformers and mlx-lm take a head that is there.
+    """
+    own = architecture.is_tied(merged.config) and merged.config.get("tie_word_embeddings") is None
+    if not own or _HEAD not in merged.tensors or equal_values(merged.tensors[_HEAD], merged.tensors[_EMBEDDINGS]):
+        return merged.config
+    return {**merged.config, "tie_word_embeddings": False}
+
+
+def _names(architecture: Architecture, merged: MergedTensors, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(source, name) of every tensor; each of the checkpoint's has its place, and each place its tensor."""
     names = set(merged.names)
     left = {n for n in names if not is_ignored(n)}
-    if architecture.is_tied(merged.config):
+    if architecture.is_tied(config):
         left.discard(_HEAD)  # some checkpoints store the embeddings twice
-    for module, new in architecture.modules(merged.config):
+    for module, new in architecture.modules(config):
         if f"{module}.weight" not in names:
             raise ExportError(f"The checkpoint has no tensor {module}.weight.", "Download or copy the student again.")
         for part in ("weight", "bias"):

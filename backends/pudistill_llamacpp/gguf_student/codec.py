@@ -19,6 +19,11 @@ class GgufCodec:
         self._vocabulary = self._model.vocabulary
 
     @property
+    def size(self) -> int:
+        """The number of tokens."""
+        return self._vocabulary.size
+
+    @property
     def chat_template(self) -> str | None:
         """The file's own."""
         return self._model.chat_template

@@ -13,7 +13,7 @@ from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.model_file import ModelFile, StudentFiles
 from pudistill_llamacpp.gguf_student.codec import GgufCodec
-from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
+from pudistill_llamacpp.gguf_student.config import EMBEDDINGS, architecture_of, config_of
 from pudistill_llamacpp.gguf_student.header import Header, read_header
 from pudistill_llamacpp.gguf_student.hf_checkpoint import hf_checkpoint_of
 from pudistill_llamacpp.gguf_student.rope import FACTORS
@@ -61,6 +61,12 @@ def _model_file(header: Header, path: Path) -> ModelFile:
     if not isinstance(context, int):
         raise DataError(f"{path} does not say its context_length.", "Give a GGUF file of a whole language model.")
     codec = GgufCodec(path)
+    embeddings = header.tensors.get(EMBEDDINGS)
+    if embeddings is not None and embeddings.shape[0] != codec.size:
+        raise DataError(
+            f"{path} has {codec.size:,} tokens, and embeddings of {embeddings.shape[0]:,} rows.",
+            "Give a GGUF file of a whole language model.",
+        )
     with path.open("rb") as file:
         fingerprint = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
     special = {name: header.metadata[key] for name, key in _NAMED.items() if key in header.metadata}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,14 @@ def test_what_is_missing_is_found_before_anything_is_loaded(gguf: Path, monkeypa
     for load in (check_local, lambda settings: open_local(settings, "auto", CONTEXT)):
         with pytest.raises(BackendError, match="needs the llamacpp backend"):
             load(LocalTeacher(model=str(gguf)))
+
+
+def test_a_gguf_file_of_another_name_is_read_as_one(gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "teacher").symlink_to(gguf)
+    settings = LocalTeacher(model=str(tmp_path / "teacher"))
+    check_local(settings)
+    with closing(open_local(settings, "auto", CONTEXT)) as teacher:
+        assert "through llamacpp" in teacher.about
 
 
 # --- memory ---

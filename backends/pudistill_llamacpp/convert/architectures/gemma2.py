@@ -45,7 +45,7 @@ def entries(hyper: Hyperparameters) -> list[Entry]:
 
 
 def problem(hyper: Hyperparameters) -> str | None:
-    """llama.cpp fixes the scale of the attention, theta and which layers slide."""
+    """llama.cpp fixes the scale of the attention, theta, which layers slide, and the head."""
     rope = rope_of(hyper)
     return first(
         rope.problem(frozenset({"default"})),
@@ -53,6 +53,7 @@ def problem(hyper: Hyperparameters) -> str | None:
         activation_problem(hyper, "gelu_pytorch_tanh", key="hidden_activation"),
         scale_problem(hyper, _27B),
         pattern_problem(hyper, 2),
+        "its head is not the embeddings" if hyper.get("tie_word_embeddings") is False else None,
     )
 
 

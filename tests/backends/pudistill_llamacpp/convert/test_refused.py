@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pudistill_cli.errors import DataError, ExportError, PudistillError
@@ -18,8 +19,10 @@ from pudistill_llamacpp.convert import writer as writing
 from pudistill_llamacpp.convert.feasibility import problem
 from pudistill_llamacpp.convert.upstream_converter import convert_with_upstream
 from pudistill_llamacpp.convert.writer import write_gguf
+from pudistill_llamacpp.exporting import export_problem
 from tests.backends.pudistill_llamacpp.convert.upstream_converter import tensors
 from tests.backends.random_models import TOKENIZER, YARN
+from tests.tiny import STUDENT
 
 
 def with_config(**changes: Any) -> Callable[[Path], None]:
@@ -67,6 +70,7 @@ REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
     ("llama", truncate, "not a whole safetensors file"),
     ("qwen2", with_config(use_sliding_window=True), "sliding window"),
     ("gemma2", with_config(query_pre_attn_scalar=100), "query_pre_attn_scalar"),
+    ("gemma2", with_config(tie_word_embeddings=False), "its head is not the embeddings"),
     ("gemma2", with_config(layer_types=["full_attention", "full_attention"]), "full attention"),
     ("gemma3", with_config(layer_types=SLIDING), "full attention"),
     ("phi3-long", with_config(num_key_value_heads=2, head_dim=8), "hidden_size"),
@@ -107,6 +111,23 @@ def test_a_weight_too_large_for_float16(models: dict[str, Path], tmp_path: Path)
         write_gguf(tmp_path / "student", tmp_path / "m.gguf", dtype="f16")
     assert not list(tmp_path.glob("*.gguf")) + list(tmp_path.glob(".*"))
     assert write_gguf(tmp_path / "student", tmp_path / "m.gguf", dtype="bf16").path.is_file()
+    for format, variant in (("gguf", "f16"), ("gguf-adapter", "")):  # whose base is in f16
+        told = export_problem(tmp_path / "student", format, variant, None)
+        assert told is not None
+        assert "model.layers.0.mlp.up_proj.weight is beyond the largest number of float16" in told
+        assert "--set export.quants=[bf16]" in told
+    for variant in ("bf16", "q8_0", "f32", "q4_k_m"):
+        assert export_problem(tmp_path / "student", "gguf", variant, None) is None
+
+
+def test_rows_that_q8_0_stores_in_float16(tmp_path: Path) -> None:
+    """The quickstart's rows of 80 are no multiple of 32, and its file of q8_0 has them in float16."""
+    shutil.copytree(STUDENT, tmp_path / "student")
+    weights = load_file(STUDENT / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.weight"][0, 0] = -7e4
+    save_file(weights, tmp_path / "student" / "model.safetensors", metadata={"format": "pt"})
+    assert "q_proj.weight is beyond" in str(export_problem(tmp_path / "student", "gguf", "q8_0", None))
+    assert export_problem(tmp_path / "student", "gguf", "bf16", None) is None
 
 
 def test_a_disk_that_fills_up(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pudistill_cli.models.merged_checkpoint import merge_lora
@@ -90,6 +91,25 @@ def test_the_size_is_known_before(dtype: GgufDtype, models: dict[str, Path], tmp
 def test_every_listed_model_can_be_converted(models: dict[str, Path]) -> None:
     assert {name: problem(folder) for name, folder in models.items()} == dict.fromkeys(models)
     assert problem(STUDENT) is None
+
+
+@pytest.mark.parametrize("stored", ["a head of its own", "the embeddings twice"])
+def test_a_head_that_the_config_says_nothing_of(stored: str, models: dict[str, Path], tmp_path: Path) -> None:
+    """Gemma's is the embeddings where nothing is said; transformers takes one that is there and differs."""
+    folder = tmp_path / "student"
+    shutil.copytree(models["gemma3"], folder)
+    weights = load_file(folder / "model.safetensors")
+    embeddings = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embeddings.flip(0).clone() if stored == "a head of its own" else embeddings.clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    path = write_gguf(folder, tmp_path / "m.gguf", dtype="f32").path
+    assert ("output.weight" in tensors(path)) is (stored == "a head of its own")
+    tokens = random_tokens(512)
+    assert mean_kl(of_checkpoint(folder, tokens), of_gguf(path, tokens)) < 1e-6
+    assert problem(folder) is None
 
 
 # --- the name that llama.cpp reads too much into ---

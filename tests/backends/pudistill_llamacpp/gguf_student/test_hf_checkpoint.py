@@ -274,6 +274,19 @@ def test_factors_that_are_no_known_scalings_are_refused(models: dict[str, Path],
         read_student(path)
 
 
+def test_more_tokens_than_embeddings(models: dict[str, Path], tmp_path: Path) -> None:
+    source = as_gguf(models["qwen2"], tmp_path / "qwen2.gguf")
+    fields = GGUFReader(source).fields
+    more = {
+        "tokenizer.ggml.tokens": [*fields["tokenizer.ggml.tokens"].contents(), "<tool>"],
+        "tokenizer.ggml.token_type": [*fields["tokenizer.ggml.token_type"].contents(), 4],
+    }
+    path = edited(source, tmp_path / "edited.gguf", more)
+    for read in (read_student, read_model):
+        with pytest.raises(DataError, match="has 769 tokens, and embeddings of 768 rows"):
+            read(path)
+
+
 def test_a_missing_pre_tokenizer_is_llamacpps_to_refuse(models: dict[str, Path], tmp_path: Path) -> None:
     source = as_gguf(models["qwen2"], tmp_path / "qwen2.gguf")
     path = edited(source, tmp_path / "edited.gguf", {"tokenizer.ggml.pre": "of-tomorrow"})

@@ -73,3 +73,33 @@ def test_merged_weights_in_hugging_face_form_need_the_original(tmp_path: Path, c
     assert ended.code == 8
     assert "student.original" in ended.flat
     assert not tiny.runs.exists()
+
+
+def test_a_gguf_file_is_one_whatever_it_is_called(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    """By its first four bytes; its name is relative to the recipe."""
+    tiny = Tiny.make(tmp_path / "run", student={"model": "weights.bin"}, export=None)
+    as_gguf(STUDENT, tiny.folder / "student.gguf", "q8_0").rename(tiny.folder / "weights.bin")
+    ended = call(*tiny.arguments("--dry-run"))
+    assert ended.code == 0, ended.err
+    assert "gguf-adapter" in ended.flat
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ((STUDENT / "model.safetensors").read_bytes(), ["is a safetensors file, and no GGUF file", "the folder that"]),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", ["is a Git LFS pointer", "git lfs pull"]),
+        (b"<!doctype html><title>401</title>", ["is a web page", "Download it again"]),
+        (b"GGUF", ["is no whole GGUF file"]),
+        (b"", ["is no whole GGUF file"]),
+    ],
+)
+def test_what_is_called_gguf_and_is_none_is_named(
+    content: bytes, words: list[str], tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    tiny = Tiny.make(tmp_path / "run", student={"model": "student.gguf"}, export=None)
+    (tiny.folder / "student.gguf").write_bytes(content)
+    ended = call(*tiny.arguments("--dry-run"))
+    assert ended.code == 3
+    for word in words:
+        assert word in ended.flat
