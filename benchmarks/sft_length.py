@@ -1,9 +1,9 @@
 """SFT that stops on dev, against a number of epochs chosen by hand: `python -m benchmarks.sft_length`.
 
-Tasks and students of the evidence, one student of plain SFT, and the recipe's own default of three with rewrites. By
-hand are the epochs, the rate and the batch that were published (benchmarks/evidence/rows.py, the tasks' recipes); `auto`
-touches none of them. Both train on the seed's 100 anchors; the test prompts have chosen nothing. Gains are paired over
-prompts, and over seeds. Cells that are there are not run again; about a minute each on one core.
+Tasks and students of the evidence; one student of plain SFT, and the recipe's default of three with rewrites. By hand
+are the epochs, the rate and the batch that were published (benchmarks/evidence/rows.py, the tasks' recipes); `auto`
+sets none of them. Both train on the seed's 100 anchors; the test prompts have chosen nothing. Gains are paired over
+prompts, the seeds averaged. Cells that are there are not run again; about a minute each on one core.
 
     python -m benchmarks.sft_length                       what is missing, then the table
     python -m benchmarks.sft_length --tasks note --seeds 0
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,10 +84,9 @@ def _print_gain(cells: dict[str, Any], task: str, kind: str) -> None:
         )
         if seeds:
             gain = bootstrap_mean((auto - hand).mean(axis=0), seed=0)
-            print(
-                f"{task:<7} {kind:<8} {'greedy' if temperature == '0.0' else 'T = 1 ':<7} {len(seeds)} seeds: "
-                f"by hand {hand.mean():.3f}, auto {auto.mean():.3f}, {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-            )
+            title = f"{task:<7} {kind:<8} {'greedy' if temperature == '0.0' else 'T = 1':<6} {len(seeds)} seeds"
+            interval = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            print(f"{title}: by hand {hand.mean():.3f}, auto {auto.mean():.3f}, {interval}")
 
 
 if __name__ == "__main__":
