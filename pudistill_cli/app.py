@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pudistill_cli import __version__
+from pudistill_cli.backend_api.cpu import let_idle_threads_sleep
 from pudistill_cli.commands import anchors, doctor, export, judge, recipes, report, run
 from pudistill_cli.commands import eval as eval_
 from pudistill_cli.console import Console
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     `PUDISTILL_DEBUG=1` shows the traceback as well.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    let_idle_threads_sleep()
     try:
         app(args=arguments, prog_name="pudistill")
     except PudistillError as error:

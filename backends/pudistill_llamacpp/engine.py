@@ -11,7 +11,7 @@ from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, Promp
 from pudistill_llamacpp import sampler, scoring
 from pudistill_llamacpp.adapters import Adapters
 from pudistill_llamacpp.placement import place
-from pudistill_llamacpp.student_file import student_file
+from pudistill_llamacpp.student_file import sampling_file
 from pudistill_llamacpp.student_model import StudentModel
 
 
@@ -21,7 +21,7 @@ class LlamaCppEngine:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.placement = place(spec)
-        self.file = student_file(spec.folder, self.placement.quant)
+        self.file = sampling_file(spec.folder, self.placement.quant)
         self._student: StudentModel | None = None
         self._adapters = Adapters()
         self.resume()

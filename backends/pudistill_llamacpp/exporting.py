@@ -25,6 +25,7 @@ from pudistill_llamacpp.gguf_student.requantise import export_like, requantising
 from pudistill_llamacpp.imatrix import importance_matrix
 from pudistill_llamacpp.lora_gguf import config_of, write_lora, write_lora_gguf
 from pudistill_llamacpp.native.model import Model
+from pudistill_llamacpp.placement import FILE
 from pudistill_llamacpp.quantisations import Width, most_bytes, quant_problem, wants_importance
 from pudistill_llamacpp.quantise import Quantised, quantise, read_types
 from pudistill_llamacpp.runtimes.beside import Prompting, RuntimeFiles, stop_texts, write_runtime_files
@@ -201,7 +202,8 @@ def open_export(
     exact = {"kv": "f32", "flash": "off"}
     if request.format != ADAPTER:
         return LlamaCppEngine(replace(spec, folder=written.model, options=exact)), None
-    engine = LlamaCppEngine(replace(spec, folder=request.student, options={"quant": _BASE, **exact}))
+    base = FILE if request.student.is_file() else _BASE  # what the adapter is used with is the file as it came
+    engine = LlamaCppEngine(replace(spec, folder=request.student, options={"quant": base, **exact}))
     return engine, engine.load_adapter(written.model)
 
 

@@ -57,8 +57,18 @@ class LlamaCppBackend:
 
         return place(spec).describe()
 
+    def measured(self, spec: ModelSpec, weights_gib: float | None) -> Mapping[str, str]:
+        """As `describe`, with the fastest type of weights that fits `weights_gib`, and the fastest number of threads.
+
+        Raises:
+            UsageError, BackendError: as `describe`.
+        """
+        from pudistill_llamacpp.speed import measured
+
+        return measured(spec, weights_gib).describe()
+
     def open(self, spec: ModelSpec) -> LlamaCppEngine:
-        """Load the model for sampling and scoring, converted first if it is not a GGUF file.
+        """Load the model for sampling and scoring, converted first unless it is a GGUF file that is opened as it is.
 
         Raises:
             BackendError: the machine or the architecture does not fit.

@@ -9,18 +9,19 @@ from typing import get_args
 
 from pudistill_cli.backend_api import cpu
 from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.backend_api.speed_trials import SMALL
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import BackendError, UsageError
 from pudistill_llamacpp.native.context import MAX_SEQUENCES, KvType
 from pudistill_llamacpp.native.library import library
 
-QUANTS = ("f32", "f16", "bf16", "q8_0")
-"""What a student in Hugging Face form can be sampled with."""
+FILE = "file"
+"""The weights of a GGUF student as they came."""
+QUANTS = ("f32", "f16", "bf16", "q8_0", FILE)
+"""What a student can be sampled with."""
 OPTIONS = ("quant", "kv", "flash", "cache_mib")
 NATIVE_BF16 = frozenset({"AVX-512 bf16", "AMX bf16", "bf16"})
 """CPU features (`cpu.name_and_features`) with which a matrix product of bfloat16 is not made of float32 ones."""
-SMALL = 32 << 20
-"""Bytes of weights below which threads wait for each other longer than they work."""
 CPU_ROWS = 64
 """Sequences that a CPU decodes together: 128 were 3 % faster, and take twice the cache."""
 CACHE_SHARE = 4
@@ -56,12 +57,12 @@ class Placement:
 
 
 def place(spec: ModelSpec) -> Placement:
-    """Resolve a spec on this machine.
+    """Resolve a spec on this machine by rules; a run tries instead which weights and threads are fastest (speed.py).
 
     `dtype: float32` means exact: float32 weights and cache, and no flash attention, which rounds keys and values to 16
     bit. The other defaults were measured (benchmarks/llamacpp_options.py): weights in bf16 where the CPU multiplies it
     (1.2 times the speed of q8_0, and a third of its error), in q8_0 elsewhere; a cache in f16 with flash attention (1.1
-    times the speed of one without, the same error).
+    times the speed of one without, the same error). A GGUF file is opened as it is unless `quant` says otherwise.
 
     Raises:
         UsageError: an option that is unknown, or does not fit the others.
@@ -73,11 +74,15 @@ def place(spec: ModelSpec) -> Placement:
     kv = options.get("kv", "f32" if exact else "f16")
     if kv == "q8_0" and not flash:
         raise UsageError("A q8_0 cache needs flash attention.", "Set flash: on, or kv: f16.")
+    own_file = spec.folder.is_file()
+    quant = options.get("quant", FILE if own_file else "f32" if exact else fast_quant())
+    if quant == FILE and not own_file:
+        raise UsageError("The option quant is file, but the student is no GGUF file.", "Set quant: auto.")
     return Placement(
-        quant=options.get("quant", "f32" if exact else _fast_quant()),
+        quant=quant,
         kv=_kv(kv),
         flash=flash,
-        threads=spec.threads or _threads(spec.folder),
+        threads=spec.threads or (1 if is_small(spec.folder) else cpu.cores()),
         gpu=(gpu := _gpu(spec.device)),
         rows=min(spec.sample_rows, MAX_SEQUENCES if gpu else CPU_ROWS),
         cache_bytes=_cache_mib(options.get("cache_mib")) << 20,
@@ -101,14 +106,16 @@ def _checked(options: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in options.items() if value != "auto"}
 
 
-def _fast_quant() -> str:
+def fast_quant() -> str:
+    """What is fast by rule, where nothing is tried."""
     _, features = cpu.name_and_features()
     return "bf16" if NATIVE_BF16 & set(features) else "q8_0"
 
 
-def _threads(student: Path) -> int:
+def is_small(student: Path) -> bool:
+    """Whether a student is too small for threads to pay."""
     files = [student] if student.is_file() else student.glob("*.safetensors")
-    return 1 if sum(file.stat().st_size for file in files) < SMALL else cpu.cores()
+    return sum(file.stat().st_size for file in files) < SMALL
 
 
 def _kv(name: str) -> KvType:

@@ -78,6 +78,23 @@ def quantise(
     return replace(written, path=out)
 
 
+def dequantise(source: Path, out: Path, quant: str) -> None:
+    """Copy any GGUF file, its matrices in `quant` (f32, f16, bf16, q8_0), to `out`, which appears whole or not at all.
+
+    Metadata and vectors stay; rows that are no multiple of 32 are in f16 where q8_0 is asked for.
+
+    Raises:
+        ExportError: too little room, a damaged source, or a file that cannot be written.
+    """
+    parameters = _parameters(quant, 1, None)
+    parameters.struct.allow_requantize = True
+    with whole_file(out, most_bytes(_widths(source), quant), takes=f"A copy in {quant} takes up to") as temporary:
+        with captured() as log:
+            failed = library().llama_model_quantize(str(source).encode(), str(temporary).encode(), parameters.struct)
+        if failed:
+            raise _failure(source, out, quant, log.errors)
+
+
 def read_types(path: Path, quant: str) -> Quantised:
     """What a file holds.
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.backend_api.speed_trials import SMALL
 from pudistill_cli.errors import BackendError
 
 BF16_PAYS_FROM = 50_000_000
@@ -43,7 +44,12 @@ def place(spec: ModelSpec) -> Placement:
     dtype = _best_dtype(device, spec.folder) if spec.dtype == "auto" else getattr(torch, spec.dtype)
     if dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise BackendError(f"{device} has no bfloat16.", "Use --set student.dtype=float32")
-    return Placement(device, dtype, spec.threads or torch.get_num_threads())
+    return Placement(device, dtype, spec.threads or (1 if is_small(spec.folder) else torch.get_num_threads()))
+
+
+def is_small(folder: Path) -> bool:
+    """Whether a checkpoint is too small for threads to pay."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) < SMALL
 
 
 def _device(name: str) -> torch.device:

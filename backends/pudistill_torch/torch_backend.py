@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pudistill_cli.backend_api.contract import Capabilities, Engine, LoraSpec, ModelSpec, OptimizerSpec
+from pudistill_cli.backend_api.speed_trials import thread_counts
 from pudistill_cli.errors import UsageError
 from pudistill_cli.models.checkpoint_files import read_json
 
@@ -64,6 +65,21 @@ class TorchBackend:
         from pudistill_torch.placement import place
 
         return place(spec).describe()
+
+    def measured(self, spec: ModelSpec, weights_gib: float | None) -> Mapping[str, str]:
+        """As `describe`, with the number of CPU threads that trains fastest; a small student has one.
+
+        Raises:
+            BackendError, UsageError: as `describe`.
+        """
+        described = self.describe(spec)
+        from pudistill_torch.placement import is_small, place
+        from pudistill_torch.thread_choice import fastest_threads
+
+        placement, counts = place(spec), thread_counts()
+        if spec.threads or placement.device.type != "cpu" or is_small(spec.folder) or len(counts) == 1:
+            return described
+        return {**described, "threads": str(fastest_threads(spec.folder, placement, counts))}
 
     def open(self, spec: ModelSpec) -> TorchEngine:
         """Load the model for sampling and scoring.

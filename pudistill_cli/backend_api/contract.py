@@ -36,7 +36,7 @@ class ModelSpec:
     base: Base = "bf16"
     """What the adapter is trained on: other than bf16, the weights are quantised when they are loaded (QLoRA)."""
     threads: int | None = None
-    """CPU threads; None leaves the framework's own choice."""
+    """CPU threads; None is the backend's choice, which `Measures` makes by trying."""
     sample_rows: int = 256
     """At most this many sequences are decoded together."""
     token_budget: int = 16384
@@ -274,4 +274,16 @@ class Backend(Protocol):
 
     def learn(self, spec: ModelSpec, lora: LoraSpec, optimizer: OptimizerSpec, engine: Engine | None) -> Learner:
         """Load the model for training; an engine of the same backend shares its base weights."""
+        ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """What a backend implements beside `Backend` where the machine, not a rule, says what is fastest."""
+
+    def measured(self, spec: ModelSpec, weights_gib: float | None) -> Mapping[str, str]:
+        """As `describe`, with what only speed depends on found by trying; about a second, asked once a run.
+
+        What `spec` says stays. The weights must fit `weights_gib`, None where that is not known.
+        """
         ...

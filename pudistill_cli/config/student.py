@@ -28,7 +28,7 @@ class StudentSettings(Section):
     device: Annotated[Text, Stage.SFT] = "auto"
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Stage.SFT] = "auto"
     threads: Annotated[Count | None, Stage.SFT] = None
-    """CPU threads; None leaves the framework's own choice."""
+    """CPU threads; None measures once a run how many are fastest, and a small student has one."""
     sample_rows: Annotated[CountOrAuto, Stage.SFT] = None
     """At most this many sequences are decoded together; None or "auto" lets the backend choose."""
     token_budget: Annotated[CountOrAuto, Stage.SFT] = None

@@ -32,6 +32,8 @@ FRAMEWORK_GIB = 1.0
 TOKEN_BUDGET = 4096
 """Tokens in a pass of training where the recipe leaves it to us and they fit."""
 
+_Q8_0 = 34 / 32
+"""Bytes of a weight in llama.cpp's q8_0."""
 _STEP = 64
 """A suggested number of tokens is a multiple of it."""
 _GIB = 2**30
@@ -44,6 +46,8 @@ class Fit:
     suspend: bool
     token_budget: int | None
     """The largest that fits, where the one that is wanted may not."""
+    engine_weights_gib: float
+    """What the weights of a second copy may take beside what else is in memory with them."""
     notices: tuple[str, ...]
 
 
@@ -68,13 +72,15 @@ class MemoryDemand:
     """As the recipe says."""
     gguf: bool = False
     """The student is a GGUF file."""
+    file_gib: float | None = None
+    """The size of that file, which an engine may hold as it is."""
 
     def learner_gib(self, weight_bytes: int, tokens: int) -> float:
         """Of a learner whose passes hold `tokens` tokens."""
         lora = 16 * self.rank * self.layers * (8 * self.width + 3 * self.feed_forward)
         return (self.parameters * weight_bytes + lora + tokens * self._token_bytes(weight_bytes)) / _GIB
 
-    def engine_gib(self, weight_bytes: int) -> float:
+    def engine_gib(self, weight_bytes: float) -> float:
         """Of an engine with its caches."""
         cache = 4 * ENGINE_ROWS * self.context * self.layers * self.key_value
         return (self.parameters * weight_bytes + cache + 4 * 512 * self.vocabulary) / _GIB
@@ -97,7 +103,8 @@ class MemoryDemand:
         """
         least, most = (self.learner_gib(weight_bytes, t) for t in (self.floor_tokens, self.token_budget))
         engine = self.engine_gib(2) if second_copy else 0.0
-        for what, need, free in (("Training", least, learner_free), ("Sampling", engine, engine_free)):
+        smallest = self._smallest_engine_gib() if second_copy else 0.0
+        for what, need, free in (("Training", least, learner_free), ("Sampling", smallest, engine_free)):
             if need > free:
                 raise BackendError(
                     f"{what} {_count(self.parameters)} parameters takes about {need:.1f} GiB; {free:.1f} are free.",
@@ -106,14 +113,21 @@ class MemoryDemand:
         suspend = second_copy and one_memory and engine + most > learner_free
         notices: list[str] = []
         if suspend:
-            both = f"Engine (about {engine:.1f} GiB) and learner (up to {most:.1f} GiB)"
+            both = f"Engine (about {min(engine, engine_free):.1f} GiB) and learner (up to {most:.1f} GiB)"
             notices.append(f"{both} take turns in {learner_free:.1f} GiB.")
         budget = None
         if most > learner_free:
             fits = self.tokens_in(learner_free, weight_bytes)
             budget = max(fits - fits % _STEP, self.floor_tokens)
             notices.append(self._about_budget(budget, f"training may take {most:.1f} of {learner_free:.1f} GiB"))
-        return Fit(suspend, budget, tuple(notices))
+        beside = learner_free - self.learner_gib(weight_bytes, budget or self.token_budget)
+        room = engine_free if suspend or not one_memory else min(engine_free, beside)
+        return Fit(suspend, budget, room - self.engine_gib(0), tuple(notices))
+
+    def _smallest_engine_gib(self) -> float:
+        """Of an engine that holds its weights in as few bits as it can: in q8_0, or a GGUF file as it is."""
+        in_q8_0 = self.engine_gib(_Q8_0)
+        return in_q8_0 if self.file_gib is None else min(in_q8_0, self.engine_gib(0) + self.file_gib)
 
     def _about_budget(self, largest: int, problem: str) -> str:
         if self.own_budget:

@@ -33,6 +33,8 @@ class Choice:
     """Engine and learner do not fit beside each other: the one that is not at work gives its memory back."""
     token_budget: int | None = None
     """The largest pass of training that fits, in tokens, where the one that is wanted may not."""
+    engine_weights_gib: float | None = None
+    """What the weights of an engine of its own may take; None where that is not known."""
     notices: tuple[str, ...] = ()
 
 
@@ -150,7 +152,7 @@ def _engine(
 
 
 def _llamacpp_pays(demand: MemoryDemand) -> bool:
-    """A GGUF student is sampled from its own file, whatever its size."""
+    """A GGUF student is sampled by what reads its file, whatever its size."""
     return demand.gguf or demand.parameters >= LLAMACPP_PAYS_FROM
 
 
@@ -178,4 +180,10 @@ def _within_memory(choice: Choice, hardware: Hardware, card: Card | None, demand
         one_memory=card is None or card.maker == "apple",
     )
     notices = (*choice.notices, *fit.notices)
-    return replace(choice, suspend=fit.suspend, token_budget=fit.token_budget, notices=notices)
+    return replace(
+        choice,
+        suspend=fit.suspend,
+        token_budget=fit.token_budget,
+        engine_weights_gib=fit.engine_weights_gib,
+        notices=notices,
+    )

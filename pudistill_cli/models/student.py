@@ -59,7 +59,7 @@ class Student:
     """Of a hub model: what its revision stood for."""
     notices: tuple[str, ...] = ()
     gguf: Path | None = None
-    """The file that it came as, which llama.cpp samples from as it is."""
+    """The file that it came as, which llama.cpp reads."""
     original: Path | None = None
     """Of a GGUF student: the checkpoint that it was made from, into which exports are merged."""
 

@@ -16,7 +16,7 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -162,6 +162,10 @@ class RunFolder:
         """At most so many from now on, also when the run is resumed. It is no part of the run's identity."""
         fewest = min(tokens, self.token_budget or tokens)
         write_atomic(self.path / "state" / "token_budget", f"{fewest}\n")
+
+    def has_resolved(self, keys: Iterable[str]) -> bool:
+        """Whether the run has kept a value for each of these."""
+        return all(key in self._resolved for key in keys)
 
     def resolve_once(self, values: Mapping[str, T]) -> dict[str, T]:
         """What `auto` settings mean in this run: the values given first, whatever is given later."""

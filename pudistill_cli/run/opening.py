@@ -25,7 +25,7 @@ from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.model_pair import ModelPair
-from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, plan
+from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, measured, plan
 from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.opening import open_teacher
@@ -44,7 +44,7 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
 
 def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) -> Job:
     recipe, student = checked.recipe, checked.student.at(folder.date())
-    resolved = folder.resolve_once(dict(checked.resolved))
+    resolved = folder.resolve_once(_resolved(checked, console, folder))
     spec, learner_spec = _as_first_resolved(checked, resolved, folder.token_budget)
     choice, train = checked.choice, recipe.train
     lora = LoraSpec(recipe.lora.r, recipe.lora.alpha, recipe.seed)
@@ -72,6 +72,16 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         metric_function=load_metric(recipe.eval.metric),
         offline=offline,
     )
+
+
+def _resolved(checked: Plan, console: Console, folder: RunFolder) -> dict[str, str]:
+    """What `auto` means on this machine; what is fastest is tried when a run begins, and kept like the rest."""
+    if folder.has_resolved(checked.resolved):
+        return dict(checked.resolved)
+    resolved = measured(checked)
+    if changed := [f"{name} {value}" for name, value in resolved.items() if value != checked.resolved.get(name)]:
+        console.say(f"fastest here, as measured: {', '.join(changed)}")
+    return resolved
 
 
 def _as_first_resolved(checked: Plan, resolved: Mapping[str, str], kept: int | None) -> tuple[ModelSpec, ModelSpec]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.backend_api.contract import Measures, ModelSpec
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.config.objective_settings import DEFAULT
 from pudistill_cli.config.prompts import PromptSettings
@@ -49,7 +49,7 @@ class Plan:
     spec: ModelSpec
     """The engine's."""
     resolved: Mapping[str, str]
-    """What `auto` means here: the learner's device, dtype, threads, and the engine's, where it is another."""
+    """What `auto` means here by rule: the learner's device, dtype, threads, and the engine's, where it is another."""
 
     @property
     def learner_spec(self) -> ModelSpec:
@@ -93,7 +93,7 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
         threads=recipe.student.threads,
         sample_rows=recipe.student.sample_rows or SAMPLE_ROWS,
         token_budget=recipe.student.token_budget or choice.token_budget or TOKEN_BUDGET,
-        options=recipe.backend.options if choice.engine.name == recipe.backend.engine else {},
+        options=recipe.backend.options if recipe.backend.engine in ("auto", choice.engine.name) else {},
     )
     checked = Plan(recipe, student, prompts, choice, spec, {})
     return replace(checked, resolved=_resolved(choice, spec, checked.learner_spec))
@@ -110,6 +110,7 @@ def _choice(recipe: Recipe, student: Student, console: Console) -> Choice:
         rank=recipe.lora.r,
         device=recipe.student.device,
         gguf=student.gguf is not None,
+        file_gib=student.gguf.stat().st_size / 2**30 if student.gguf else None,
     )
     choice = choose(recipe.backend.engine, recipe.backend.learner, backends(), detect(), demand)
     for notice in choice.notices:
@@ -146,6 +147,17 @@ def _resolved(choice: Choice, spec: ModelSpec, learner_spec: ModelSpec) -> dict[
     resolved = {**choice.learner.describe(learner_spec), "token_budget": str(learner_spec.token_budget)}
     if choice.engine.name != choice.learner.name or spec.options:
         resolved |= {f"{ENGINE}{name}": value for name, value in choice.engine.describe(spec).items()}
+    return resolved
+
+
+def measured(checked: Plan) -> dict[str, str]:
+    """What `auto` means here, with what only speed depends on found by trying it, where a backend does that."""
+    choice, resolved = checked.choice, dict(checked.resolved)
+    if isinstance(choice.learner, Measures):
+        resolved |= choice.learner.measured(checked.learner_spec, None)
+    if isinstance(choice.engine, Measures) and any(name.startswith(ENGINE) for name in resolved):
+        own = choice.engine.measured(checked.spec, choice.engine_weights_gib)
+        resolved |= {f"{ENGINE}{name}": value for name, value in own.items()}
     return resolved
 
 

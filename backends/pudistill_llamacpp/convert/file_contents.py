@@ -92,7 +92,7 @@ def contents_of(checkpoint: Path, merged: MergedTensors, dtype: str, name: str |
     tensors = [OutputTensor(key, key, values.shape, "F32") for key, values in extra.items()]
     for source, new in _names(architecture, merged, config):
         shape = merged.shape(source)
-        tensors.append(OutputTensor(new, source, shape, _type(new, shape, dtype.upper())))
+        tensors.append(OutputTensor(new, source, shape, stored_type(new, shape, dtype.upper())))
     vocabulary = read_vocabulary(checkpoint, merged.shape(_EMBEDDINGS)[0], name or checkpoint.resolve().name)
     entries = [*architecture.entries(hyper), *vocabulary.entries()]
     return FileContents(architecture, hyper, vocabulary.name, entries, tensors, merged, extra)
@@ -129,7 +129,8 @@ def _names(architecture: Architecture, merged: MergedTensors, config: Mapping[st
         )
 
 
-def _type(name: str, shape: tuple[int, ...], wanted: str) -> str:
+def stored_type(name: str, shape: tuple[int, ...], wanted: str) -> str:
+    """The type of a tensor in a file whose matrices are in `wanted`."""
     if len(shape) < 2 or name.endswith("_norm.weight"):
         return "F32"
     return "F16" if wanted == "Q8_0" and shape[-1] % _QUANTUM else wanted

@@ -62,8 +62,8 @@ def write_gguf(
         entries = [*general(checkpoint, contents, dtype), *contents.entries]
         if adds_bos is not None:
             entries = [boolean(ADDS_BOS, adds_bos) if entry.key == ADDS_BOS else entry for entry in entries]
-        data = (_stored(tensor, contents.values(tensor)) for tensor in contents.tensors)
-        _write(temporary, contents.architecture.name, entries, contents.tensors, data)
+        data = (stored(tensor, contents.values(tensor)) for tensor in contents.tensors)
+        write_file(temporary, contents.architecture.name, entries, contents.tensors, data)
     return Written(out, out.stat().st_size, Counter(t.type for t in contents.tensors))
 
 
@@ -76,17 +76,17 @@ def write_vocabulary(checkpoint: Path, out: Path) -> None:
     """
     vocabulary = read_vocabulary(checkpoint, None, "vocabulary")
     with whole_file(out, 0) as temporary:
-        _write(temporary, "llama", [string("general.name", vocabulary.name), *vocabulary.entries()])
+        write_file(temporary, "llama", [string("general.name", vocabulary.name), *vocabulary.entries()])
 
 
-def _write(
+def write_file(
     path: Path,
     arch: str,
     entries: Sequence[Entry],
     tensors: Sequence[OutputTensor] = (),
     data: Iterable[NDArray[Any]] = (),
 ) -> None:
-    """`data` gives the bytes of each tensor when it is its turn."""
+    """Write a file of these entries and tensors; `data` gives the bytes of each tensor when it is its turn."""
     from gguf import GGMLQuantizationType, GGUFWriter
 
     writer = GGUFWriter(path, arch)
@@ -124,15 +124,15 @@ def _add(writer: GGUFWriter, entry: Entry, arch: str) -> None:
         writer.add_key_value(key, entry.value, kind)
 
 
-def _stored(tensor: OutputTensor, values: NDArray[np.float32]) -> NDArray[Any]:
-    """The bytes of a tensor in its type."""
+def stored(tensor: OutputTensor, values: NDArray[np.float32]) -> NDArray[Any]:
+    """The bytes of a tensor in its type; ExportError where float16 cannot hold one of its values."""
     from gguf import GGMLQuantizationType, quants
 
     if tensor.type == "Q8_0":
         return quants.quantize(values, GGMLQuantizationType.Q8_0)
-    stored = from_float32(values, tensor.type)
-    if tensor.type == "F16" and (np.isinf(stored) & np.isfinite(values)).any():
+    bits = from_float32(values, tensor.type)
+    if tensor.type == "F16" and (np.isinf(bits) & np.isfinite(values)).any():
         raise ExportError(
             f"A weight of {tensor.source} is beyond the largest number of float16.", "Use bf16 or f32 instead."
         )
-    return stored
+    return bits

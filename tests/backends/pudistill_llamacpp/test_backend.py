@@ -192,7 +192,7 @@ def test_nothing_half_written_is_left(student: Path, tmp_path: Path, monkeypatch
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pudistill_llamacpp.convert.writer._write", stopped)
+    monkeypatch.setattr("pudistill_llamacpp.convert.writer.write_file", stopped)
     with pytest.raises(KeyboardInterrupt):
         open_engine(student)
     assert list(cache.iterdir()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -83,3 +85,54 @@ def test_a_program_that_is_missing_or_fails_says_nothing() -> None:
     assert cpu.output_of("there-is-no-such-program") == ""
     assert cpu.output_of(sys.executable, "-c", "print('x'); raise SystemExit(1)") == ""
     assert cpu.output_of(sys.executable, "-c", "print('x')").strip() == "x"
+
+
+# --- threads ---
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        ({}, 8),
+        ({"/sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"/sys/fs/cgroup/cpu.max": "250000 100000\n"}, 2),
+        ({"/sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ({"/sys/fs/cgroup/cpu.max": "1600000 100000\n"}, 8),
+        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 8),
+    ],
+    ids=str,
+)
+def test_a_containers_quota_limits_the_threads(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch, quota: dict[str, str], expected: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    files |= quota
+    assert cpu.cores() == expected
+
+
+@pytest.mark.parametrize("own", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    environment = {} if own is None else {own: "active"}
+    monkeypatch.setattr("os.environ", environment)
+    cpu.let_idle_threads_sleep()
+    assert environment == ({"OMP_WAIT_POLICY": "passive"} if own is None else {own: "active"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch and llama.cpp come with GNU's OpenMP on Linux alone")
+@pytest.mark.parametrize("module", ["torch", "llama_cpp"])
+def test_a_command_tells_openmp_before_a_framework_is_loaded(module: str) -> None:
+    pytest.importorskip(module)
+    code = f"""
+from pudistill_cli.app import main
+try:
+    main(["recipes"])
+except SystemExit:
+    import {module}
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "true"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip(f"{module} is built without GNU's OpenMP")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr

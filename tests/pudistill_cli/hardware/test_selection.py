@@ -263,6 +263,31 @@ def test_an_engine_that_does_not_fit_is_refused_too() -> None:
         auto(replace(CPU, free_gib=12.0), wide)
 
 
+def test_an_engines_weights_have_the_room_that_is_left_for_them() -> None:
+    cache = (4 * 8 * 2048 * 30 * 192 + 4 * 512 * 49152) / 2**30
+    beside = auto(CPU, SMOL).engine_weights_gib
+    assert beside == pytest.approx(19.0 - SMOL.learner_gib(4, 4096) - cache)
+    in_turns = auto(replace(CPU, free_gib=1.0 + 15.6), SMOL).engine_weights_gib
+    assert in_turns == pytest.approx(15.6 - cache)
+    on_a_card = choose("llamacpp", "torch", installed(TORCH, LLAMACPP), H100, SMOL).engine_weights_gib
+    assert on_a_card == pytest.approx(119.0 - cache)
+    assert auto(replace(CPU, memory_gib=0.0, free_gib=0.0), SMOL).engine_weights_gib is None
+
+
+def test_an_engine_that_fits_in_fewer_bits_is_not_refused() -> None:
+    """Beside a card: 3.5 + 0.2 GiB of cache and logits, and 6.0 of weights in 16 bits, 3.2 in q8_0, 1.9 in a file."""
+
+    def chosen(usable_gib: float, **changes: Any) -> Choice:
+        machine = replace(H100, free_gib=1.0 + usable_gib)
+        return choose("llamacpp", "torch", installed(TORCH, LLAMACPP), machine, replace(LLAMA_3B, **changes))
+
+    for usable_gib, changes in ((9.8, {}), (7.0, {}), (5.7, {"gguf": True, "file_gib": 1.9})):
+        assert chosen(usable_gib, **changes).engine.name == "llamacpp"
+    for usable_gib, changes in ((6.8, {}), (5.5, {"gguf": True, "file_gib": 1.9})):
+        with pytest.raises(BackendError, match="Sampling"):
+            chosen(usable_gib, **changes)
+
+
 def test_unknown_memory_refuses_nothing() -> None:
     assert names(auto(replace(CPU, memory_gib=0.0, free_gib=0.0), LLAMA_3B)) == ("llamacpp", "torch")
 

@@ -137,7 +137,7 @@ def test_a_disk_that_fills_up(models: dict[str, Path], tmp_path: Path, monkeypat
     def full(tensor: object, values: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writing, "_stored", full)
+    monkeypatch.setattr(writing, "stored", full)
     with pytest.raises(ExportError, match="No space left") as caught:
         write_gguf(models["llama"], tmp_path / "m.gguf", dtype="f16")
     assert caught.value.hint

@@ -1,4 +1,4 @@
-"""A whole run whose student is a quantised GGUF file: llama.cpp samples from it, torch trains its checkpoint."""
+"""A whole run whose student is a quantised GGUF file: llama.cpp samples its weights, torch trains its checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.gguf_student.read import read_model
+from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
 from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf
 from tests.tiny import STUDENT, Ended, Tiny
 
@@ -37,6 +40,72 @@ def test_a_gguf_file_is_all_a_recipe_needs(tmp_path: Path, backend: str | None, 
         assert 0 <= card["verification"]["kl"] < 1e-3
     [folder] = (tmp_path / "cache" / "gguf-student").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_recorded_and_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    """A run that is stopped and goes on where another type is faster ends with the bytes of one that is not stopped."""
+    student = as_gguf(STUDENT, tmp_path / "student.gguf", "f16")
+    found: list[str] = []
+    describe = LlamaCppBackend.describe
+
+    def measured(backend: LlamaCppBackend, spec: ModelSpec, weights_gib: float | None) -> dict[str, str]:
+        assert weights_gib is not None
+        found.append("q8_0" if not found else "bf16")
+        return {**describe(backend, spec), "quant": found[0]}
+
+    def made(name: str) -> Tiny:
+        recipe = {"student": {"model": str(student)}, "prefer": {"rounds": 1}, "export": {"formats": ["adapter"]}}
+        return Tiny.make(tmp_path / name, **recipe)
+
+    monkeypatch.setattr(LlamaCppBackend, "measured", measured)
+    stopped = made("stopped")
+    for stage in ("anchors", "sft", "prefer", "export"):
+        ended = call(*stopped.arguments("--until", stage))
+        assert ended.code == 0, ended.err
+        assert ("engine.quant q8_0" in ended.flat) == (stage == "anchors")
+        assert json.loads((stopped.run / "state" / "run.json").read_text())["resolved"]["engine.quant"] == "q8_0"
+    assert len(found) == 1
+    assert [p.name.split("-")[1] for p in (tmp_path / "cache" / "gguf").iterdir()] == ["q8_0.gguf"]
+    assert "# engine.quant: q8_0\n" in (stopped.run / "recipe.yaml").read_text()
+    found.clear()
+    whole = made("whole")
+    assert whole.main() == 0
+    compared = ("adapters/**/*.safetensors", "results.json")
+    assert whole.bytes_of(*compared) == stopped.bytes_of(*compared)
+
+
+def test_exports_are_read_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    """The student is sampled from a copy; verified are the merged file itself, and the adapter on the student's."""
+    student = as_gguf(STUDENT, tmp_path / "student.gguf", "q8_0")
+    opened: list[str] = []
+
+    class Watched(LlamaCppEngine):
+        def __init__(self, spec: ModelSpec) -> None:
+            super().__init__(spec)
+            opened.append(self.file.name)
+
+    monkeypatch.setattr("pudistill_llamacpp.engine.LlamaCppEngine", Watched)
+    monkeypatch.setattr("pudistill_llamacpp.exporting.LlamaCppEngine", Watched)
+    tiny = Tiny.make(tmp_path / "run", student={"model": str(student)}, prefer={"rounds": 0}, export=None)
+    assert call(*tiny.arguments()).code == 0
+    assert opened[0].endswith("-f32.gguf")
+    assert "student.gguf" in opened[1:]
+    assert not [name for name in opened[1:] if name.endswith(("-f16.gguf", "-f32.gguf"))]
+
+
+def test_an_engines_options_hold_where_auto_takes_that_engine(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    student = as_gguf(STUDENT, tmp_path / "student.gguf", "q8_0")
+    options = {"engine": "auto", "options": {"quant": "f16"}}
+    tiny = Tiny.make(tmp_path / "run", student={"model": str(student)}, backend=options)
+    assert call(*tiny.arguments("--until", "anchors")).code == 0
+    assert json.loads((tiny.run / "state" / "run.json").read_text())["resolved"]["engine.quant"] == "f16"
+    ended = call(*Tiny.make(tmp_path / "other", backend=options).arguments("--until", "anchors"))
+    assert (ended.code, "torch backend has no options" in ended.flat) == (2, True)
 
 
 def test_merged_into_the_original(tmp_path: Path, call: Callable[..., Ended]) -> None:
