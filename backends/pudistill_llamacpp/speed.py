@@ -74,7 +74,7 @@ def measured(spec: ModelSpec, weights_gib: float | None, times: Times = excerpt_
         quant, threads = _fastest(spec.folder, quants, counts, partial(times, shape, placement))
     except (PudistillError, OSError):  # no room for the excerpt, say: a run is not stopped by what only saves time
         quant, threads = _by_rule(quants), 1
-    return replace(placement, quant=FILE if quant == _own_type(spec.folder) else quant, threads=threads)
+    return replace(placement, quant=_as_given(spec.folder, quant), threads=threads)
 
 
 def _fastest(
@@ -93,7 +93,7 @@ def _fastest(
         return left[0], threads
     seconds = times([(quant, threads) for quant in left])
     quant = first_of_fastest({q: seconds[q, threads] for q in left}, left)
-    if quant == "f16" and not _is_finite(student):
+    if quant == "f16" and not _float16_holds(student):
         left.remove(quant)
         quant = first_of_fastest({q: seconds[q, threads] for q in left}, left)
     return quant, threads
@@ -122,24 +122,28 @@ def _by_rule(quants: Sequence[str]) -> str:
     return rule if rule in quants else quants[0]
 
 
-def _own_type(student: Path) -> str | None:
-    """The type of all matrices of a GGUF file, by `quant`'s names; None of a folder, or where they differ."""
+def _as_given(student: Path, quant: str) -> str:
+    """The type, or `file` where all matrices of a GGUF student have it already."""
     if not student.is_file():
-        return None
-    types = {t.type_name for t in read_header(student).tensors.values() if len(t.shape) > 1}
-    return types.pop().lower() if len(types) == 1 else None
+        return quant
+    types = {t.type_name.lower() for t in read_header(student).tensors.values() if len(t.shape) > 1}
+    return FILE if types == {quant} else quant
 
 
-def _is_finite(student: Path) -> bool:
-    """Whether float16 holds the student's weights and what it computes; its copy in that type is made for it."""
+def _float16_holds(student: Path) -> bool:
+    """Whether it holds the student's weights and what they compute; a copy that is of no use does not stay."""
     try:
-        with closing(Model.open(sampling_file(student, "f16"))) as model:
+        file = sampling_file(student, _as_given(student, "f16"))
+        with closing(Model.open(file)) as model:
             settings = ContextSettings(n_ctx=256, n_batch=_PROBE, n_ubatch=_PROBE)
             with closing(Context(model, settings)) as context:
                 tokens = np.linspace(0, context.n_vocab - 1, _PROBE).astype(int)
-                return bool(np.isfinite(context.decode(tokens, np.arange(_PROBE), 0)).all())
+                finite = bool(np.isfinite(context.decode(tokens, np.arange(_PROBE), 0)).all())
     except PudistillError:
         return False
+    if not finite and file != student:
+        file.unlink()
+    return finite
 
 
 def _context(model: Model, placement: Placement, threads: int) -> Context:

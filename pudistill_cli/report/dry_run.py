@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from pudistill_cli.backend_api.contract import Measures
 from pudistill_cli.config.export import formats_of
 from pudistill_cli.config.sft_defaults import EPOCHS_WITHOUT_DEV, sft_shape
 from pudistill_cli.config.training import default_preference_lr
@@ -15,6 +16,8 @@ from pudistill_cli.console import Console
 from pudistill_cli.run.plan import Plan
 from pudistill_cli.stages.dev_check import FEWEST
 from pudistill_cli.stages.sft_length import MOST_EPOCHS
+
+_MEASURED = "when the run begins: threads, and the type of weights that llama.cpp samples, if the recipe leaves them open"
 
 
 def print_dry_run(console: Console, plan: Plan, folder: Path) -> None:
@@ -37,6 +40,7 @@ def _rows(plan: Plan, folder: Path) -> dict[str, str]:
         "student": plan.student.description,
         "engine": f"{choice.engine.name} ({choice.reason})",
         "learner": f"{choice.learner.name} ({', '.join(f'{name} {value}' for name, value in plan.resolved.items())})",
+        **({"measured": _MEASURED} if any(isinstance(b, Measures) for b in (choice.engine, choice.learner)) else {}),
         "context": f"{plan.spec.context:,} tokens",
         "prompts": f"{len(prompts.train):,} train, {len(prompts.dev):,} dev, {len(prompts.test):,} test{further}",
         "teacher": f"{recipe.teacher.kind}: at most {len(prompts.asked):,} "

@@ -214,4 +214,5 @@ def test_a_dry_run_names_both_backends(tmp_path: Path, call: Call) -> None:
     assert ended.code == 0, ended.err
     assert "llamacpp" in ended.out
     assert "engine.quant f32" in ended.out
+    assert "when the run begins: threads" in ended.out
     assert "gguf-f16, gguf-q8_0, gguf-q4_k_m, gguf-adapter" in ended.out

@@ -136,6 +136,7 @@ def test_a_file_that_has_the_fastest_type_is_not_copied(folder: Path, tmp_path: 
     placed = measured(spec_of(student), None, Injected(fast, {1: 1.0, 2: 2.0}))
     assert placed.quant == "file"
     assert sampling_file(student, placed.quant) == student
+    assert not list((tmp_path / "cache").rglob("*.gguf"))
 
 
 # --- what does not fit ---
@@ -183,7 +184,9 @@ def test_float16_is_not_taken_where_it_does_not_hold_the_student(
     student = large if form == "folder" else as_gguf(large, tmp_path / "large.gguf", "f32")
     fast = Injected({"bf16": 4.0, "f16": 1.0, "q8_0": 2.0}, {1: 1.0, 2: 2.0})
     assert measured(spec_of(student), None, fast).quant == "q8_0"
+    assert not list((tmp_path / "cache").rglob("*.gguf"))
     assert measured(spec_of(folder), None, fast).quant == "f16"
+    assert len(list((tmp_path / "cache").rglob("*-f16.gguf"))) == 1
 
 
 # --- the measurement ---
