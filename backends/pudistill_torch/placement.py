@@ -49,7 +49,7 @@ def place(spec: ModelSpec) -> Placement:
 
 def is_small(folder: Path) -> bool:
     """Whether a checkpoint is too small for threads to pay."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) < SMALL
+    return _parameters(folder) * 2 < SMALL
 
 
 def _device(name: str) -> torch.device:
