@@ -17,7 +17,7 @@ from pudistill_cli.run.plan import Plan
 from pudistill_cli.stages.dev_check import FEWEST
 from pudistill_cli.stages.sft_length import MOST_EPOCHS
 
-_MEASURED = "when the run begins: threads, and the type of weights that llama.cpp samples, if the recipe leaves them open"
+_MEASURED = "when the run begins: threads, and the type of weights that llama.cpp samples, where the recipe leaves them"
 
 
 def print_dry_run(console: Console, plan: Plan, folder: Path) -> None:

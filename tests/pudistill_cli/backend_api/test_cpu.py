@@ -120,7 +120,7 @@ def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch and llama.cpp come with GNU's OpenMP on Linux alone")
-@pytest.mark.parametrize("module", ["torch", "llama_cpp"])
+@pytest.mark.parametrize("module", [pytest.param("torch", marks=pytest.mark.slow), "llama_cpp"])
 def test_a_command_tells_openmp_before_a_framework_is_loaded(module: str) -> None:
     pytest.importorskip(module)
     code = f"""
