@@ -115,6 +115,12 @@ def _record_gap(job: Job, groups: list[RankedGroup], behaviour: list[tuple[Float
     if gap.large:
         job.console.warn(
             f"Round {number}: the sampler is off-policy, {gap.mean:.3f} nats a token from the learner, and its "
-            f"candidates are worth {gap.ess:.0%} of the learner's own. Sample in more bits: "
-            "--set backend.options.quant=f16"
+            f"candidates are worth {gap.ess:.0%} of the learner's own. {_closer(job)}"
         )
+
+
+def _closer(job: Job) -> str:
+    """What brings sampler and learner closer to each other."""
+    if job.resolved.get("engine.quant") in ("bf16", "f16") and job.resolved["dtype"] == "bfloat16":
+        return "Both round to 16 bits; float32 is exact, and slower: --set student.dtype=float32"
+    return "Sample in more bits: --set backend.options.quant=f16"
