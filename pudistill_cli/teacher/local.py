@@ -13,6 +13,7 @@ from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.hardware.memory_estimate import demand_of
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
+from pudistill_cli.models.packaged import local_model
 from pudistill_cli.models.student import resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher.answers import Answer, Question
@@ -38,11 +39,12 @@ def check_local(settings: LocalTeacher) -> None:
     """See, before anything is loaded, that a GGUF teacher is there, and that a backend here reads it and has room.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or a packaged one is not in the cache.
         BackendError: the backend is missing, or the memory too small.
     """
-    if is_model_file(settings.model):
-        path = Path(settings.model).expanduser()
+    model = local_model(settings.model)
+    if is_model_file(model):
+        path = Path(model).expanduser()
         model_file_reader(path, settings.revision)
         place_model_file(path).refuse_too_large(settings.model)
 
@@ -64,7 +66,8 @@ def open_local(
         DataError: the model is not there, not whole, or in a format that is not read.
         BackendError: no backend here can run it, or it does not fit the memory, with room made.
     """
-    checkpoint = _model_file(settings) if is_model_file(settings.model) else _hugging_face(settings, engine, offline)
+    model = local_model(settings.model)
+    checkpoint = _model_file(model, settings) if is_model_file(model) else _hugging_face(settings, engine, offline)
     context = min(checkpoint.context, context)
     placement = checkpoint.place()
     if placement.crowded_out or not placement.fits:
@@ -86,8 +89,8 @@ def _spelled(tokenizer: StudentTokenizer, tokens: Tokens) -> str:
     return tokenizer.codec.decode(tokens[:-1] if ended else tokens, special=True)
 
 
-def _model_file(settings: LocalTeacher) -> _Checkpoint:
-    path = Path(settings.model).expanduser()
+def _model_file(model: str, settings: LocalTeacher) -> _Checkpoint:
+    path = Path(model).expanduser()
     file = model_file_reader(path, settings.revision).read_model(path.resolve())
     tokenizer = StudentTokenizer.of_model_file(file)
     place = partial(place_model_file, file.source)
