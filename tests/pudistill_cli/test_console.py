@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console as Terminal
 from rich.table import Table
 
 from pudistill_cli.console import Console
@@ -110,6 +111,21 @@ def test_a_long_line_is_not_broken_when_piped(capsys: pytest.CaptureFixture[str]
     out, err = capsys.readouterr()
     assert path in out
     assert err.count(path) == 4
+
+
+def test_a_terminal_wraps_words_and_leaves_commands_whole() -> None:
+    """An indented line is a command: broken by us, it could not be copied."""
+    console, screen = Console(), io.StringIO()
+    console.err = Terminal(file=screen, force_terminal=True, width=30, color_system=None)
+    command = "pip download --dest '/a [long] path/of/the cache' a-package==1.2"
+    words = "Fetch it first, then type the same command again:"
+    console.error(DataError("There is no such file in the cache, nor elsewhere.", f"{words}\n  {command}\nOr not."))
+    console.warn(f"{words}\n  {command}")
+    console.say(f"  {command}")
+    lines = screen.getvalue().splitlines()
+    assert [line.strip() for line in lines if line.startswith("  ")] == [command] * 3
+    assert all(len(line) <= 30 for line in lines if not line.startswith("  "))
+    assert "Or not." in lines
 
 
 def test_what_a_model_said_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
