@@ -116,6 +116,12 @@ class Console:
         if not self.as_json:
             self.out.print(escape(text), soft_wrap=True)
 
+    def prose(self, text: str, *, bold: bool = False) -> None:
+        """A sentence of the result, on stdout; words are wrapped at a terminal's edge."""
+        if not self.as_json:
+            style = "bold" if bold else None
+            self.out.print(escape(text), style=style, soft_wrap=not self.out.is_terminal)
+
     def table(self, table: Table) -> None:
         """A table of results, on stdout."""
         if not self.as_json:

@@ -69,7 +69,7 @@ def read_run(folder: Path) -> Content:
     Raises:
         RunError: `results.json` is not as this version writes it.
     """
-    results = _results(folder / "results.json")
+    results = read_results(folder / "results.json")
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     with closing(Ledger(folder / "ledger.sqlite")) as ledger:
         return Content(
@@ -85,7 +85,12 @@ def read_run(folder: Path) -> Content:
         )
 
 
-def _results(path: Path) -> Results:
+def read_results(path: Path) -> Results:
+    """What a run has found.
+
+    Raises:
+        RunError: the file is not as this version writes it.
+    """
     try:
         return TypeAdapter(Results).validate_json(path.read_bytes())
     except ValidationError as error:

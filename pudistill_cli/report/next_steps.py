@@ -6,6 +6,8 @@ from shlex import quote
 
 from pudistill_cli.config.export import formats_of
 from pudistill_cli.config.stages import Stage
+from pudistill_cli.report.content import read_results
+from pudistill_cli.report.headline import headline
 from pudistill_cli.run.context import Job
 
 
@@ -23,6 +25,8 @@ def print_next_steps(job: Job, last: Stage) -> None:
         **{f"export ({path.name})": path for path in exports},
         "everything": folder.ledger_path,
     }
+    job.console.result("")
+    job.console.prose(headline(read_results(paths["table"])), bold=True)
     job.console.result("")
     width = max(map(len, paths)) + 2
     for name, path in paths.items():

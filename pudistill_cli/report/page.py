@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from pudistill_cli.atomic_files import write_atomic
 from pudistill_cli.report.charts import curve, intervals
 from pudistill_cli.report.content import Content, read_run
+from pudistill_cli.report.headline import added, headline
 from pudistill_cli.report.tables import claim_value, grids_by_set
 
 
@@ -25,5 +26,6 @@ def page(content: Content) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("pudistill_cli.report").joinpath("page.html").read_text(encoding="utf-8")
     tables = [grid for pair in grids_by_set(content.results) for grid in pair]
+    words = {"headline": headline(content.results), "added": added(content.results)}
     drawn = {"claim_value": claim_value, "intervals": intervals, "curve": curve, "tables": tables}
-    return environment.from_string(source).render(run=content, **drawn)
+    return environment.from_string(source).render(run=content, **words, **drawn)

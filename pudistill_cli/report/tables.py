@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from rich.table import Table
 
 from pudistill_cli.console import Console
-from pudistill_cli.method.statistics import Interval
+from pudistill_cli.report.headline import added, headline
+from pudistill_cli.report.numbers import interval_text, without_leading_zero
 from pudistill_cli.stages.claims import Claim
 from pudistill_cli.stages.evaluation import Results
-from pudistill_cli.stages.evaluator import Figures, temperature_name
+from pudistill_cli.stages.evaluator import LIKENESS, Figures, temperature_name
 
-SECONDARY_MEASURES = ("chrF to anchor", "wins over SFT (judge)", "distinct-2", "tokens", "truncated", "anchor NLL")
+SECONDARY_MEASURES = (LIKENESS, "wins over SFT (judge)", "distinct-2", "tokens", "truncated", "anchor NLL")
 SHORT_NAMES = {"wins over SFT (judge)": "wins (judge)"}
 """Names on the screen, so that four columns fit in 80."""
 
@@ -36,14 +37,17 @@ class Grid:
 
 
 def print_results(console: Console, results: Results) -> None:
-    """Two tables a set, and the verdict in one sentence."""
+    """What the run gained in words, then two tables a set and the claims."""
+    console.prose(headline(results), bold=True)
+    for line in (*added(results), results.verdict):
+        console.prose(line)
+    console.result("")
     for pair in grids_by_set(results):
         for grid in pair:
             console.table(_table(grid))
         console.result("")
     console.table(_claims(results))
     console.result("")
-    console.result(results.verdict)
     console.result("Brackets: 95 % bootstrap intervals over prompts; gains are paired.")
     if results.own_temperature:
         own = ", ".join(f"{system} {temperature_name(t)}" for system, t in results.own_temperature.items())
@@ -52,6 +56,8 @@ def print_results(console: Console, results: Results) -> None:
         "results",
         measure=results.measure,
         chosen=results.chosen,
+        headline=headline(results),
+        progress=[asdict(progress) for progress in results.progress],
         verdict=results.verdict,
         own=results.own_temperature,
         claims=[{"outcome": claim.outcome, **asdict(claim)} for claim in results.claims],
@@ -123,20 +129,7 @@ def _claims(results: Results) -> Table:
         table.add_row(claim.name, claim.outcome, f"{claim_value(claim)} {claim.measured}{on}".lstrip())
         if check.value is None and claim.label_free:
             known = ", ".join(
-                f"{name} {_without_leading_zero(f'{value:.3f}')}" for name, value in claim.label_free.items()
+                f"{name} {without_leading_zero(f'{value:.3f}')}" for name, value in claim.label_free.items()
             )
             table.add_row("", "", f"without it: {known}")
     return table
-
-
-def interval_text(interval: Interval | None, *, signed: bool = False) -> str:
-    """0.688 [.661, .715]: the bounds without their leading zero, so that four columns fit in 80."""
-    if interval is None:
-        return ""
-    digits = next((d for least, d in ((100, 0), (10, 1), (2, 2)) if abs(interval.mean) >= least), 3)
-    mean, low, high = (f"{v:{'+' if signed else ''}.{digits}f}" for v in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{_without_leading_zero(low)}, {_without_leading_zero(high)}]"
-
-
-def _without_leading_zero(number: str) -> str:
-    return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number

@@ -11,7 +11,8 @@ from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.claims import Claim, measure_claims
 from pudistill_cli.stages.ending import Ending, recorded_end
-from pudistill_cli.stages.evaluator import GREEDY, Evaluator, Figures, System
+from pudistill_cli.stages.evaluator import GREEDY, LIKENESS, Evaluator, Figures, System
+from pudistill_cli.stages.progress import Progress, measure_progress
 from pudistill_cli.stages.selection import Selection
 
 BASE = System("base", None)
@@ -31,6 +32,14 @@ class Results:
     claims: list[Claim]
     """What the paper claims, as it was found on this run."""
     verdict: str
+    """What the table shows of the rounds, and why there are no more of them."""
+    progress: list[Progress]
+    """What was gained over the student as it was given, by test set, `test` first."""
+
+    @property
+    def has_metric(self) -> bool:
+        """Whether the measure says how good an answer is, and not only how like the teacher's."""
+        return self.measure != LIKENESS
 
 
 def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer | None) -> Results:
@@ -60,7 +69,10 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     if rounds and best.choice.name == "sft":
         verdict += " Dev found every round behind SFT, so SFT is what is kept and exported."
     claims = measure_claims(job, anchors, best, scorer)
-    results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict)
+    last = systems[-1] if rounds else None
+    kept = SFT if best.choice.name == "sft" or last is None else last
+    progress = [p for name in sets if (p := measure_progress(evaluator, name, BASE, SFT, last, kept)) is not None]
+    results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict, progress)
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
     job.ledger.finish_stage(Mark.EVAL(), {"chosen": results.chosen, "verdict": results.verdict})
     return results
@@ -86,6 +98,8 @@ def _why_no_round(ending: Ending | None) -> str:
 def _verdict(job: Job, figures: list[Figures], own: dict[str, float], measure: str) -> str:
     """One sentence on what the table shows on the test set, by the intervals alone."""
     rl = [f for f in figures if f.system == "PU-RL" and f.set == "test"]
+    if not rl:
+        return "No test prompts, so nothing tells the rounds from SFT."
     if job.metric_function is None:
         return (
             "No measure of quality was given (eval.metric): the table shows likelihoods, similarity to the anchors "
@@ -94,17 +108,20 @@ def _verdict(job: Job, figures: list[Figures], own: dict[str, float], measure: s
     sharper = _gain(rl, measure, 1.0, own=False)
     better = _gain(rl, measure, 1.0 if not own else GREEDY, own=bool(own))
     if better > 0:
-        verdict = "PU-RL is better than SFT with each at its own best temperature (interval above zero)."
+        verdict = "The rounds (PU-RL) are better than SFT with each at its own best temperature (interval above zero)."
     elif better < 0:
-        verdict = "PU-RL is worse than SFT with each at its own best temperature (interval below zero)."
+        verdict = "The rounds (PU-RL) are worse than SFT with each at its own best temperature (interval below zero)."
     elif sharper > 0:
-        verdict = "Sharper, not better: PU-RL is ahead of SFT at T=1 only, not with each at its own best temperature."
+        verdict = (
+            "Sharper, not better: the rounds (PU-RL) are ahead of SFT at T=1 only, not with each at its own best "
+            "temperature."
+        )
     else:
-        verdict = "No gain over SFT is shown: every interval includes zero."
+        verdict = "No gain of the rounds (PU-RL) over SFT is shown: every interval includes zero."
     for name in dict.fromkeys(f.set for f in figures if f.set != "test"):
         other = _gain([f for f in figures if f.system == "PU-RL" and f.set == name], measure, GREEDY, own=bool(own))
         what = {1: "better there too", 0: "neither better nor worse there", -1: "WORSE than SFT there"}[other]
-        verdict += f" On {name} it is {what}."
+        verdict += f" On {name} they are {what}."
     return verdict
 
 

@@ -22,6 +22,8 @@ from pudistill_cli.types import Continuations, PromptTokens, Sampling, Tokens
 
 Values = NDArray[np.float64]
 GREEDY = 0.0
+LIKENESS = "chrF to anchor"
+"""What stands in the measure's place where `eval.metric` is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ class Evaluator:
     @property
     def measure(self) -> str:
         """The first column of the table: the recipe's metric, or chrF to the anchor without one."""
-        return "chrF to anchor" if self.job.metric_function is None else self.job.recipe.eval.metric
+        return LIKENESS if self.job.metric_function is None else self.job.recipe.eval.metric
 
     @property
     def selection_name(self) -> str:
@@ -206,6 +208,13 @@ class Evaluator:
         return -self.anchor_nll(system, name)
 
     # --- the table ---
+
+    def measured(self, system: System, name: str, temperature: float) -> Values:
+        """(N, S) values of `measure`; of the prompts with an anchor, where it is likeness to that."""
+        if self.job.metric_function is not None:
+            return self.quality(system, name, temperature)
+        answers = self.answers(system, name, temperature)
+        return _likeness([(p, row) for p, row in zip(self.sets[name], answers, strict=True) if p.answer])
 
     def figures(
         self, system: System, baseline: System, name: str, temperature: float, base_temperature: float
@@ -228,7 +237,7 @@ class Evaluator:
         if anchored:
             nll = self.anchor_nll(system, name)
             add("anchor NLL", nll, lambda: self.anchor_nll(baseline, name))
-            add("chrF to anchor", np.array([[chrf(a.text, p.answer) for a in row] for p, row in anchored]))
+            add(LIKENESS, _likeness(anchored))
             if job.metric_function is None and system != baseline and temperature == base_temperature:
                 wins = self.wins(system, baseline, name, temperature)
                 if wins.size:  # the judge could read some of them
@@ -237,6 +246,11 @@ class Evaluator:
         add("truncated", np.array([[float(a.finish == "length") for a in row] for row in answers]))
         measures["distinct-2"] = _distinct(answers, job.recipe.seed)
         return Figures(system.name, name, temperature, len(answers), len(answers[0]), measures, gain)
+
+
+def _likeness(anchored: Sequence[tuple[Anchored, Sequence[StoredAnswer]]]) -> Values:
+    """(N, S) chrF of each answer to the anchor of its prompt."""
+    return np.array([[chrf(a.text, p.answer) for a in row] for p, row in anchored])
 
 
 def _distinct(answers: list[list[StoredAnswer]], seed: int, resamples: int = 200) -> Interval:

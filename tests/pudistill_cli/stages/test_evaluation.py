@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -99,6 +100,87 @@ def test_gains_are_paired_differences_to_sft(whole: Tiny) -> None:
     spread = base["gain"]["anchor NLL"]["high"] - base["gain"]["anchor NLL"]["low"]
     alone = base["measures"]["anchor NLL"]["high"] - base["measures"]["anchor NLL"]["low"]
     assert spread < alone  # what the prompts have in common is gone
+
+
+@pytest.mark.parametrize("name", ["test", "other"])
+def test_progress_is_what_the_table_says_of_what_is_kept(name: str, whole: Tiny) -> None:
+    """From base to the kept adapter, by way of SFT, at the lowest temperature."""
+    found = results(whole)
+    (progress,) = (p for p in found["progress"] if p["set"] == name)
+    base, sft, rounds = (
+        figure(whole, system, 0.0, name)["measures"]["json"]["mean"] for system in ("base", "SFT", "PU-RL")
+    )
+    kept = sft if found["chosen"] == "sft" else rounds
+    assert (progress["temperature"], progress["is_share"], progress["has_truth"]) == (0.0, True, True)
+    assert progress["prompts"] == (SIZES["test"] if name == "test" else 5)
+    assert progress["base"]["mean"] == pytest.approx(base)
+    assert progress["final"]["mean"] == pytest.approx(kept)
+    for part, gain in (("gain", kept - base), ("sft", sft - base), ("rounds", rounds - sft)):
+        assert progress[part]["mean"] == pytest.approx(gain)
+        assert progress[part]["low"] <= progress[part]["mean"] <= progress[part]["high"]
+    gain_of_base = figure(whole, "base", 0.0, name)["gain"]["json"]
+    assert (progress["sft"]["low"], progress["sft"]["high"]) == pytest.approx(
+        (-gain_of_base["high"], -gain_of_base["low"]), abs=1e-3
+    )
+
+
+def test_the_kept_adapter_is_the_final_one(whole: Tiny, call: Callable[..., Ended], tmp_path: Path) -> None:
+    """Where dev finds the round behind, what is kept is SFT, and so is its gain."""
+    tiny = whole.copy(tmp_path / "runs")
+    with sqlite3.connect(tiny.run / "ledger.sqlite") as db:
+        ((detail,),) = db.execute("SELECT detail FROM stages WHERE name = 'dev/sft'").fetchall()
+        held = json.loads(detail)
+        better = json.dumps({**held, "values": [2.0] * len(held["values"])})
+        db.execute("UPDATE stages SET detail = ? WHERE name = 'dev/sft'", (better,))
+    db.close()
+    assert call("eval", "tiny", "--runs", str(tiny.runs)).code == 0
+    found = results(tiny)
+    assert found["chosen"] == "sft"
+    for progress in found["progress"]:
+        assert progress["gain"] == progress["sft"]
+        assert progress["final"]["mean"] == figure(tiny, "SFT", 0.0, progress["set"])["measures"]["json"]["mean"]
+
+
+@pytest.mark.parametrize(("returned", "is_share"), [("len(answer) % 2", True), ("len(answer) / 100", False)])
+def test_a_metric_of_the_user_s_is_a_share_where_it_only_says_yes_or_no(
+    returned: str,
+    is_share: bool,
+    whole: Tiny,
+    call: Callable[..., Ended],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = f"own_metric_{is_share}"
+    (tmp_path / f"{module}.py").write_text(f"def grade(answer, reference, prompt):\n    return {returned}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tiny = whole.copy(tmp_path / "runs")
+    ended = call("eval", "tiny", "--runs", str(tiny.runs), "--set", f"eval.metric={module}:grade")
+    assert ended.code == 0, ended.err
+    assert [p["is_share"] for p in results(tiny)["progress"]] == [is_share, is_share]
+    assert ("right, greedy" in ended.out) == is_share
+    assert (f"{module}:grade on test" in ended.out) != is_share
+
+
+def test_the_words_come_first_and_the_headline_also_last(whole: Tiny) -> None:
+    lines = whole.printed.out.splitlines()
+    assert " of the test prompts right, greedy: " in lines[0]
+    assert lines[1].startswith("SFT on the teacher's answers ")
+    assert lines[2].startswith("The rounds ")
+    assert " of the other prompts right, greedy: " in lines[3]
+    assert lines.index(results(whole)["verdict"]) < next(i for i, line in enumerate(lines) if "prompts, json" in line)
+    assert lines[0] in lines[-10:]
+
+
+def test_a_run_without_test_prompts_ends_well_and_says_what_is_missing(
+    tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    files = {"train": None, "dev": None, "test": None, "path": "train.jsonl", "dev_share": 0.2, "test_share": 0.0}
+    tiny = Tiny.make(tmp_path, prompts=files, prefer={"rounds": 1}, export={"formats": ["adapter"]})
+    ended = call(*tiny.arguments())
+    assert ended.code == 0, ended.err
+    assert results(tiny)["progress"] == []
+    assert "prompts.test_share" in ended.out
+    assert "not known" in (tiny.run / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_columns_of_the_own_temperature_compare_each_system_at_its_own(whole: Tiny) -> None:
@@ -313,12 +395,12 @@ ABOVE, AROUND, BELOW = Interval(0.2, 0.1, 0.3), Interval(0.0, -0.1, 0.1), Interv
 @pytest.mark.parametrize(
     ("at_one", "at_own", "words"),
     [
-        (AROUND, ABOVE, "PU-RL is better than SFT"),
-        (ABOVE, ABOVE, "PU-RL is better than SFT"),
+        (AROUND, ABOVE, "are better than SFT"),
+        (ABOVE, ABOVE, "are better than SFT"),
         (ABOVE, AROUND, "Sharper, not better"),
-        (ABOVE, BELOW, "PU-RL is worse than SFT"),
-        (AROUND, BELOW, "PU-RL is worse than SFT"),
-        (AROUND, AROUND, "No gain over SFT is shown"),
+        (ABOVE, BELOW, "are worse than SFT"),
+        (AROUND, BELOW, "are worse than SFT"),
+        (AROUND, AROUND, "No gain of the rounds (PU-RL) over SFT"),
     ],
 )
 def test_the_verdict_follows_the_intervals(at_one: Interval, at_own: Interval, words: str, job: Job) -> None:

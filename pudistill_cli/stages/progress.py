@@ -1,0 +1,63 @@
+"""What a run gained over the student it was given, and what each stage added, on prompts that chose nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
+from pudistill_cli.stages.evaluator import Evaluator, System
+
+SHARES = ("exact", "json")
+"""Metrics that are 1 or 0; a function of the user's is one where all its values are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Of one set, at the lowest temperature of the table; the gains are paired over prompts."""
+
+    set: str
+    temperature: float
+    prompts: int
+    is_share: bool
+    """Whether the measure is a share of right answers."""
+    has_truth: bool
+    """Whether what is right is said by references of the prompt file, not by the teacher's answers."""
+    base: Interval
+    """The measure of the student as it was given."""
+    final: Interval
+    """That of what is kept."""
+    gain: Interval
+    """Of what is kept, over the base."""
+    sft: Interval
+    """Of SFT, over the base."""
+    rounds: Interval | None
+    """Of the round that stands for the rounds, over SFT; None where there was none."""
+
+
+def measure_progress(
+    evaluator: Evaluator, name: str, base: System, sft: System, rounds: System | None, kept: System
+) -> Progress | None:
+    """On one set, from answers that the ledger holds; None where nothing there can be compared."""
+    job = evaluator.job
+    metric, temperature = job.recipe.eval.metric, min(job.recipe.eval.temperatures)
+    values = {s: evaluator.measured(s, name, temperature) for s in (base, sft, *([rounds] if rounds else []))}
+    if not values[base].size:
+        return None
+
+    def over(system: System, other: System) -> Interval:
+        return paired_difference(values[system], values[other], seed=job.recipe.seed)
+
+    return Progress(
+        set=name,
+        temperature=temperature,
+        prompts=len(values[base]),
+        is_share=metric in SHARES or (":" in metric and all(np.isin(v, (0.0, 1.0)).all() for v in values.values())),
+        has_truth=job.metric_function is not None and any(p.prompt.reference for p in evaluator.sets[name]),
+        base=bootstrap_mean(values[base], seed=job.recipe.seed),
+        final=bootstrap_mean(values[kept], seed=job.recipe.seed),
+        gain=over(kept, base),
+        sft=over(sft, base),
+        rounds=None if rounds is None else over(rounds, sft),
+    )
