@@ -142,20 +142,26 @@ def run_recipe(recipe: Path) -> dict[str, Any]:
     Raises:
         SystemExit: the run did not end well; what it said is in the message.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pudistill_cli",
-        "run",
-        str(recipe),
-        "--json",
-        "--runs",
-        str(recipe.parent / "runs"),
-    ]
-    environment = {**os.environ, "PUDISTILL_CACHE": str(recipe.parent / "cache")}
+    events, spent = timed_run([str(recipe)], recipe.parent, PUDISTILL_CACHE=str(recipe.parent / "cache"))
+    folder = recipe.parent / "runs" / "smollm2-shape"
+    return {**spent, "rates": _rates(folder, events, spent["stages"]), "exports": verifications(folder)}
+
+
+def timed_run(
+    arguments: Sequence[str], folder: Path, **environment: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """`pudistill run` into `folder/runs`, in a process of its own: its events, and what it took, by stage.
+
+    Raises:
+        SystemExit: the run did not end well; what it said is in the message.
+    """
+    options = ["--json", "--runs", str(folder / "runs")]
+    command = [sys.executable, "-m", "pudistill_cli", "run", *arguments, *options]
     started = time.monotonic()
-    with (recipe.parent / "stderr.txt").open("w+") as errors:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+    with (folder / "stderr.txt").open("w+") as errors:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
         assert process.stdout is not None
         events = [json.loads(line) for line in process.stdout]
         _, status, usage = os.wait4(process.pid, 0)
@@ -166,19 +172,19 @@ def run_recipe(recipe: Path) -> dict[str, Any]:
             said = [e["message"] for e in events if e["event"] == "error"]
             raise SystemExit(f"pudistill run ended with {process.returncode}: {said} {errors.read()[-3000:]}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # kilobytes, but bytes on macOS
-    folder = recipe.parent / "runs" / "smollm2-shape"
     stages = {e["stage"]: e["seconds"] for e in events if e["event"] == "finished"}
-    return {
+    return events, {
         "seconds": round(seconds, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_rss_mib": round(peak / 2**20),
         "stages": {**stages, "everything else": round(seconds - sum(stages.values()), 1)},
-        "rates": _rates(folder, events, stages),
-        "exports": {
-            path.parent.name: json.loads(path.read_text())["verification"]
-            for path in sorted(folder.glob("export/*/pudistill.json"))
-        },
     }
+
+
+def verifications(run: Path) -> dict[str, Any]:
+    """What each export of a run was found to be, by its folder's name."""
+    cards = sorted(run.glob("export/*/pudistill.json"))
+    return {path.parent.name: json.loads(path.read_text())["verification"] for path in cards}
 
 
 def _rates(folder: Path, events: list[dict[str, Any]], stages: Mapping[str, float]) -> dict[str, float]:

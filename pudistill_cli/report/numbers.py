@@ -26,19 +26,15 @@ def without_leading_zero(number: str) -> str:
 
 def percent(share: float) -> str:
     """74.2 %, and 74 % where that is all."""
-    return f"{_tenths(100 * share)} %"
+    return f"{round(100 * share, 1) + 0.0:.1f}".removesuffix(".0") + " %"
 
 
 def points(gain: Interval) -> str:
-    """+34.2 points [+30.8, +37.7]: a difference of two shares."""
-    mean, low, high = (_tenths(100 * value, "+") for value in (gain.mean, gain.low, gain.high))
+    """+34.2 points [+30.8, +37.7]: a difference of two shares; without tenths where there are none."""
+    values = [round(100 * value, 1) + 0.0 for value in (gain.mean, gain.low, gain.high)]  # + 0.0: no zero has a minus
+    digits = 0 if all(value.is_integer() for value in values) else 1
+    mean, low, high = (f"{value:{'+' if value else ''}.{digits}f}" for value in values)
     return f"{mean} {'point' if mean in ('+1', '-1') else 'points'} [{low}, {high}]"
-
-
-def _tenths(value: float, sign: str = "") -> str:
-    """With a digit behind the point unless it is 0; no zero has a minus."""
-    rounded = round(value, 1) or 0.0
-    return f"{rounded:{sign}.1f}".removesuffix(".0") if rounded else "0"
 
 
 def _digits(value: float) -> int:

@@ -39,7 +39,7 @@ def test_a_gain_is_told_from_the_student_that_was_given_to_what_is_kept() -> Non
     found = results(progress(Interval(0.345, 0.308, 0.3826), sft=sft, rounds=rounds))
     assert headline(found) == "40 % -> 74.5 % of the test prompts right, greedy: +34.5 points [+30.8, +38.3]"
     assert added(found) == [
-        "SFT on the teacher's answers added +34.8 points [+31, +38].",
+        "SFT on the teacher's answers added +34.8 points [+31.0, +38.0].",
         "The rounds added nothing measurable: -0.3 points [-1.3, +0.8]; round-2 is kept.",
     ]
 
@@ -139,4 +139,5 @@ def test_shares_in_percent(share: float, text: str) -> None:
 
 def test_points_have_a_sign_unless_they_are_nothing() -> None:
     assert points(Interval(-0.0002, -0.0104, 0.01)) == "0 points [-1, +1]"
+    assert points(Interval(-0.0002, -0.0106, 0.01)) == "0.0 points [-1.1, +1.0]"
     assert points(Interval(-0.01, -0.02, 0.0)) == "-1 point [-2, 0]"
