@@ -32,7 +32,7 @@ def run_real_student(folder: Path, changes: Sequence[str], recipe: str = RECIPE)
     options = ["--offline", "--name", "run", *(option for change in changes for option in ("--set", change))]
     events, spent = timed_run([recipe, *options], folder)
     (results,) = (event for event in events if event["event"] == "results")
-    worth = {name: results[name] for name in ("headline", "chosen", "progress", "verdict")}
+    worth = {name: results[name] for name in ("headline", "chosen", "gained", "verdict")}
     return {**spent, **worth, "exports": verifications(folder / "runs" / "run")}
 
 

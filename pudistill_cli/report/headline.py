@@ -6,7 +6,7 @@ from pudistill_cli.method.statistics import Interval
 from pudistill_cli.report.numbers import interval_text, number, percent, points
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.evaluator import GREEDY, temperature_name
-from pudistill_cli.stages.progress import Progress
+from pudistill_cli.stages.gained import Gained
 
 NEARLY_ALL = 0.95
 """A base that is right this often has little left to learn."""
@@ -14,9 +14,9 @@ NEARLY_ALL = 0.95
 
 def headline(results: Results) -> str:
     """One sentence: the measure before and after, and the gain with its interval."""
-    if not results.progress:
+    if not results.gained:
         return "What this run gained is not known: it has no test prompts with an answer to compare with."
-    first = results.progress[0]
+    first = results.gained[0]
     change = _change(first, results)
     if not results.has_metric:
         return f"Whether the answers are better is not known (eval.metric is none). How like the teacher's: {change}"
@@ -29,49 +29,49 @@ def headline(results: Results) -> str:
 
 def added(results: Results) -> list[str]:
     """What each stage added, a sentence each, then the change on each further test set."""
-    if not results.progress:
+    if not results.gained:
         return ["Give some: prompts.test, or a prompts.test_share above 0; then start a new run."]
-    first, *others = results.progress
+    first, *others = results.gained
     lines = [f"SFT on the teacher's answers {_effect(first, first.sft)}."]
     if first.rounds is not None:
         kept = "SFT is kept" if results.chosen == "sft" else f"{results.chosen} is kept"
         lines.append(f"The rounds {_effect(first, first.rounds)}; {kept}.")
-    lines += [f"{_change(progress, results)}." for progress in others]
+    lines += [f"{_change(of_set, results)}." for of_set in others]
     if not results.has_metric:
         return [*lines, "To measure these answers: pudistill eval RUN --set eval.metric=json (or exact, or chrf)"]
     return [*lines, *_advice(first)]
 
 
-def _advice(progress: Progress) -> list[str]:
+def _advice(gained: Gained) -> list[str]:
     """What to change where nothing was gained."""
-    if progress.gain.low > 0:
+    if gained.gain.low > 0:
         return []
-    if progress.is_share and progress.base.mean >= NEARLY_ALL:
+    if gained.is_share and gained.base.mean >= NEARLY_ALL:
         return ["The student was right nearly always before: harder prompts would show more."]
-    if progress.sft.low > 0:
+    if gained.sft.low > 0:
         return ["SFT gained and the rounds lost it again: do without them, --set prefer.rounds=0 --name NEW"]
     lines = ["What to change first: more training prompts, then sft.lr (--set sft.lr=... --name NEW)."]
-    if progress.gain.mean > 0:
-        lines.append(f"{progress.prompts} test prompts tell no smaller gains apart; more of them would.")
+    if gained.gain.mean > 0:
+        lines.append(f"{gained.prompts} test prompts tell no smaller gains apart; more of them would.")
     return lines
 
 
-def _change(progress: Progress, results: Results) -> str:
+def _change(gained: Gained, results: Results) -> str:
     """Before -> after, and the gain."""
-    at, gain = temperature_name(progress.temperature), _gain(progress, progress.gain)
-    if not progress.is_share:
-        before, after = number(progress.base.mean), number(progress.final.mean)
-        return f"{results.measure} on {progress.set} {before} -> {after}, {at}: {gain}"
-    of = f"the {progress.set} prompts" if progress.temperature == GREEDY else f"the answers to {progress.set} prompts"
-    right = "right" if progress.has_truth else "as the teacher's"
-    return f"{percent(progress.base.mean)} -> {percent(progress.final.mean)} of {of} {right}, {at}: {gain}"
+    at, gain = temperature_name(gained.temperature), _gain(gained, gained.gain)
+    if not gained.is_share:
+        before, after = number(gained.base.mean), number(gained.final.mean)
+        return f"{results.measure} on {gained.set} {before} -> {after}, {at}: {gain}"
+    of = f"the {gained.set} prompts" if gained.temperature == GREEDY else f"the answers to {gained.set} prompts"
+    right = "right" if gained.has_truth else "as the teacher's"
+    return f"{percent(gained.base.mean)} -> {percent(gained.final.mean)} of {of} {right}, {at}: {gain}"
 
 
-def _gain(progress: Progress, gain: Interval) -> str:
-    return points(gain) if progress.is_share else interval_text(gain, signed=True)
+def _gain(gained: Gained, gain: Interval) -> str:
+    return points(gain) if gained.is_share else interval_text(gain, signed=True)
 
 
-def _effect(progress: Progress, gain: Interval) -> str:
+def _effect(gained: Gained, gain: Interval) -> str:
     """What a stage did, by its interval."""
     words = "added" if gain.low > 0 else "made it worse:" if gain.high < 0 else "added nothing measurable:"
-    return f"{words} {_gain(progress, gain)}"
+    return f"{words} {_gain(gained, gain)}"

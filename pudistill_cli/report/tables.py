@@ -57,7 +57,7 @@ def print_results(console: Console, results: Results) -> None:
         measure=results.measure,
         chosen=results.chosen,
         headline=headline(results),
-        progress=[asdict(progress) for progress in results.progress],
+        gained=[asdict(of_set) for of_set in results.gained],
         verdict=results.verdict,
         own=results.own_temperature,
         claims=[{"outcome": claim.outcome, **asdict(claim)} for claim in results.claims],

@@ -12,7 +12,7 @@ from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.claims import Claim, measure_claims
 from pudistill_cli.stages.ending import Ending, recorded_end
 from pudistill_cli.stages.evaluator import GREEDY, LIKENESS, Evaluator, Figures, System
-from pudistill_cli.stages.progress import Progress, measure_progress
+from pudistill_cli.stages.gained import Gained, measure_gained
 from pudistill_cli.stages.selection import Selection
 
 BASE = System("base", None)
@@ -33,7 +33,7 @@ class Results:
     """What the paper claims, as it was found on this run."""
     verdict: str
     """What the table shows of the rounds, and why there are no more of them."""
-    progress: list[Progress]
+    gained: list[Gained]
     """What was gained over the student as it was given, by test set, `test` first."""
 
     @property
@@ -71,8 +71,8 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     claims = measure_claims(job, anchors, best, scorer)
     last = systems[-1] if rounds else None
     kept = SFT if best.choice.name == "sft" or last is None else last
-    progress = [p for name in sets if (p := measure_progress(evaluator, name, BASE, SFT, last, kept)) is not None]
-    results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict, progress)
+    gained = [p for name in sets if (p := measure_gained(evaluator, name, BASE, SFT, last, kept)) is not None]
+    results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict, gained)
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
     job.ledger.finish_stage(Mark.EVAL(), {"chosen": results.chosen, "verdict": results.verdict})
     return results

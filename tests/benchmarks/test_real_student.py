@@ -17,5 +17,5 @@ def test_it_tells_what_the_run_took_and_gained(tmp_path: Path) -> None:
     assert {"SFT", "round 1: sampling", "everything else"} <= found["stages"].keys()
     assert found["seconds"] >= sum(v for name, v in found["stages"].items() if name != "everything else")
     assert "right, T=1: " in found["headline"]
-    assert found["progress"][0]["set"] == "test"
+    assert found["gained"][0]["set"] == "test"
     assert found["exports"].keys() == {"adapter"}

@@ -11,7 +11,7 @@ from pudistill_cli.report.headline import added, headline
 from pudistill_cli.report.numbers import percent, points
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.evaluator import LIKENESS
-from pudistill_cli.stages.progress import Progress
+from pudistill_cli.stages.gained import Gained
 
 EMPTY = Interval(0.0, 0.0, 0.0)
 
@@ -20,23 +20,21 @@ def at(mean: float) -> Interval:
     return Interval(mean, mean - 0.1, mean + 0.1)
 
 
-def progress(
-    gain: Interval, *, sft: Interval | None = None, rounds: Interval | None = None, **other: object
-) -> Progress:
+def gained(gain: Interval, *, sft: Interval | None = None, rounds: Interval | None = None, **other: object) -> Gained:
     """From a base of .4, on a hundred test prompts with references, greedy."""
     base = at(0.4)
-    made = Progress("test", 0.0, 100, True, True, base, at(base.mean + gain.mean), gain, sft or gain, rounds)
+    made = Gained("test", 0.0, 100, True, True, base, at(base.mean + gain.mean), gain, sft or gain, rounds)
     return replace(made, **other)  # type: ignore[arg-type]
 
 
-def results(*on: Progress, measure: str = "json", chosen: str = "round-2") -> Results:
+def results(*on: Gained, measure: str = "json", chosen: str = "round-2") -> Results:
     return Results(measure, chosen, {}, [], [], "A verdict.", list(on))
 
 
 def test_a_gain_is_told_from_the_student_that_was_given_to_what_is_kept() -> None:
     """.4 -> .745, of which SFT's part is .348 and the rounds' -.003."""
     sft, rounds = Interval(0.348, 0.31, 0.38), Interval(-0.003, -0.013, 0.008)
-    found = results(progress(Interval(0.345, 0.308, 0.3826), sft=sft, rounds=rounds))
+    found = results(gained(Interval(0.345, 0.308, 0.3826), sft=sft, rounds=rounds))
     assert headline(found) == "40 % -> 74.5 % of the test prompts right, greedy: +34.5 points [+30.8, +38.3]"
     assert added(found) == [
         "SFT on the teacher's answers added +34.8 points [+31.0, +38.0].",
@@ -46,18 +44,18 @@ def test_a_gain_is_told_from_the_student_that_was_given_to_what_is_kept() -> Non
 
 def test_rounds_that_add_something_and_rounds_that_make_it_worse() -> None:
     gain = Interval(0.3, 0.2, 0.4)
-    better = results(progress(gain, rounds=Interval(0.05, 0.01, 0.09)))
+    better = results(gained(gain, rounds=Interval(0.05, 0.01, 0.09)))
     assert added(better)[1] == "The rounds added +5 points [+1, +9]; round-2 is kept."
-    worse = results(progress(gain, rounds=Interval(-0.05, -0.09, -0.01)), chosen="sft")
+    worse = results(gained(gain, rounds=Interval(-0.05, -0.09, -0.01)), chosen="sft")
     assert added(worse)[1] == "The rounds made it worse: -5 points [-9, -1]; SFT is kept."
 
 
 def test_without_a_round_only_sft_is_told_of() -> None:
-    assert len(added(results(progress(Interval(0.3, 0.2, 0.4)), chosen="sft"))) == 1
+    assert len(added(results(gained(Interval(0.3, 0.2, 0.4)), chosen="sft"))) == 1
 
 
 def test_no_gain_says_so_and_what_to_change() -> None:
-    found = results(progress(Interval(0.01, -0.02, 0.04)), chosen="sft")
+    found = results(gained(Interval(0.01, -0.02, 0.04)), chosen="sft")
     assert headline(found) == (
         "No measurable gain over the student it was given: 40 % -> 41 % of the test prompts right, greedy: "
         "+1 point [-2, +4]"
@@ -69,24 +67,24 @@ def test_no_gain_says_so_and_what_to_change() -> None:
 
 
 def test_nothing_at_all_is_no_matter_of_more_test_prompts() -> None:
-    found = results(progress(EMPTY, base=EMPTY, final=EMPTY), chosen="sft")
+    found = results(gained(EMPTY, base=EMPTY, final=EMPTY), chosen="sft")
     assert headline(found).endswith("0 % -> 0 % of the test prompts right, greedy: 0 points [0, 0]")
     assert len(added(found)) == 2
 
 
 def test_worse_than_before_says_so_and_what_to_change() -> None:
-    found = results(progress(Interval(-0.05, -0.09, -0.01)), chosen="sft")
+    found = results(gained(Interval(-0.05, -0.09, -0.01)), chosen="sft")
     assert headline(found).startswith("Worse than the student it was given: 40 % -> 35 % of the test prompts right")
     assert "sft.lr" in added(found)[-1]
 
 
 def test_rounds_that_lost_what_sft_gained_are_what_to_leave_out() -> None:
-    lost = progress(Interval(0.01, -0.02, 0.04), sft=Interval(0.3, 0.2, 0.4), rounds=Interval(-0.29, -0.4, -0.2))
+    lost = gained(Interval(0.01, -0.02, 0.04), sft=Interval(0.3, 0.2, 0.4), rounds=Interval(-0.29, -0.4, -0.2))
     assert "prefer.rounds=0" in added(results(lost))[-1]
 
 
 def test_a_student_that_was_right_before_needs_no_other_rate() -> None:
-    found = results(progress(EMPTY, base=at(0.98), final=at(0.98)), chosen="sft")
+    found = results(gained(EMPTY, base=at(0.98), final=at(0.98)), chosen="sft")
     assert "harder prompts" in added(found)[-1]
     assert not any("sft.lr" in line for line in added(found))
 
@@ -98,35 +96,35 @@ def test_without_test_prompts_the_gain_is_not_known() -> None:
 
 def test_without_a_metric_likeness_is_no_quality() -> None:
     gain = Interval(0.546, 0.46, 0.63)
-    found = results(progress(gain, is_share=False, has_truth=False, base=at(0.11), final=at(0.656)), measure=LIKENESS)
+    found = results(gained(gain, is_share=False, has_truth=False, base=at(0.11), final=at(0.656)), measure=LIKENESS)
     assert headline(found) == (
         "Whether the answers are better is not known (eval.metric is none). How like the teacher's: chrF to anchor on "
         "test 0.110 -> 0.656, greedy: +0.546 [+.460, +.630]"
     )
     assert "--set eval.metric=" in added(found)[-1]
-    unchanged = results(progress(EMPTY, is_share=False, has_truth=False), measure=LIKENESS)
+    unchanged = results(gained(EMPTY, is_share=False, has_truth=False), measure=LIKENESS)
     assert "sft.lr" not in "".join(added(unchanged))
 
 
 def test_a_metric_that_is_no_share_keeps_its_name_and_its_unit() -> None:
     gain = Interval(12.5, 10.25, 14.0)
-    found = results(progress(gain, is_share=False, base=at(120.0), final=at(132.5)), measure="mine:points")
+    found = results(gained(gain, is_share=False, base=at(120.0), final=at(132.5)), measure="mine:points")
     assert headline(found) == "mine:points on test 120 -> 132, greedy: +12.5 [+10.2, +14.0]"
 
 
 def test_without_references_right_is_what_the_teacher_said() -> None:
-    found = results(progress(Interval(0.3, 0.2, 0.4), has_truth=False))
+    found = results(gained(Interval(0.3, 0.2, 0.4), has_truth=False))
     assert headline(found).startswith("40 % -> 70 % of the test prompts as the teacher's, greedy: ")
 
 
 def test_sampled_answers_are_counted_as_answers() -> None:
-    found = results(progress(Interval(0.3, 0.2, 0.4), temperature=1.0))
+    found = results(gained(Interval(0.3, 0.2, 0.4), temperature=1.0))
     assert headline(found).startswith("40 % -> 70 % of the answers to test prompts right, T=1: ")
 
 
 def test_further_sets_are_told_of_behind_the_stages() -> None:
-    other = progress(Interval(0.02, -0.01, 0.05), set="other-wordings")
-    found = results(progress(Interval(0.3, 0.2, 0.4)), other)
+    other = gained(Interval(0.02, -0.01, 0.05), set="other-wordings")
+    found = results(gained(Interval(0.3, 0.2, 0.4)), other)
     assert added(found)[1] == ("40 % -> 42 % of the other-wordings prompts right, greedy: +2 points [-1, +5].")
 
 

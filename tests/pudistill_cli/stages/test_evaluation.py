@@ -103,23 +103,23 @@ def test_gains_are_paired_differences_to_sft(whole: Tiny) -> None:
 
 
 @pytest.mark.parametrize("name", ["test", "other"])
-def test_progress_is_what_the_table_says_of_what_is_kept(name: str, whole: Tiny) -> None:
+def test_gained_is_what_the_table_says_of_what_is_kept(name: str, whole: Tiny) -> None:
     """From base to the kept adapter, by way of SFT, at the lowest temperature."""
     found = results(whole)
-    (progress,) = (p for p in found["progress"] if p["set"] == name)
+    (gained,) = (p for p in found["gained"] if p["set"] == name)
     base, sft, rounds = (
         figure(whole, system, 0.0, name)["measures"]["json"]["mean"] for system in ("base", "SFT", "PU-RL")
     )
     kept = sft if found["chosen"] == "sft" else rounds
-    assert (progress["temperature"], progress["is_share"], progress["has_truth"]) == (0.0, True, True)
-    assert progress["prompts"] == (SIZES["test"] if name == "test" else 5)
-    assert progress["base"]["mean"] == pytest.approx(base)
-    assert progress["final"]["mean"] == pytest.approx(kept)
+    assert (gained["temperature"], gained["is_share"], gained["has_truth"]) == (0.0, True, True)
+    assert gained["prompts"] == (SIZES["test"] if name == "test" else 5)
+    assert gained["base"]["mean"] == pytest.approx(base)
+    assert gained["final"]["mean"] == pytest.approx(kept)
     for part, gain in (("gain", kept - base), ("sft", sft - base), ("rounds", rounds - sft)):
-        assert progress[part]["mean"] == pytest.approx(gain)
-        assert progress[part]["low"] <= progress[part]["mean"] <= progress[part]["high"]
+        assert gained[part]["mean"] == pytest.approx(gain)
+        assert gained[part]["low"] <= gained[part]["mean"] <= gained[part]["high"]
     gain_of_base = figure(whole, "base", 0.0, name)["gain"]["json"]
-    assert (progress["sft"]["low"], progress["sft"]["high"]) == pytest.approx(
+    assert (gained["sft"]["low"], gained["sft"]["high"]) == pytest.approx(
         (-gain_of_base["high"], -gain_of_base["low"]), abs=1e-3
     )
 
@@ -136,9 +136,9 @@ def test_the_kept_adapter_is_the_final_one(whole: Tiny, call: Callable[..., Ende
     assert call("eval", "tiny", "--runs", str(tiny.runs)).code == 0
     found = results(tiny)
     assert found["chosen"] == "sft"
-    for progress in found["progress"]:
-        assert progress["gain"] == progress["sft"]
-        assert progress["final"]["mean"] == figure(tiny, "SFT", 0.0, progress["set"])["measures"]["json"]["mean"]
+    for gained in found["gained"]:
+        assert gained["gain"] == gained["sft"]
+        assert gained["final"]["mean"] == figure(tiny, "SFT", 0.0, gained["set"])["measures"]["json"]["mean"]
 
 
 @pytest.mark.parametrize(("returned", "is_share"), [("len(answer) % 2", True), ("len(answer) / 100", False)])
@@ -156,7 +156,7 @@ def test_a_metric_of_the_user_s_is_a_share_where_it_only_says_yes_or_no(
     tiny = whole.copy(tmp_path / "runs")
     ended = call("eval", "tiny", "--runs", str(tiny.runs), "--set", f"eval.metric={module}:grade")
     assert ended.code == 0, ended.err
-    assert [p["is_share"] for p in results(tiny)["progress"]] == [is_share, is_share]
+    assert [p["is_share"] for p in results(tiny)["gained"]] == [is_share, is_share]
     assert ("right, greedy" in ended.out) == is_share
     assert (f"{module}:grade on test" in ended.out) != is_share
 
@@ -178,7 +178,7 @@ def test_a_run_without_test_prompts_ends_well_and_says_what_is_missing(
     tiny = Tiny.make(tmp_path, prompts=files, prefer={"rounds": 1}, export={"formats": ["adapter"]})
     ended = call(*tiny.arguments())
     assert ended.code == 0, ended.err
-    assert results(tiny)["progress"] == []
+    assert results(tiny)["gained"] == []
     assert "prompts.test_share" in ended.out
     assert "not known" in (tiny.run / "report.html").read_text(encoding="utf-8")
 

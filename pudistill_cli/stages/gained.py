@@ -14,7 +14,7 @@ SHARES = ("exact", "json")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Gained:
     """Of one set, at the lowest temperature of the table; the gains are paired over prompts."""
 
     set: str
@@ -36,9 +36,9 @@ class Progress:
     """Of the round that stands for the rounds, over SFT; None where there was none."""
 
 
-def measure_progress(
+def measure_gained(
     evaluator: Evaluator, name: str, base: System, sft: System, rounds: System | None, kept: System
-) -> Progress | None:
+) -> Gained | None:
     """On one set, from answers that the ledger holds; None where nothing there can be compared."""
     job = evaluator.job
     metric, temperature = job.recipe.eval.metric, min(job.recipe.eval.temperatures)
@@ -49,7 +49,7 @@ def measure_progress(
     def over(system: System, other: System) -> Interval:
         return paired_difference(values[system], values[other], seed=job.recipe.seed)
 
-    return Progress(
+    return Gained(
         set=name,
         temperature=temperature,
         prompts=len(values[base]),
