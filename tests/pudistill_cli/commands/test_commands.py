@@ -375,7 +375,7 @@ def test_an_unknown_format_or_dtype_is_refused(options: list[str], words: list[s
 
 def test_recipes_lists_what_can_be_run_by_name(call: Call) -> None:
     recipes = json.loads(call("recipes", "--json").out)
-    assert [r["name"] for r in recipes] == ["quickstart", "stories"]
+    assert [r["name"] for r in recipes] == ["quickstart", "smollm2", "stories"]
     assert all(Path(r["path"]).is_file() and r["about"] for r in recipes)
     listed = call("recipes").out
     assert "quickstart" in listed
