@@ -5,7 +5,7 @@ from __future__ import annotations
 from pudistill_cli.method.statistics import Interval
 from pudistill_cli.report.numbers import interval_text, number, percent, points
 from pudistill_cli.stages.evaluation import Results
-from pudistill_cli.stages.evaluator import GREEDY, temperature_name
+from pudistill_cli.stages.evaluator import GREEDY, LIKENESS, temperature_name
 from pudistill_cli.stages.gained import Gained
 
 NEARLY_ALL = 0.95
@@ -39,10 +39,10 @@ def added(results: Results) -> list[str]:
     lines += [f"{_change(of_set, results)}." for of_set in others]
     if not results.has_metric:
         return [*lines, "To measure these answers: pudistill eval RUN --set eval.metric=json (or exact, or chrf)"]
-    return [*lines, *_advice(first)]
+    return [*lines, *_advice(first, results)]
 
 
-def _advice(gained: Gained) -> list[str]:
+def _advice(gained: Gained, results: Results) -> list[str]:
     """What to change where nothing was gained."""
     if gained.gain.low > 0:
         return []
@@ -50,10 +50,21 @@ def _advice(gained: Gained) -> list[str]:
         return ["The student was right nearly always before: harder prompts would show more."]
     if gained.sft.low > 0:
         return ["SFT gained and the rounds lost it again: do without them, --set prefer.rounds=0 --name NEW"]
-    lines = ["What to change first: more training prompts, then sft.lr (--set sft.lr=... --name NEW)."]
+    lines = [*_nearer(gained, results)]
+    lines.append("What to change first: more training prompts, then sft.lr (--set sft.lr=... --name NEW).")
     if gained.gain.mean > 0:
         lines.append(f"{gained.prompts} test prompts tell no smaller gains apart; more of them would.")
     return lines
+
+
+def _nearer(gained: Gained, results: Results) -> list[str]:
+    """Whether SFT brought the answers nearer to the teacher's all the same, clear of chance."""
+    at = [f for f in results.figures if (f.set, f.temperature) == (gained.set, gained.temperature)]
+    likeness = {f.system: f.measures[LIKENESS] for f in at if LIKENESS in f.measures}
+    if not likeness.keys() >= {"base", "SFT"} or likeness["SFT"].low <= likeness["base"].high:
+        return []
+    before, after = (number(likeness[system].mean) for system in ("base", "SFT"))
+    return [f"The answers did come nearer to the teacher's ({LIKENESS} {before} -> {after}), without being right."]
 
 
 def _change(gained: Gained, results: Results) -> str:

@@ -10,7 +10,7 @@ from pudistill_cli.method.statistics import Interval
 from pudistill_cli.report.headline import added, headline
 from pudistill_cli.report.numbers import percent, points
 from pudistill_cli.stages.evaluation import Results
-from pudistill_cli.stages.evaluator import LIKENESS
+from pudistill_cli.stages.evaluator import LIKENESS, Figures
 from pudistill_cli.stages.gained import Gained
 
 EMPTY = Interval(0.0, 0.0, 0.0)
@@ -70,6 +70,20 @@ def test_nothing_at_all_is_no_matter_of_more_test_prompts() -> None:
     found = results(gained(EMPTY, base=EMPTY, final=EMPTY), chosen="sft")
     assert headline(found).endswith("0 % -> 0 % of the test prompts right, greedy: 0 points [0, 0]")
     assert len(added(found)) == 2
+
+
+def test_what_came_nearer_without_being_right_has_learned_something() -> None:
+    """A student of 0 % before and after writes what the teacher writes, but for details."""
+    nothing = gained(EMPTY, base=EMPTY, final=EMPTY)
+    likeness = {"base": Interval(0.13, 0.09, 0.17), "SFT": Interval(0.54, 0.4, 0.64)}
+    figures = [Figures(name, "test", 0.0, 100, 1, {LIKENESS: value}, {}) for name, value in likeness.items()]
+    found = replace(results(nothing, chosen="sft"), figures=figures)
+    assert added(found)[1] == (
+        "The answers did come nearer to the teacher's (chrF to anchor 0.130 -> 0.540), without being right."
+    )
+    likeness["SFT"] = Interval(0.2, 0.16, 0.24)  # not clear of the base's
+    figures = [Figures(name, "test", 0.0, 100, 1, {LIKENESS: value}, {}) for name, value in likeness.items()]
+    assert len(added(replace(found, figures=figures))) == 2
 
 
 def test_worse_than_before_says_so_and_what_to_change() -> None:

