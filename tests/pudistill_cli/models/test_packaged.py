@@ -141,6 +141,16 @@ def test_a_teacher_s_file_is_looked_for_before_anything_is_loaded(
     assert "student.model" not in ended.err
 
 
+@pytest.mark.parametrize("change", [f"student.model={ADDRESS}", f"student={{model: {ADDRESS}}}"])
+def test_an_address_may_be_given_on_the_command_line(
+    change: str, model: PackagedModel, tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    tiny = Tiny.make(tmp_path / "tiny")
+    ended = call(*tiny.arguments("--set", change))
+    assert ended.code == 3
+    assert f"{ADDRESS} is not in the cache" in ended.flat
+
+
 def test_judge_reads_an_address_too(model: PackagedModel, tmp_path: Path, call: Callable[..., Ended]) -> None:
     data = tmp_path / "gold.jsonl"
     data.write_text('{"prompt": "q", "anchor": "a", "chosen": "b", "rejected": "c"}\n')
