@@ -26,6 +26,7 @@ def page(content: Content) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("pudistill_cli.report").joinpath("page.html").read_text(encoding="utf-8")
     tables = [grid for pair in grids_by_set(content.results) for grid in pair]
-    words = {"headline": headline(content.results), "added": added(content.results)}
+    lines = [line.replace(" %", "\u00a0%") for line in (headline(content.results), *added(content.results))]
+    words = {"headline": lines[0], "added": lines[1:]}
     drawn = {"claim_value": claim_value, "intervals": intervals, "curve": curve, "tables": tables}
     return environment.from_string(source).render(run=content, **words, **drawn)

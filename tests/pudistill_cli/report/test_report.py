@@ -56,7 +56,11 @@ def page_of(tiny: Tiny) -> Page:
 def test_a_run_leaves_a_report_with_what_it_found(finished: Tiny) -> None:
     page = page_of(finished)
     results = json.loads((finished.run / "results.json").read_text())
+    printed = finished.printed.out.splitlines()
     assert results["verdict"] in page.text
+    for line in printed[: printed.index(results["verdict"])]:
+        assert line in page.text
+    assert page.text.index(printed[0]) < page.text.index(results["verdict"]) < page.text.index("On prompts that chose")
     for claim in results["claims"]:
         assert claim["measured"] in page.text
     for anchor, answer in finished.rows(
