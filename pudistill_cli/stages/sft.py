@@ -91,7 +91,8 @@ def _train(job: Job, training: SftTraining, number: int, length: Length | None, 
     before, steps = training.taken, (shape.epochs or 0) * training.steps_an_epoch
     if steps:
         training.expect(steps)
-        training.train(0, (learning_rate(shape.lr, n, steps, WARMUP) for n in range(steps)))
+        warmup = min(WARMUP, max(1, round(steps / 20)))
+        training.train(0, (learning_rate(shape.lr, n, steps, warmup) for n in range(steps)))
     elif length is None:
         length = train_until_dev_stops(job, training, check)
     else:

@@ -15,7 +15,7 @@ from pudistill_cli.stages.schedule import shuffled_batches
 from pudistill_cli.stages.train_step import stopped, train_step
 
 WARMUP = 5
-"""Steps in which the rate rises; an adapter begins at zero, and needs no more."""
+"""Steps in which the rate rises, at most: an adapter begins at zero, and needs no more."""
 
 
 class SftTraining:
