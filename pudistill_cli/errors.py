@@ -9,6 +9,7 @@ PudistillError              1   anything below; alone: an internal inconsistency
 │   └── OutOfMemory         6   a pass had too little memory
 ├── RunError                7   the run folder: no permission, or another recipe's run
 └── ExportError             8   an export failed, or failed its verification
+    └── NotTheTrainedModel  8   as it is stored; in a larger type it may be
 Ctrl-C ends with 130.
 """
 
@@ -70,3 +71,7 @@ class ExportError(PudistillError):
     """An export failed, or what was written is not the trained model."""
 
     exit_code = 8
+
+
+class NotTheTrainedModel(ExportError):
+    """What was to be written differs too much from the trained model; in a larger type it may not."""

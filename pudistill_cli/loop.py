@@ -14,7 +14,7 @@ from pudistill_cli.stages.anchors import Anchors, ask_teacher, keep_prompts
 from pudistill_cli.stages.candidates import sample_candidates
 from pudistill_cli.stages.ending import Ending, record_end, rounds_to_train
 from pudistill_cli.stages.evaluation import final_evaluation
-from pudistill_cli.stages.exporting import Exported, export_best, export_targets
+from pudistill_cli.stages.exporting import Exports, export_best, export_targets
 from pudistill_cli.stages.gating import gate_ending, no_scorer_ending, trusted_scorer
 from pudistill_cli.stages.preference_update import improve
 from pudistill_cli.stages.ranking import rank_candidates
@@ -44,9 +44,11 @@ def distil(job: Job, until: Stage = Stage.EXPORT) -> None:
     if until is Stage.PREFER:
         return
     print_results(job.console, final_evaluation(job, anchors, best, scorer))  # test is read once
+    write_report(job.folder.path)  # whatever becomes of the exports
     if until is Stage.EXPORT:
-        export_best(job, anchors, best.choice.name)
-    write_report(job.folder.path)
+        exports = export_best(job, anchors, best.choice.name)
+        write_report(job.folder.path)
+        exports.check()
 
 
 def train_rounds(job: Job, anchors: Anchors, scorer: Scorer, best: Selection) -> Ending | None:
@@ -63,7 +65,7 @@ def train_rounds(job: Job, anchors: Anchors, scorer: Scorer, best: Selection) ->
     return None
 
 
-def export_run(job: Job, adapter: str | None) -> list[Exported]:
+def export_run(job: Job, adapter: str | None) -> Exports:
     """Export a finished run once more, in the formats of its recipe.
 
     Raises:
@@ -73,4 +75,4 @@ def export_run(job: Job, adapter: str | None) -> list[Exported]:
     if not job.folder.adapter(name).is_dir():
         known = sorted(p.name for p in job.folder.adapter("").iterdir())
         raise UsageError(f"This run has no adapter {name!r}.", f"It has: {', '.join(known)}.")
-    return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.keeps_its_types))
+    return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.export_formats))

@@ -17,15 +17,14 @@ from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Adapter
 from pudistill_llamacpp.convert import feasibility, upstream_converter
-from pudistill_llamacpp.convert.file_contents import contents_of
+from pudistill_llamacpp.convert.file_contents import OutputTensor, contents_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from pudistill_llamacpp.engine import LlamaCppEngine
+from pudistill_llamacpp.gguf_student.merging import merged_file, write_merged
 from pudistill_llamacpp.gguf_student.read import read_model
-from pudistill_llamacpp.gguf_student.requantise import export_like, requantising_problem
 from pudistill_llamacpp.imatrix import importance_matrix
 from pudistill_llamacpp.lora_gguf import config_of, write_lora, write_lora_gguf
 from pudistill_llamacpp.native.model import Model
-from pudistill_llamacpp.placement import FILE
 from pudistill_llamacpp.quantisations import Width, most_bytes, quant_problem, wants_importance
 from pudistill_llamacpp.quantise import Quantised, quantise, read_types
 from pudistill_llamacpp.runtimes.beside import Prompting, RuntimeFiles, stop_texts, write_runtime_files
@@ -34,11 +33,16 @@ from pudistill_llamacpp.verify import Expected, bos_notices, check_text, expecte
 
 ADAPTER = "gguf-adapter"
 KL_LIMIT = 1e-4
-"""Mean next-token KL in nats of f32 and f16, which llama.cpp's own arithmetic stays far below (6e-6)."""
+"""Mean next-token KL in nats of f32 and f16, which llama.cpp's own arithmetic stays far below (6e-6).
+
+Not on a quantised student, where it rounds activations to 8 bits: see `open_base`.
+"""
 _DIRECT = ("f32", "f16", "bf16", "q8_0")
 """Written from the float32 sum at once, without a float32 file in between."""
 _BASE = "f16"
 """How the student is held that an adapter goes on top of."""
+_EXACT = {"kv": "f32", "flash": "off"}
+"""A float32 cache and plain attention: what differs then is the file."""
 _ADAPTER_BYTES = 1 << 28
 _WITHOUT_BOS = (
     "The file says add_bos_token: false: the chat template writes no BOS, so the student was trained without, and "
@@ -51,11 +55,9 @@ _WITHOUT_BOS = (
 
 def export_problem(student: Path, format: str, variant: str, converter: Path | None) -> str | None:
     """Why this student cannot be written so, in one line with what to do."""
-    if student.is_file():
-        return None if format == ADAPTER else requantising_problem(student)
     if format != ADAPTER and (problem := quant_problem(variant)) is not None:
         return problem
-    problem = feasibility.problem(student)
+    problem = None if student.is_file() else feasibility.problem(student)
     if problem is None:
         return feasibility.overflow(student, _BASE if format == ADAPTER else variant)
     if format == ADAPTER or converter is None:
@@ -68,14 +70,24 @@ def export_bytes(student: Path, format: str, variant: str) -> int:
     if format == ADAPTER:
         return _ADAPTER_BYTES
     if student.is_file():
-        return student.stat().st_size
+        return _bytes_of_merged(student, variant)
     if variant in _DIRECT and feasibility.problem(student) is None:
         return feasibility.bytes_needed(student, cast("GgufDtype", variant))
     if feasibility.problem(student) is not None:  # upstream's converter will write it
         return 8 * count_parameters(weight_files(student))
     contents = contents_of(student, merged_tensors(student), "f32")
-    widths = [Width(t.name, t.shape[-1], prod(t.shape)) for t in contents.tensors]
-    return feasibility.bytes_needed(student, "f32") + most_bytes(widths, variant)
+    return feasibility.bytes_needed(student, "f32") + most_bytes(_widths(contents.tensors), variant)
+
+
+def _bytes_of_merged(student: Path, variant: str) -> int:
+    if variant in _DIRECT:
+        return merged_file(student, variant).nbytes
+    whole = merged_file(student, "f32")
+    return whole.nbytes + most_bytes(_widths(whole.tensors), variant)
+
+
+def _widths(tensors: Sequence[OutputTensor]) -> list[Width]:
+    return [Width(t.name, t.shape[-1], prod(t.shape)) for t in tensors]
 
 
 # --- writing ---
@@ -89,16 +101,10 @@ def write_export(request: ExportRequest) -> WrittenExport:
     """
     if request.format == ADAPTER:
         return _write_adapter(request)
-    if request.student.is_file():
-        file = request.out / f"{request.name}.gguf"
-        export_like(request.student, request.adapter, file)
-        content = replace(read_types(file, "f32"), quant="the student's own")
-    else:
-        file = request.out / f"{request.name}-{request.variant}.gguf"
-        content = _write_quantised(request, file)
+    file = request.out / f"{request.name}-{request.variant}.gguf"
+    content = _write_quantised(request, file)
     runtimes = _beside(request, file, file.name, None)
-    exact = request.variant in ("f32", "f16") and not request.student.is_file()
-    written = _written(file, content.report(), runtimes, KL_LIMIT if exact else None)
+    written = _written(file, content.report(), runtimes, KL_LIMIT if request.variant in ("f32", "f16") else None)
     return replace(written, notices=(*written.notices, _WITHOUT_BOS)) if _drops_bos(request) else written
 
 
@@ -119,7 +125,9 @@ def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
 
 
 def _convert(request: ExportRequest, file: Path, dtype: GgufDtype) -> None:
-    if _by_upstream(request):
+    if request.student.is_file():
+        write_merged(request.student, request.adapter, file, dtype)
+    elif _by_upstream(request):
         assert request.converter is not None
         upstream_converter.convert_with_upstream(
             request.converter, request.checkpoint, file, dtype=dtype, adapter=request.adapter
@@ -198,13 +206,16 @@ def _tokenizer(request: ExportRequest) -> StudentTokenizer:
 def open_export(
     request: ExportRequest, written: WrittenExport, spec: ModelSpec
 ) -> tuple[LlamaCppEngine, Adapter | None]:
-    """The file in llama.cpp, with a float32 cache: what differs then is the file."""
-    exact = {"kv": "f32", "flash": "off"}
+    """The file in llama.cpp, or the student with the adapter."""
     if request.format != ADAPTER:
-        return LlamaCppEngine(replace(spec, folder=written.model, options=exact)), None
-    base = FILE if request.student.is_file() else _BASE  # what the adapter is used with is the file as it came
-    engine = LlamaCppEngine(replace(spec, folder=request.student, options={"quant": base, **exact}))
+        return LlamaCppEngine(replace(spec, folder=written.model, options=_EXACT)), None
+    engine = open_base(request, spec)
     return engine, engine.load_adapter(written.model)
+
+
+def open_base(request: ExportRequest, spec: ModelSpec) -> LlamaCppEngine:
+    """The student as it came, likewise."""
+    return LlamaCppEngine(replace(spec, folder=request.student, options={"quant": _BASE, **_EXACT}))
 
 
 def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:

@@ -124,6 +124,12 @@ class LlamaCppBackend:
 
         return exporting.open_export(request, written, spec)
 
+    def open_base(self, request: ExportRequest, spec: ModelSpec) -> LlamaCppEngine:
+        """The student as it came, in llama.cpp."""
+        from pudistill_llamacpp import exporting
+
+        return exporting.open_base(request, spec)
+
     def check_export(self, request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:
         """Notices; ExportError if llama.cpp reads or ends something differently."""
         from pudistill_llamacpp import exporting

@@ -112,6 +112,12 @@ class MlxBackend:
 
         return export.open_export(request, written, spec)
 
+    def open_base(self, request: ExportRequest, spec: ModelSpec) -> MlxEngine:
+        """The student as it came, in MLX."""
+        from pudistill_mlx import export
+
+        return export.open_base(request, spec)
+
     def check_export(self, request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:
         """Notices; ExportError if mlx-lm reads or ends something differently."""
         from pudistill_mlx import export

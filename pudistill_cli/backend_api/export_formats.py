@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 CORE = ("hf", "adapter")
 """Written by the core itself, whatever the backend."""
 OF_BACKENDS = ("gguf", "gguf-adapter", "mlx")
 """Written by the backend that declares them (`Capabilities.exports`)."""
 FORMATS = (*CORE, *OF_BACKENDS)
+ADAPTERS = ("adapter", "gguf-adapter")
+"""The adapter alone: nothing of it is rounded, and it goes on the student as it came."""
 
+GGUF_TYPES = ("q8_0", "f16", "f32")
+"""How GGUF weights are stored where nobody says how: the first of these that keeps what was learned."""
+MLX_TYPES = (8, 16, 32)
+"""Likewise the bits of MLX weights."""
 MLX_FULL = {16: "bf16", 32: "f32"}
 """Bits of MLX weights that are not quantised, and their variants."""
 MLX_BITS = (3, 4, 5, 6, 8, *MLX_FULL)
@@ -24,6 +31,14 @@ class Target:
 
     format: str
     variant: str = ""
+    larger: tuple[str, ...] = ()
+    """Variants to write in turn instead, where this one loses too much; none where the user named it."""
+
+    @property
+    def attempts(self) -> Iterator[Target]:
+        """This one, and what is written where it loses too much, the smallest first."""
+        for n, variant in enumerate((self.variant, *self.larger)):
+            yield replace(self, variant=variant, larger=self.larger[n:])
 
     def __str__(self) -> str:
         """The name of the export's folder and stage; merged weights are always in "hf"."""
@@ -37,7 +52,9 @@ def mlx_variant(bits: int, group_size: int) -> str:
 
 
 def keeps_more(target: Target) -> str:
-    """What to type where a backend's format lost part of the training; nothing for one that loses none."""
+    """What to type where a format lost part of the training; nothing for one that loses none."""
+    if target.format == "hf":
+        return "Use --dtype float32 or --format adapter."
     if target.format == "gguf":
         return "Use a larger --quant, or --format gguf-adapter."
     if target.format != "mlx":

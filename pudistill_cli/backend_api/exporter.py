@@ -31,7 +31,7 @@ class ExportRequest:
     """
 
     student: Path
-    """The run's student: a folder in Hugging Face form, or the GGUF file it came as."""
+    """What is exported: a folder in Hugging Face form, or the GGUF file that the student came as."""
     checkpoint: Path
     """The same weights in Hugging Face form."""
     adapter: Path
@@ -67,7 +67,10 @@ class WrittenExport:
     next_steps: tuple[str, ...] = ()
     """Commands to type, one a line."""
     kl_limit: float | None = None
-    """Mean next-token KL in nats above which it is not the trained model; None where the format rounds."""
+    """Mean next-token KL in nats that the runtime's arithmetic may show where nothing else differs.
+
+    None where the format rounds more than that: what it loses is then held against what training changed.
+    """
 
 
 @runtime_checkable
@@ -94,6 +97,10 @@ class Exporter(Protocol):
         self, request: ExportRequest, written: WrittenExport, spec: ModelSpec
     ) -> tuple[Engine, Adapter | None]:
         """The export in its own runtime, and the adapter to name in each call; `spec` is the run's."""
+        ...
+
+    def open_base(self, request: ExportRequest, spec: ModelSpec) -> Engine:
+        """The student as it came, in the runtime of `open_export`: what differs from training is then the runtime."""
         ...
 
     def check_export(self, request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:

@@ -24,11 +24,19 @@ def command(
     ] = "hf",
     quant: Annotated[
         list[str] | None,
-        typer.Option("--quant", help="Of GGUF weights: q8_0, q6_k, q5_k_m, q4_k_m, q4_0, f16, ... May be repeated."),
+        typer.Option(
+            "--quant",
+            help="Of GGUF weights: q8_0, q6_k, q5_k_m, q4_k_m, q4_0, f16, ... May be repeated. By default q8_0, or the "
+            "smallest type that keeps what was learned; one that is named is written whatever it loses.",
+        ),
     ] = None,
     bits: Annotated[
         list[int] | None,
-        typer.Option("--bits", help="Of MLX weights: 3, 4, 5, 6, 8, 16 (bfloat16), 32 (float32). May be repeated."),
+        typer.Option(
+            "--bits",
+            help="Of MLX weights: 3, 4, 5, 6, 8, 16 (bfloat16), 32 (float32). May be repeated. By default 8, or the "
+            "fewest that keep what was learned.",
+        ),
     ] = None,
     group_size: Annotated[
         int | None, typer.Option("--group-size", help="MLX weights that share a scale: 32, 64 or 128.")
@@ -69,7 +77,9 @@ def command(
         closing(reopen(run, runs, console, changes)) as job,
     ):
         check_exports(job.recipe.export, job.student, job.folder.path)
-        for exported in export_run(job, adapter):
+        exports = export_run(job, adapter)
+        for exported in exports.done:
             kl, ratio = exported.comparison.kl, exported.comparison.ratio
             console.event("exported", path=str(exported.folder), kl=kl, ratio=ratio)
             console.result(str(exported.folder))
+        exports.check()

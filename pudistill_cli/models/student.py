@@ -8,12 +8,14 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, cast
 
+from pudistill_cli.backend_api.export_formats import ADAPTERS, CORE
 from pudistill_cli.errors import DataError
 from pudistill_cli.file_kinds import advice_for, kind_of_file
 from pudistill_cli.models import hub
 from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size, read_json, shapes_of, weight_files
 from pudistill_cli.models.language_part import language_part, parts_of
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
+from pudistill_cli.models.original import text_difference
 from pudistill_cli.models.packaged import local_model
 from pudistill_cli.models.soundness import refuse_quantised, refuse_unsound
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -76,14 +78,21 @@ class Student:
         return self.original or self.folder
 
     @property
-    def export_source(self) -> Path:
-        """What a backend's export starts from: a GGUF student's own file, where no original is named."""
-        return self.original or self.gguf or self.folder
+    def export_formats(self) -> tuple[str, ...]:
+        """What it leaves as, unless the recipe says otherwise: as it came, and as its original."""
+        if self.gguf is None:
+            return CORE
+        return ("gguf", "gguf-adapter", *(CORE if self.original else ()))
+
+    def export_source(self, format: str) -> Path:
+        """What a backend's export starts from: a GGUF student's own file, unless weights go into its original."""
+        original = None if format in ADAPTERS else self.original
+        return original or self.gguf or self.folder
 
     @property
-    def keeps_its_types(self) -> bool:
-        """Whether a GGUF export goes back into the student's own tensor types."""
-        return self.export_source == self.gguf
+    def only_gguf(self) -> bool:
+        """Whether it is a GGUF file, and no checkpoint is named that it was made from."""
+        return self.gguf is not None and self.original is None
 
     def at(self, now: datetime) -> Student:
         """The same student, with `now` for the present of its chat template."""
@@ -134,20 +143,26 @@ def resolve_student(
     )
 
 
-def with_original(student: Student, original: str, *, offline: bool = False) -> Student:
+def with_original(student: Student, original: str, *, offline: bool = False, format: Format = "chat") -> Student:
     """A GGUF student whose exports are merged into the checkpoint it was made from.
 
     Raises:
-        DataError: the student is no GGUF file, or the checkpoint is another model's.
+        DataError: the student is no GGUF file, the checkpoint is another model's, or it reads text otherwise.
     """
     if student.gguf is None:
         raise DataError("student.original is given, but the student is no GGUF file.", "Leave student.original out.")
-    source = resolve_student(original, offline=offline)
+    source = resolve_student(original, offline=offline, format=format)
     if (source.model_type, source.parameters) != (student.model_type, student.parameters):
         raise DataError(
             f"{original} ({source.model_type}, {source.parameters:,} parameters) is not what {student.gguf.name} "
             f"({student.model_type}, {student.parameters:,}) was made from.",
             "Name the checkpoint of this very student, or leave student.original out.",
+        )
+    if difference := text_difference(student.tokenizer, source.tokenizer, format):
+        raise DataError(
+            f"{student.gguf.name} and {original} read text in two ways: the original {difference}. Training sees what "
+            "the file does, and an export would not.",
+            "Give the original the file's tokenizer and chat template, or leave student.original out.",
         )
     return replace(student, original=source.folder)
 

@@ -147,6 +147,8 @@ def _exports(ledger: Ledger, folder: Path, chosen: str) -> list[tuple[str, Compa
     for mark in sorted(m for m in ledger.finished_stages() if Mark.named(m) is Mark.EXPORT):
         detail = ledger.stage_detail(mark)
         del detail["path"]
+        if "kl_to_base" not in detail:  # of an older version, which compared with SFT
+            continue
         name = Mark.EXPORT.of(mark)
         card = folder / "export" / name / "pudistill.json"
         adapter = json.loads(card.read_text(encoding="utf-8"))["adapter"] if card.exists() else chosen

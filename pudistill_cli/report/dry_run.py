@@ -47,7 +47,7 @@ def _rows(plan: Plan, folder: Path) -> dict[str, str]:
         "answers, one a prompt; cached ones are not asked again",
         "SFT": _sft(plan),
         "preferences": _preferences(plan),
-        "export": ", ".join(map(str, formats_of(recipe.export, plan.student.keeps_its_types))),
+        "export": ", ".join(map(str, formats_of(recipe.export, plan.student.export_formats))),
         "folder": str(folder),
     }
 

@@ -9,6 +9,7 @@ from pudistill_cli.config.stages import Stage
 from pudistill_cli.report.content import read_results
 from pudistill_cli.report.headline import headline
 from pudistill_cli.run.context import Job
+from pudistill_cli.stages.exporting import written_as
 
 
 def print_next_steps(job: Job, last: Stage) -> None:
@@ -18,7 +19,8 @@ def print_next_steps(job: Job, last: Stage) -> None:
         job.console.result(f"Stopped after {last.title}, as asked. The same command without --until goes on.")
         job.console.event("done", run=str(folder.path), until=last.title)
         return
-    exports = [folder.export(str(target)) for target in formats_of(job.recipe.export, job.student.keeps_its_types)]
+    targets = formats_of(job.recipe.export, job.student.export_formats)
+    exports = [folder.export(str(written_as(job, target) or target)) for target in targets]
     paths = {
         "table": folder.path / "results.json",
         "report": folder.path / "report.html",

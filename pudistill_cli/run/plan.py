@@ -73,7 +73,7 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
         format=recipe.prompts.format,
     )
     if recipe.student.original is not None:
-        student = with_original(student, recipe.student.original, offline=offline)
+        student = with_original(student, recipe.student.original, offline=offline, format=recipe.prompts.format)
     check_token_ids(recipe, student, prompts)
     for notice in (*prompts.notices, *student.notices):
         console.warn(notice)

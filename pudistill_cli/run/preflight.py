@@ -55,17 +55,16 @@ def check_exports(export: ExportSettings, student: Student, runs: Path) -> None:
         BackendError: no backend writes a format.
         ExportError: this student cannot be written so, or the disk is too full.
     """
-    source = student.export_source
     converter = Path(export.llama_cpp) if export.llama_cpp else None
-    for target in formats_of(export, student.keeps_its_types):
-        if target.format == "hf" and student.keeps_its_types:
+    for target in formats_of(export, student.export_formats):
+        if target.format == "hf" and student.only_gguf:
             raise ExportError(
                 "This student is a GGUF file, which has no tokenizer.json for hf.",
                 "Use --set export.formats='[gguf, adapter]', or name the checkpoint it was made from: student.original",
             )
         if target.format in CORE:
             continue
-        exporter = exporter_of(target.format)
+        exporter, source = exporter_of(target.format), student.export_source(target.format)
         if problem := exporter.export_problem(source, target.format, target.variant, converter):
             raise ExportError(f"This student cannot be exported as {target}: {problem}", "Or leave that format out.")
         needed = exporter.export_bytes(source, target.format, target.variant)

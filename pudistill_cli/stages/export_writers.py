@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pudistill_cli.backend_api.contract import Engine
-from pudistill_cli.backend_api.export_formats import Target, keeps_more
+from pudistill_cli.backend_api.contract import Engine, ModelSpec
+from pudistill_cli.backend_api.export_formats import ADAPTERS, Target
 from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings, WrittenExport
 from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine
 from pudistill_cli.backend_api.registry import exporter_of
@@ -20,22 +20,23 @@ from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchored, Anchors
-from pudistill_cli.stages.verification import Distributions, answers_that_end, distributions, float32_engine
-from pudistill_cli.types import Sampling
-
-ROUNDING = 1e-6
-"""Mean next-token KL in nats that float32 arithmetic may show: rounding alone is below 1e-8."""
-CALIBRATION_ROWS = 200
-TRAINED_QUANTISED = (
-    "The run trained on quantised weights, and this has the original ones: that is part of the difference."
+from pudistill_cli.stages.verification import (
+    ROUNDING,
+    Distributions,
+    answers_that_end,
+    distributions,
+    float32_engine,
 )
+from pudistill_cli.types import Sampling, Tokens
+
+CALIBRATION_ROWS = 200
 
 
 class Writer(Protocol):
     """One export under way."""
 
-    keeps_more: str
-    """What to type for a format that loses less."""
+    other_base: bool
+    """Whether the weights are others than the run trained on: `lora.base` was quantised, or an original is named."""
 
     def write(self) -> WrittenExport:
         """Write the files."""
@@ -47,6 +48,10 @@ class Writer(Protocol):
 
     def read_back(self, rows: Sequence[Anchored]) -> tuple[Distributions, int]:
         """What the export predicts in its own runtime, and how many of its greedy answers come to an end."""
+        ...
+
+    def read_base(self, rows: Sequence[Anchored]) -> Distributions:
+        """What the student as it came predicts there."""
         ...
 
 
@@ -63,7 +68,7 @@ class MergedWeights:
     """The checkpoint with the adapter added, in Hugging Face form."""
 
     def __init__(self, job: Job, name: str, target: Target, out: Path) -> None:
-        self.keeps_more = _advice(job, "Use --dtype float32 or --format adapter.")
+        self.other_base = not _trained_on_whole_weights(job) or job.student.original is not None
         self._job, self._adapter, self._out = job, job.folder.adapter(name), out
         self._target = target
 
@@ -71,18 +76,23 @@ class MergedWeights:
         """Merge in float32, then store."""
         dtype = self._job.recipe.export.dtype
         merged_checkpoint.merge_lora(self._job.student.merged_into, self._adapter, self._out, dtype=dtype)
-        exact = dtype == "float32" and _has_the_trained_base(self._job)
+        exact = dtype == "float32" and not self.other_base
         return WrittenExport(self._out, kl_limit=ROUNDING if exact else None)
 
     def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
-        """Token ids, chat template and stop tokens equal the student's."""
-        ours = self._job.tokenizer
-        theirs = StudentTokenizer.load(self._out, format=self._job.recipe.prompts.format)
-        if theirs.chat_template != ours.chat_template or theirs.stop_tokens != ours.stop_tokens:
+        """Token ids, conversations and the end of turn are the student's; an original's files may say so otherwise."""
+        job, ours = self._job, self._job.tokenizer
+        theirs = StudentTokenizer.load(self._out, format=job.recipe.prompts.format).at(job.folder.date())
+        copied = job.student.original is None
+        if copied and (theirs.chat_template, theirs.stop_tokens) != (ours.chat_template, ours.stop_tokens):
             raise ExportError(
                 "The export's chat template or stop tokens differ from the student's.", "Please report this."
             )
-        if any(theirs.encode_text(text) != ours.encode_text(text) for text in map(_text, rows)):
+        same = theirs.stop_tokens[0] == ours.stop_tokens[0] and all(
+            theirs.codec.encode(text, special=True) == ours.codec.encode(text, special=True)
+            for text in map(_text, rows)
+        )
+        if not same or any(_prompt_tokens(job, theirs, row) != row.prompt_tokens for row in rows):
             raise ExportError("The export's tokenizer gives other ids than the student's.", "Please report this.")
         return ()
 
@@ -91,17 +101,18 @@ class MergedWeights:
         spec = replace(self._job.learner_spec, folder=self._out, dtype="float32", base="bf16")
         with _loading(self._target):
             engine = self._job.learner_backend.open(spec)
-        try:
-            retrying = retrying_engine(engine, halving_notice(self._job.console.warn))
+        with _retrying(self._job, engine) as retrying:
             return _read(retrying, None, rows, self._job.max_new_tokens)
-        finally:
-            engine.close()
+
+    def read_base(self, rows: Sequence[Anchored]) -> Distributions:
+        """Where training computed it too."""
+        return _trained_base(self._job, rows)
 
 
 class AdapterAlone:
     """The adapter in PEFT's format."""
 
-    keeps_more = ""
+    other_base = False
 
     def __init__(self, job: Job, name: str, out: Path) -> None:
         self._job, self._adapter, self._out = job, job.folder.adapter(name), out
@@ -123,17 +134,22 @@ class AdapterAlone:
             engine.drop_adapter(handle)
         return read
 
+    def read_base(self, rows: Sequence[Anchored]) -> Distributions:
+        """Where training computed it too."""
+        return _trained_base(self._job, rows)
+
 
 class OfBackend:
     """A format that a backend writes and its runtime loads."""
 
     def __init__(self, job: Job, anchors: Anchors, name: str, target: Target, out: Path) -> None:
         self._job, self._target = job, target
-        self.keeps_more = _advice(job, keeps_more(target))
+        into_original = job.student.original is not None and target.format not in ADAPTERS
+        self.other_base = not _trained_on_whole_weights(job) or into_original
         self._exporter = exporter_of(target.format)
         self._written = WrittenExport(out)
         self._request = ExportRequest(
-            student=job.student.export_source,
+            student=job.student.export_source(target.format),
             checkpoint=job.student.merged_into,
             adapter=job.folder.adapter(name),
             format=target.format,
@@ -152,7 +168,7 @@ class OfBackend:
         """Let the backend write."""
         self._request.out.mkdir(parents=True)
         written = self._exporter.write_export(self._request)
-        self._written = written if _has_the_trained_base(self._job) else replace(written, kl_limit=None)
+        self._written = replace(written, kl_limit=None) if self.other_base else written
         return self._written
 
     def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
@@ -162,22 +178,36 @@ class OfBackend:
     def read_back(self, rows: Sequence[Anchored]) -> tuple[Distributions, int]:
         """In the format's own runtime."""
         with _loading(self._target):
-            spec = replace(self._job.spec, base="bf16")  # an export is never quantised anew
-            engine, adapter = self._exporter.open_export(self._request, self._written, spec)
-        try:
-            retrying = retrying_engine(engine, halving_notice(self._job.console.warn))
+            engine, adapter = self._exporter.open_export(self._request, self._written, self._spec())
+        with _retrying(self._job, engine) as retrying:
             return _read(retrying, adapter, rows, self._job.max_new_tokens)
-        finally:
-            engine.close()
+
+    def read_base(self, rows: Sequence[Anchored]) -> Distributions:
+        """In the format's own runtime as well."""
+        with _retrying(self._job, self._exporter.open_base(self._request, self._spec())) as engine:
+            return distributions(engine, None, rows)
+
+    def _spec(self) -> ModelSpec:
+        """The run's; an export is never quantised anew."""
+        return replace(self._job.spec, base="bf16")
 
 
-def _has_the_trained_base(job: Job) -> bool:
-    """Whether the run trained on the weights that exports are merged into, and not on a quantised form of them."""
-    return job.student.original is None and job.recipe.lora.base == "bf16"
+def _trained_on_whole_weights(job: Job) -> bool:
+    return job.recipe.lora.base == "bf16"
 
 
-def _advice(job: Job, keeps_more: str) -> str:
-    return keeps_more if _has_the_trained_base(job) else f"{TRAINED_QUANTISED} {keeps_more}"
+def _trained_base(job: Job, rows: Sequence[Anchored]) -> Distributions:
+    with float32_engine(job) as engine:
+        return distributions(engine, None, rows)
+
+
+@contextmanager
+def _retrying(job: Job, engine: Engine) -> Generator[Engine]:
+    """An engine of an export, closed in the end."""
+    try:
+        yield retrying_engine(engine, halving_notice(job.console.warn))
+    finally:
+        engine.close()
 
 
 def _generation(job: Job, name: str) -> GenerationSettings:
@@ -202,6 +232,14 @@ def _read(
     engine: Engine, adapter: str | None, rows: Sequence[Anchored], max_new_tokens: int
 ) -> tuple[Distributions, int]:
     return distributions(engine, adapter, rows), answers_that_end(engine, adapter, rows, max_new_tokens)
+
+
+def _prompt_tokens(job: Job, tokenizer: StudentTokenizer, row: Anchored) -> Tokens:
+    """Of a row's prompt, as the run encodes it, by another tokenizer."""
+    messages = row.prompt.messages
+    if job.recipe.prompts.format == "text":
+        return tokenizer.encode_text(messages[-1].content)
+    return tokenizer.encode_prompt(messages, **job.recipe.student.template_kwargs)
 
 
 def _text(row: Anchored) -> str:

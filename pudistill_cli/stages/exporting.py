@@ -1,4 +1,4 @@
-"""Export of the chosen adapter in each format of the recipe; nothing is left of one that fails its verification."""
+"""Export of the chosen adapter in each format of the recipe; one that fails its verification leaves nothing."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
-from pudistill_cli.backend_api.export_formats import Target
+from pudistill_cli.backend_api.export_formats import ADAPTERS, Target, keeps_more
 from pudistill_cli.backend_api.exporter import WrittenExport
 from pudistill_cli.config.export import formats_of
-from pudistill_cli.errors import ExportError
+from pudistill_cli.errors import ExportError, NotTheTrainedModel, PudistillError
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
-from pudistill_cli.stages.export_writers import writer_of
+from pudistill_cli.stages.export_rule import LOST, check, share, with_runtimes
+from pudistill_cli.stages.export_writers import Writer, writer_of
 from pudistill_cli.stages.verification import (
     Comparison,
     Trained,
     compare,
+    mean_kl,
     trained_distributions,
     verification_rows,
 )
 
-RATIO_WARN, RATIO_LOST = 0.1, 0.5
-"""KL(trained || export) / KL(trained || SFT) above which part of the training is lost, and above which it is lost."""
+TRAINED_QUANTISED = (
+    "The run trained on quantised weights, and this has the original ones: that is part of the difference."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +40,70 @@ class Exported:
     next_steps: tuple[str, ...] = ()
 
 
-def export_best(job: Job, anchors: Anchors, name: str) -> list[Exported]:
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """What came of all of a run's exports."""
+
+    done: list[Exported]
+    failed: dict[Target, Exception]
+
+    def check(self) -> None:
+        """See that every one is there.
+
+        Raises:
+            ExportError: one or more could not be written, or are not the trained model; nothing is left of those.
+        """
+        if not self.failed:
+            return
+        errors = list(self.failed.values())
+        for error in errors:
+            if not isinstance(error, PudistillError):  # a mistake of ours, which must not pass for the user's
+                raise error
+        kept = f" Written and verified: {', '.join(str(e.folder) for e in self.done)}." if self.done else ""
+        hints = dict.fromkeys(error.hint for error in errors if isinstance(error, PudistillError) and error.hint)
+        raise ExportError(" ".join(map(str, errors)) + kept, " ".join(hints))
+
+
+def export_best(job: Job, anchors: Anchors, name: str) -> Exports:
     """Write the formats of the recipe for the adapter `name`, unless the ledger says they are there."""
-    targets = [
-        t
-        for t in formats_of(job.recipe.export, job.student.keeps_its_types)
-        if not job.ledger.stage_done(Mark.EXPORT(t))
-    ]
-    return export_targets(job, anchors, name, targets)
+    targets = formats_of(job.recipe.export, job.student.export_formats)
+    return export_targets(job, anchors, name, [target for target in targets if written_as(job, target) is None])
 
 
-def export_targets(job: Job, anchors: Anchors, name: str, targets: list[Target]) -> list[Exported]:
+def written_as(job: Job, target: Target) -> Target | None:
+    """How a format is there by the ledger, where it is: in the first variant that was enough."""
+    return next((attempt for attempt in target.attempts if job.ledger.stage_done(Mark.EXPORT(attempt))), None)
+
+
+def export_targets(job: Job, anchors: Anchors, name: str, targets: list[Target]) -> Exports:
     """Write some formats of the adapter `name`, each verified before it is there under its name.
 
-    Raises:
-        ExportError: one cannot be written, or is not the trained model; nothing is left of it.
+    One that fails does not stop the others.
     """
+    exports = Exports([], {})
     if not targets:
-        return []
+        return exports
     reference = trained_distributions(job, name, verification_rows(anchors))
-    return [_export_one(job, reference, anchors, name, target) for target in targets]
+    for target in targets:
+        try:
+            exports.done.append(_smallest(job, reference, anchors, name, target))
+        except Exception as error:  # noqa: BLE001 - kept until the others are written, then raised
+            exports.failed[target] = error
+            if len(targets) > 1:
+                job.console.warn(f"The {target} export failed; the others go on.")
+    return exports
+
+
+def _smallest(job: Job, reference: Trained, anchors: Anchors, name: str, target: Target) -> Exported:
+    """In the first of the target's variants that is the trained model."""
+    for attempt in target.attempts:
+        try:
+            return _export_one(job, reference, anchors, name, attempt)
+        except NotTheTrainedModel as error:
+            if not attempt.larger:
+                raise
+            job.console.say(f"{error.message} {attempt.larger[0]} instead.")
+    raise AssertionError("a target is attempted at least once")
 
 
 def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, target: Target) -> Exported:
@@ -74,8 +119,8 @@ def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, targe
             written = writer.write()
             bar.advance()
             notices = (*written.notices, *writer.check(reference.rows))
-            comparison = compare(reference, *writer.read_back(reference.rows))
-            _refuse_another_model(target, comparison, written.kl_limit)
+            comparison = _compared(reference, writer, written)
+            check(target, comparison, written.kl_limit, may_lose=not target.larger or writer.other_base)
             bar.advance()
         card = json.dumps(_card(job, name, comparison, written), indent=2)
         (partial / "pudistill.json").write_text(card + "\n", encoding="utf-8")
@@ -85,23 +130,17 @@ def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, targe
     steps = tuple(step.replace(str(partial), str(final)) for step in written.next_steps)
     exported = Exported(target, final, comparison, steps)
     job.ledger.finish_stage(mark, {"path": str(final), **asdict(comparison)})
-    _report(job, exported, writer.keeps_more)
+    _report(job, exported, other_base=writer.other_base)
     for notice in notices:
         job.console.warn(notice)
     return exported
 
 
-def _refuse_another_model(target: Target, comparison: Comparison, limit: float | None) -> None:
-    if not np.isfinite(comparison.kl) or (limit is not None and comparison.kl > limit):
-        raise ExportError(
-            f"The {target} export is not the trained model: mean next-token KL {comparison.kl:.2e} nats.",
-            "Nothing was kept of it. Please report this with the student's config.json.",
-        )
-    if comparison.trained_ended and not comparison.ended:
-        raise ExportError(
-            f"The {target} export does not come to an end where the trained model does.",
-            "Nothing was kept of it. Export in more bits, or report this with the student's tokenizer_config.json.",
-        )
+def _compared(reference: Trained, writer: Writer, written: WrittenExport) -> Comparison:
+    comparison = compare(reference, *writer.read_back(reference.rows))
+    return with_runtimes(
+        comparison, written.kl_limit, lambda: mean_kl(reference.base, writer.read_base(reference.rows))
+    )
 
 
 def _card(job: Job, name: str, comparison: Comparison, written: WrittenExport) -> dict[str, object]:
@@ -115,16 +154,17 @@ def _card(job: Job, name: str, comparison: Comparison, written: WrittenExport) -
     }
 
 
-def _report(job: Job, exported: Exported, keeps_more: str) -> None:
+def _report(job: Job, exported: Exported, *, other_base: bool) -> None:
     target, comparison = exported.target, exported.comparison
-    job.console.say(
-        f"{target}: loaded back and compared on {comparison.answers} held-out answers: "
-        f"KL {comparison.kl:.1e} nats a token, {comparison.ratio:.1%} of what training changed after SFT"
-    )
-    if comparison.ratio > RATIO_LOST:
-        job.console.warn(f"This {target} export lost the training. {keeps_more}")
-    elif comparison.ratio > RATIO_WARN:
-        job.console.warn(f"This {target} export loses part of the training. {keeps_more}")
+    measured = f"KL {comparison.kl:.1e} nats a token"
+    if comparison.kl_of_base is not None:
+        meaning = f"; its runtime's arithmetic makes {comparison.kl_of_base:.1e} of the student before training"
+    else:
+        meaning = ", rounding" if target.format in ADAPTERS else f", {comparison.ratio:.1%} of what training changed"
+    job.console.say(f"{target}: loaded back and compared on {comparison.answers} held-out answers: {measured}{meaning}")
+    if comparison.ratio >= LOST and target.format not in ADAPTERS:
+        why = f" {TRAINED_QUANTISED}" if other_base else ""
+        job.console.warn(f"This {target} export loses {share(comparison)}.{why} {keeps_more(target)}")
     for step in exported.next_steps:
         job.console.say(f"  {step}")
 

@@ -20,6 +20,8 @@ VERIFIED_POSITIONS = 32
 """Of each answer, its last ones: a whole vocabulary is compared at each."""
 ANSWERED = 4
 """Prompts that are answered to see whether the answers end."""
+ROUNDING = 1e-6
+"""Mean next-token KL in nats that float32 arithmetic may show: rounding alone is below 1e-8."""
 
 Distributions = list[Floats]
 """Per row (T, V) float32: log-probs of the token after each of the answer's last T positions."""
@@ -27,11 +29,11 @@ Distributions = list[Floats]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What exports are compared with: the trained model's distributions, and the SFT snapshot's."""
+    """What exports are compared with: the distributions of the trained model, and of the student as it came."""
 
     rows: list[Anchored]
     trained: Distributions
-    sft: Distributions
+    base: Distributions
     ended: int
     """Of the first ANSWERED prompts, how many greedy answers came to an end."""
 
@@ -44,18 +46,25 @@ class Comparison:
     """On which it was compared."""
     kl: float
     """Mean next-token KL(trained || export)."""
-    kl_to_sft: float
-    """Mean next-token KL(trained || SFT)."""
+    kl_to_base: float
+    """Mean next-token KL(trained || the student as it came)."""
     max_difference: float
     """Largest difference of a log-probability."""
     ended: int
     """Of ANSWERED greedy answers, how many came to an end by themselves."""
     trained_ended: int
+    kl_of_base: float | None = None
+    """Mean next-token KL(student as it came, in training's runtime || in the export's), where it was needed."""
+
+    @property
+    def trained_ends(self) -> bool:
+        """Whether half of the trained model's greedy answers, or more, come to an end by themselves."""
+        return 2 * self.trained_ended >= min(ANSWERED, self.answers)
 
     @property
     def ratio(self) -> float:
-        """The part of what training changed (after SFT) that this format loses; 0 where nothing changed."""
-        return self.kl / self.kl_to_sft if self.kl_to_sft > 0 else 0.0
+        """The part of what training changed that this format loses; 0 where it changed nothing that shows."""
+        return self.kl / self.kl_to_base if self.kl_to_base > ROUNDING else 0.0
 
 
 def verification_rows(anchors: Anchors) -> list[Anchored]:
@@ -64,19 +73,13 @@ def verification_rows(anchors: Anchors) -> list[Anchored]:
 
 
 def trained_distributions(job: Job, name: str, rows: list[Anchored]) -> Trained:
-    """The adapter `name` and the SFT snapshot on the base, both computed in float32 by the learner's own backend."""
+    """The base with the adapter `name` and without, both computed in float32 by the learner's own backend."""
     with float32_engine(job) as engine:
-
-        def of(adapter: str) -> Distributions:
-            handle = engine.load_adapter(job.folder.adapter(adapter))
-            predicted = distributions(engine, handle, rows)
-            engine.drop_adapter(handle)
-            return predicted
-
         handle = engine.load_adapter(job.folder.adapter(name))
         ended = answers_that_end(engine, handle, rows, job.max_new_tokens)
+        trained = distributions(engine, handle, rows)
         engine.drop_adapter(handle)
-        return Trained(rows, of(name), of("sft"), ended)
+        return Trained(rows, trained, distributions(engine, None, rows), ended)
 
 
 def distributions(engine: Engine, adapter: str | None, rows: Sequence[Anchored]) -> Distributions:
@@ -97,8 +100,8 @@ def answers_that_end(engine: Engine, adapter: str | None, rows: Sequence[Anchore
 def compare(reference: Trained, exported: Distributions, ended: int) -> Comparison:
     """KL and differences over all rows and positions."""
     difference = max(float(np.abs(a - b).max()) for a, b in zip(reference.trained, exported, strict=True))
-    kl, kl_to_sft = (_mean_kl(reference.trained, other) for other in (exported, reference.sft))
-    return Comparison(len(reference.rows), kl, kl_to_sft, difference, ended, reference.ended)
+    kl, kl_to_base = (mean_kl(reference.trained, other) for other in (exported, reference.base))
+    return Comparison(len(reference.rows), kl, kl_to_base, difference, ended, reference.ended)
 
 
 @contextmanager
@@ -118,7 +121,7 @@ def float32_engine(job: Job) -> Generator[Engine]:
         engine.close()
 
 
-def _mean_kl(p: Distributions, q: Distributions) -> float:
+def mean_kl(p: Distributions, q: Distributions) -> float:
     """Mean over all positions of KL(p || q) in nats; normalised again in float64, so that it is not below zero."""
     per_position = [_kl(_normalised(a), _normalised(b)) for a, b in zip(p, q, strict=True)]
     return float(np.concatenate(per_position).mean())

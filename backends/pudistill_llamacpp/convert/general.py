@@ -20,11 +20,18 @@ def general(checkpoint: Path, contents: FileContents, dtype: str) -> list[Entry]
         string("general.type", "model"),
         string("general.name", contents.name),
         string("general.size_label", size_label(contents.parameters)),
-        uint32("general.file_type", _FILE_TYPES[dtype]),
-        uint32("general.quantization_version", _QUANTISATION_VERSION),
+        *stored_as(dtype),
     ]
     licence = _licence(checkpoint / "README.md")
     return entries if licence is None else [*entries, string("general.license", licence)]
+
+
+def stored_as(dtype: str) -> list[Entry]:
+    """The keys that say how a file's matrices are stored."""
+    return [
+        uint32("general.file_type", _FILE_TYPES[dtype]),
+        uint32("general.quantization_version", _QUANTISATION_VERSION),
+    ]
 
 
 def size_label(parameters: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.errors import ExportError
+from pudistill_cli.errors import NotTheTrainedModel
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.safetensors_io import from_float32
 from pudistill_llamacpp.convert.file_contents import OutputTensor, contents_of
@@ -125,14 +125,14 @@ def _add(writer: GGUFWriter, entry: Entry, arch: str) -> None:
 
 
 def stored(tensor: OutputTensor, values: NDArray[np.float32]) -> NDArray[Any]:
-    """The bytes of a tensor in its type; ExportError where float16 cannot hold one of its values."""
+    """The bytes of a tensor in its type; NotTheTrainedModel where float16 cannot hold one of its values."""
     from gguf import GGMLQuantizationType, quants
 
     if tensor.type == "Q8_0":
         return quants.quantize(values, GGMLQuantizationType.Q8_0)
     bits = from_float32(values, tensor.type)
     if tensor.type == "F16" and (np.isinf(bits) & np.isfinite(values)).any():
-        raise ExportError(
+        raise NotTheTrainedModel(
             f"A weight of {tensor.source} is beyond the largest number of float16.", "Use bf16 or f32 instead."
         )
     return bits

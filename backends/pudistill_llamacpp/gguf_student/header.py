@@ -70,6 +70,12 @@ class Header:
     arrays: frozenset[str]
     """Keys whose values are arrays: tokens and merges, mostly."""
     tensors: Mapping[str, FileTensor]
+    entries: Mapping[str, bytes]
+    """Each key of the metadata with its type and value, arrays too, as the file has it."""
+    alignment: int
+    """Of each tensor's first byte."""
+    tensors_start: int
+    """Where the first tensor begins, in bytes from the start of the file."""
 
     @property
     def architecture(self) -> str:
@@ -111,10 +117,12 @@ class _Reader:
         version = self._number("<I")
         if version not in _VERSIONS:
             raise ValueError(f"its version is {version}, not 2 or 3")
-        tensors, keys = self._count("<Q"), self._count("<Q")
+        count, keys = self._count("<Q"), self._count("<Q")
         metadata: dict[str, Scalar] = {}
         arrays: set[str] = set()
+        entries: dict[str, bytes] = {}
         for _ in range(keys):
+            first = self._at
             key = self._string()
             kind = self._number("<I")
             if kind == _ARRAY:
@@ -122,12 +130,14 @@ class _Reader:
                 arrays.add(key)
             else:
                 metadata[key] = self._value(kind)
-        infos = [self._info() for _ in range(tensors)]
+            entries[key] = self._data[first : self._at]
+        infos = [self._info() for _ in range(count)]
         alignment = int(metadata.get("general.alignment", 32))
         if alignment <= 0:
             raise ValueError(f"its alignment is {alignment}")
         start = -(-self._at // alignment) * alignment
-        return Header(self._path, metadata, frozenset(arrays), {i.name: i for i in map(self._placed(start), infos)})
+        tensors = {i.name: i for i in map(self._placed(start), infos)}
+        return Header(self._path, metadata, frozenset(arrays), tensors, entries, alignment, start)
 
     def _placed(self, start: int) -> Callable[[tuple[str, tuple[int, ...], int, int]], FileTensor]:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

@@ -90,7 +90,7 @@ def _notices(sources: Iterable[Source]) -> tuple[str, ...]:
         return ()
     listed = ", ".join(f"{n} tensors {name}" for name, n in quantised.items())
     return (
-        f"The student's file is quantised ({listed}). The learner sees the same weights without rounding, but a merged "
-        "export is rounded again and can lose small changes: export gguf-adapter beside it, or name the 16-bit "
-        "checkpoint in student.original.",
+        f"The student's file is quantised ({listed}). The learner trains the same weights without rounding, and "
+        "exports are made of those. For Hugging Face's form name the checkpoint that it was made from: "
+        "student.original.",
     )

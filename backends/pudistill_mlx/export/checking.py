@@ -31,12 +31,21 @@ CONVERSATIONS = ((_ASKED,), _AGAIN, (_SYSTEM, _ASKED), (_SYSTEM, *_AGAIN))
 
 def open_export(request: ExportRequest, written: WrittenExport, spec: ModelSpec) -> tuple[MlxEngine, Adapter | None]:
     """The folder in MLX, computed in float32: what differs then are the weights."""
+    return _opened(written.model, spec), None
+
+
+def open_base(request: ExportRequest, spec: ModelSpec) -> MlxEngine:
+    """The student as it came, likewise."""
+    return _opened(request.checkpoint, spec)
+
+
+def _opened(folder: Path, spec: ModelSpec) -> MlxEngine:
     from pudistill_mlx.engine import MlxEngine
 
     device = "cpu" if spec.device == "cpu" else "auto"  # the run may have been on a card that MLX does not know
-    longest = longest_context(read_json(written.model / "config.json")) or spec.context
-    settings = {"folder": written.model, "device": device, "dtype": "float32", "base": "bf16", "options": {}}
-    return MlxEngine(replace(spec, context=min(spec.context, longest), **settings)), None
+    longest = longest_context(read_json(folder / "config.json")) or spec.context
+    settings = {"folder": folder, "device": device, "dtype": "float32", "base": "bf16", "options": {}}
+    return MlxEngine(replace(spec, context=min(spec.context, longest), **settings))
 
 
 def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:

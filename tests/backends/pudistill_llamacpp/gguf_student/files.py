@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pudistill_llamacpp.convert.writer import write_gguf
 from pudistill_llamacpp.native.library import library
@@ -55,6 +56,18 @@ def save_wide(folder: Path, tokenizer: Path) -> Path:
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / file).write_bytes((tokenizer / file).read_bytes())
     return folder
+
+
+def save_adapter(student: Path, out: Path, std: float = 0.05) -> Path:
+    """A LoRA on every linear layer of the blocks, its B of spread `std`."""
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    torch.manual_seed(1)
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=std)
+    adapted.save_pretrained(out)
+    return out
 
 
 def weights(folder: Path) -> dict[str, NDArray[np.float32]]:

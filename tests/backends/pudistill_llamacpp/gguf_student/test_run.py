@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ import yaml
 from safetensors.numpy import load_file
 
 from pudistill_cli.backend_api.contract import ModelSpec
+from pudistill_cli.models.student import resolve_student
+from pudistill_cli.types import Message
 from pudistill_llamacpp.engine import LlamaCppEngine
-from pudistill_llamacpp.gguf_student.read import read_model
+from pudistill_llamacpp.gguf_student.read import read_model, read_student
 from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
-from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf
+from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf, requantised
+from tests.backends.random_models import save_bpe
 from tests.tiny import STUDENT, Ended, Tiny
 
 
@@ -34,10 +39,12 @@ def test_a_gguf_file_is_all_a_recipe_needs(tmp_path: Path, backend: str | None, 
     assert identity["backend.resolved"] == f"{engine}+torch"
     assert identity["student.fingerprint"] == read_model(student).fingerprint
     assert yaml.safe_load((tiny.run / "recipe.yaml").read_text())["student"]["model"] == str(student)
-    assert sorted(p.name for p in (tiny.run / "export").iterdir()) == ["gguf", "gguf-adapter"]
-    for export in ("gguf", "gguf-adapter"):
-        card = json.loads((tiny.run / "export" / export / "pudistill.json").read_text())
-        assert 0 <= card["verification"]["kl"] < 1e-3
+    exports = sorted(p.name for p in (tiny.run / "export").iterdir())
+    assert exports == ["gguf-adapter", "gguf-q8_0"]
+    for export in exports:
+        verification = json.loads((tiny.run / "export" / export / "pudistill.json").read_text())["verification"]
+        assert 0 <= verification["kl"] < 1e-3
+        assert verification["ratio"] < 0.1
     [folder] = (tmp_path / "cache" / "gguf-student").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
 
@@ -108,6 +115,64 @@ def test_an_engines_options_hold_where_auto_takes_that_engine(tmp_path: Path, ca
     assert (ended.code, "torch backend has no options" in ended.flat) == (2, True)
 
 
+def export_of(tiny: Tiny, name: str) -> dict[str, Any]:
+    return json.loads((tiny.run / "export" / name / "pudistill.json").read_text())
+
+
+def test_a_quantised_student_leaves_with_what_it_learned(
+    models: dict[str, Path], tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    """Merged in q8_0, and as an adapter that llama.cpp's rounding of activations on a quantised base does not stop."""
+    whole = as_gguf(models["llama3"], tmp_path / "whole.gguf")
+    student = requantised(whole, tmp_path / "student.gguf", "MOSTLY_Q4_1")
+    tiny = Tiny.make(
+        tmp_path / "run", student={"model": str(student)}, sft={"lr": 1e-2, "epochs": 8}, prefer={"rounds": 0}
+    )
+    ended = call(*tiny.arguments())
+    assert ended.code == 0, ended.err
+    assert sorted(p.name for p in (tiny.run / "export").iterdir()) == ["gguf-adapter", "gguf-q8_0"]
+    merged, adapter = export_of(tiny, "gguf-q8_0"), export_of(tiny, "gguf-adapter")["verification"]
+    assert merged["types"]["attn_q"] == {"Q8_0": 2}
+    assert merged["verification"]["ratio"] < 0.1
+    assert 1e-4 < adapter["kl"] <= 1e-4 + 2 * adapter["kl_of_base"]
+    assert f"its runtime's arithmetic makes {adapter['kl_of_base']:.1e} of the student before training" in ended.flat
+    paths = {path.name for path in (tiny.run / "export").iterdir() if str(path) in ended.out}
+    assert paths == {"gguf-adapter", "gguf-q8_0"}
+    again = call(*tiny.arguments())
+    assert again.code == 0
+    assert "loaded back" not in again.err
+
+
+def test_where_the_default_type_loses_too_much_a_larger_one_is_written(
+    wide_gguf: Path, tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    """Hardly anything was learned here; the types that lose it are written where they are named, which is said."""
+    student = requantised(wide_gguf, tmp_path / "student.gguf", "MOSTLY_Q4_1")
+    tiny = Tiny.make(tmp_path / "run", student={"model": str(student)}, sft={"lr": 1e-4}, prefer={"rounds": 0})
+    ended = call(*tiny.arguments())
+    assert ended.code == 0, ended.err
+    exports = {path.name for path in (tiny.run / "export").iterdir()}
+    assert "gguf-q8_0" not in exports
+    (larger,) = exports - {"gguf-adapter"}
+    assert larger in ("gguf-f16", "gguf-f32")
+    assert export_of(tiny, larger)["verification"]["ratio"] < 0.1
+    assert "The gguf-q8_0 export would lose" in ended.flat
+    assert "f16 instead." in ended.flat
+    assert str(tiny.run / "export" / larger) in ended.out
+    again = call(*tiny.arguments())
+    assert again.code == 0
+    assert "loaded back" not in again.err
+
+    quants = [option for quant in ("q8_0", "q4_1") for option in ("--quant", quant)]
+    named = call("export", "tiny", "--runs", str(tiny.runs), "--format", "gguf", *quants)
+    assert named.code == 0, named.err
+    for name in ("gguf-q8_0", "gguf-q4_1"):
+        lost = export_of(tiny, name)["verification"]["ratio"]
+        assert lost > 0.1
+        assert f"This {name} export loses {min(lost, 1):.0%} of what training changed" in named.flat
+    assert "Use a larger --quant, or --format gguf-adapter." in named.flat
+
+
 def test_merged_into_the_original(tmp_path: Path, call: Callable[..., Ended]) -> None:
     """What was quantised away is not in the export: it is the original's weights, with the adapter added."""
     student = as_gguf(STUDENT, tmp_path / "student.gguf", "q8_0")
@@ -124,6 +189,65 @@ def test_merged_into_the_original(tmp_path: Path, call: Callable[..., Ended]) ->
     name = "model.embed_tokens.weight"
     np.testing.assert_array_equal(merged[name], original[name].astype(np.float32))
     assert (tiny.run / "export" / "gguf-f32" / "Modelfile").is_file()
+
+
+def dequantised(student: Path, out: Path) -> Path:
+    """Its weights without rounding, in Hugging Face form, with the tokenizer files that it was made from."""
+    shutil.copytree(read_student(student).folder, out)
+    save_bpe(out)
+    return out
+
+
+def test_a_dequantised_copy_is_an_original(models: dict[str, Path], tmp_path: Path, call: Callable[..., Ended]) -> None:
+    """By default every form is written then: as it came, and as its original."""
+    whole = as_gguf(models["llama3"], tmp_path / "whole.gguf")
+    student = requantised(whole, tmp_path / "student.gguf", "MOSTLY_Q4_1")
+    original = dequantised(student, tmp_path / "original")
+    tiny = Tiny.make(
+        tmp_path / "run",
+        student={"model": str(student), "original": str(original)},
+        sft={"lr": 1e-2, "epochs": 8},
+        prefer={"rounds": 0},
+    )
+    ended = call(*tiny.arguments())
+    assert ended.code == 0, ended.err
+    assert sorted(p.name for p in (tiny.run / "export").iterdir()) == ["adapter", "gguf-adapter", "gguf-q8_0", "hf"]
+    assert export_of(tiny, "hf")["verification"]["kl"] < 1e-6
+    assert export_of(tiny, "gguf-q8_0")["verification"]["ratio"] < 0.1
+    assert f"FROM {student}" in (tiny.run / "export" / "gguf-adapter" / "Modelfile").read_text()
+    messages = [Message("user", "book lunch on monday")]
+    exported = resolve_student(str(tiny.run / "export" / "hf")).tokenizer
+    assert exported.encode_prompt(messages) == resolve_student(str(student)).tokenizer.encode_prompt(messages)
+
+
+def another_template(original: Path) -> None:
+    template = original / "chat_template.jinja"
+    template.write_text(template.read_text() + "{{ '\\n' }}")
+
+
+def another_tokenizer(original: Path) -> None:
+    path = original / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-300]
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(another_template, "has another chat template"), (another_tokenizer, "makes other token ids of")],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_original_that_reads_text_otherwise_is_refused_before_training(
+    change: Callable[[Path], None], words: str, tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    student = as_gguf(STUDENT, tmp_path / "student.gguf", "q8_0")
+    original = dequantised(student, tmp_path / "original")
+    change(original)
+    tiny = Tiny.make(tmp_path / "run", student={"model": str(student), "original": str(original)})
+    ended = call(*tiny.arguments())
+    assert ended.code == 3, ended.err
+    assert words in ended.flat
+    assert not tiny.runs.exists()
 
 
 def test_an_original_of_another_student_is_refused(shared: Path, tmp_path: Path, call: Callable[..., Ended]) -> None:

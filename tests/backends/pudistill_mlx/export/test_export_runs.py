@@ -47,7 +47,7 @@ def test_the_command_exports_each_number_of_bits(copied: Tiny, call: Call) -> No
     for name, event in zip(names, events, strict=True):
         written = card(copied, name)
         assert written["verification"]["kl"] == event["kl"]
-        assert event["ratio"] == pytest.approx(event["kl"] / written["verification"]["kl_to_sft"])
+        assert event["ratio"] == pytest.approx(event["kl"] / written["verification"]["kl_to_base"])
     eight, four, full = (card(copied, name) for name in names)
     assert 0 < eight["verification"]["kl"] < four["verification"]["kl"] / 20
     assert (eight["bits"], four["bits"], full["bits"]) == (8, 4, 16)
