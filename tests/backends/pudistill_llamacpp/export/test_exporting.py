@@ -150,15 +150,21 @@ def test_the_adapter_alone(adapter: Path, answers: list[Tokens], trained: np.nda
 def test_a_student_that_is_a_gguf_file(
     adapter: Path, answers: list[Tokens], trained: np.ndarray, tmp_path: Path
 ) -> None:
-    """It goes back into its own file's types, and its adapter on top of itself."""
+    """It is written in the type that is asked for, through llama.cpp's quantiser too, and its adapter on top of it."""
     student = write_gguf(STUDENT, tmp_path / "student.gguf", dtype="f16").path
-    merged = replace(request(tmp_path / "merged", adapter, answers, variant="q8_0"), student=student)
-    alone = replace(request(tmp_path / "alone", adapter, answers, format="gguf-adapter"), student=student)
-    for asked in (merged, alone):
+    limits = {"f32": 1e-6, "f16": 1e-5, "bf16": 1e-3, "q8_0": 1e-3, "q4_k_m": 1e-2, "iq4_nl": 2e-2}
+    requests = [(request(tmp_path / quant, adapter, answers, variant=quant), most) for quant, most in limits.items()]
+    alone = request(tmp_path / "alone", adapter, answers, format="gguf-adapter")
+    for asked, most in (*requests, (alone, 1e-4)):
+        asked = replace(asked, student=student)
         written = write_export(asked)
+        assert written.kl_limit == (None if asked.variant not in ("", "f32", "f16") else KL_LIMIT)
+        assert written.model.stat().st_size <= export_bytes(student, asked.format, asked.variant)
         check_export(asked, written, ["add call to my calendar today"])
         spec = replace(SPEC, folder=student)
-        assert mean_kl(trained, of_engine(*open_export(asked, written, spec), answers)) < 1e-4
+        assert mean_kl(trained, of_engine(*open_export(asked, written, spec), answers)) < most, asked.variant
+    assert {p.name for p in (tmp_path / "q4_k_m").iterdir()} == {"student-q4_k_m.gguf", "Modelfile", "lmstudio"}
+    assert (tmp_path / "q8_0" / "Modelfile").read_text().startswith("FROM ./student-q8_0.gguf\n")
     assert f"FROM {student}" in (alone.out / "Modelfile").read_text()
 
 
@@ -258,6 +264,9 @@ def test_what_cannot_be_written_is_told_before(tmp_path: Path) -> None:
     assert export_problem(STUDENT, "gguf", "q4_k_m", None) is None
     assert export_problem(STUDENT, "gguf-adapter", "", None) is None
     assert "did you mean 'q4_k_m'" in str(export_problem(STUDENT, "gguf", "q4_km", None))
+    student = write_gguf(STUDENT, tmp_path / "student.gguf", dtype="q8_0").path
+    assert export_problem(student, "gguf", "q4_k_m", None) is None
+    assert "did you mean 'q4_k_m'" in str(export_problem(student, "gguf", "q4_km", None))
     other = tmp_path / "other"
     shutil.copytree(STUDENT, other)
     config = json.loads((other / "config.json").read_text()) | {"model_type": "mamba"}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from pudistill_cli.stages import exporting
+from pudistill_cli.stages.verification import Comparison
 from pudistill_mlx.export import writing
 from pudistill_mlx.mlx_backend import MlxBackend
 from tests.tiny import STUDENT, Ended, Tiny
@@ -59,7 +62,28 @@ def test_the_command_exports_each_number_of_bits(copied: Tiny, call: Call) -> No
 def test_what_keeps_more_is_said_in_the_commands_own_words(copied: Tiny, call: Call) -> None:
     ended = export(copied, call, "--bits", "3")
     assert ended.code == 0, ended.err
-    assert "This mlx-3bit export lost the training. Use --bits 8 or 16 or 32, or --format adapter." in ended.flat
+    assert "This mlx-3bit export loses 100% of what training changed" in ended.flat
+    assert "Use --bits 8 or 16 or 32, or --format adapter." in ended.flat
+
+
+def test_bits_that_nobody_named_grow_until_they_keep_what_was_learned(
+    copied: Tiny, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    def measured(*arguments: Any) -> Comparison:
+        return replace(compare(*arguments), kl=0.2, kl_to_base=1.0)
+
+    assert export(copied, call).code == 0
+    assert (copied.run / "export" / "mlx-8bit").is_dir()
+    shutil.rmtree(copied.run / "export" / "mlx-8bit")
+    compare = exporting.compare
+    monkeypatch.setattr(exporting, "compare", measured)
+    ended = export(copied, call)
+    assert ended.code == 8  # float32 rounds nothing: what differs there is a mistake
+    assert "The mlx-8bit export would lose 20% of what training changed" in ended.flat
+    assert "bf16 instead." in ended.flat
+    assert "f32 instead." in ended.flat
+    assert "The mlx-f32 export is not the trained model" in ended.flat
+    assert sorted(p.name for p in (copied.run / "export").iterdir()) == ["adapter", "hf"]
 
 
 def test_of_a_run_on_quantised_weights_the_original_ones_are_exported(tmp_path: Path, call: Call) -> None:
@@ -70,7 +94,9 @@ def test_of_a_run_on_quantised_weights_the_original_ones_are_exported(tmp_path: 
     assert ended.code == 0, ended.err
     for name in ("mlx-f32", "hf"):
         assert card(tiny, name)["verification"]["kl"] > 1e-4
-        assert f"This {name} export lost the training. The run trained on quantised weights" in ended.flat
+        assert f"This {name} export loses " in ended.flat
+    assert ended.flat.count("of what training changed (KL ") == 2
+    assert ended.flat.count("The run trained on quantised weights, and this has the original ones") == 2
     assert card(tiny, "adapter")["verification"]["kl"] < 1e-9
     norm = mx.load(str(tiny.run / "export" / "mlx-f32" / "model.safetensors"))["model.norm.weight"]
     assert bool((norm == mx.load(str(STUDENT / "model.safetensors"))["model.norm.weight"]).all())
@@ -171,7 +197,7 @@ def test_a_damaged_export_is_noticed_and_nothing_is_left_of_it(
 
 
 def test_an_export_without_the_adapter_is_noticed(copied: Tiny, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    """In float32 it is refused; in few bits, which round, it is said to have lost the training."""
+    """In float32 it is refused; in few bits, which round and were named, it is said to have lost the training."""
 
     def unmerged(checkpoint: Path, adapter: Path, out: Path) -> None:
         shutil.copytree(STUDENT, out)
@@ -182,7 +208,7 @@ def test_an_export_without_the_adapter_is_noticed(copied: Tiny, monkeypatch: pyt
     assert "is not the trained model" in exact.flat
     rounded = export(copied, call, "--bits", "8")
     assert rounded.code == 0, rounded.err
-    assert "lost the training" in rounded.flat
+    assert "loses 100% of what training changed" in rounded.flat
     assert not (copied.run / "export" / "mlx-f32").exists()
 
 
@@ -198,7 +224,7 @@ def test_a_scale_doubled_is_seen(copied: Tiny, monkeypatch: pytest.MonkeyPatch, 
     ended = export(copied, call, "--bits", "8")
     assert ended.code == 0, ended.err
     assert card(copied, "mlx-8bit")["verification"]["kl"] > 100 * sound["kl"]
-    assert "lost the training" in ended.flat
+    assert "loses 100% of what training changed" in ended.flat
 
 
 def test_a_run_of_a_gguf_student_is_merged_into_its_original(tmp_path: Path, call: Call) -> None:
