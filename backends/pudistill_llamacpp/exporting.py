@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pudistill_llamacpp.convert import feasibility, upstream_converter
 from pudistill_llamacpp.convert.file_contents import OutputTensor, contents_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from pudistill_llamacpp.engine import LlamaCppEngine
+from pudistill_llamacpp.gguf_student.header import read_header
 from pudistill_llamacpp.gguf_student.merging import merged_file, write_merged
 from pudistill_llamacpp.gguf_student.read import read_model
 from pudistill_llamacpp.imatrix import importance_matrix
@@ -105,7 +107,22 @@ def write_export(request: ExportRequest) -> WrittenExport:
     content = _write_quantised(request, file)
     runtimes = _beside(request, file, file.name, None)
     written = _written(file, content.report(), runtimes, KL_LIMIT if request.variant in ("f32", "f16") else None)
-    return replace(written, notices=(*written.notices, _WITHOUT_BOS)) if _drops_bos(request) else written
+    notices = [*written.notices, *_own_grid(request), *([_WITHOUT_BOS] if _drops_bos(request) else [])]
+    return replace(written, notices=tuple(notices))
+
+
+def _own_grid(request: ExportRequest) -> list[str]:
+    """What it means that a GGUF student's weights are stored in the type that they came in."""
+    if not request.student.is_file():
+        return []
+    types = Counter(t.type_name for t in read_header(request.student).tensors.values() if len(t.shape) > 1)
+    ((own, _),) = types.most_common(1)
+    if own == "F32" or not request.variant.upper().startswith(own):
+        return []
+    return [
+        f"The student came in {own}, and this file puts its weights back onto that grid, where small changes are "
+        "rounded away; what is lost by it was measured."
+    ]
 
 
 def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
@@ -214,8 +231,9 @@ def open_export(
 
 
 def open_base(request: ExportRequest, spec: ModelSpec) -> LlamaCppEngine:
-    """The student as it came, likewise."""
-    return LlamaCppEngine(replace(spec, folder=request.student, options={"quant": _BASE, **_EXACT}))
+    """The student as it came, likewise: a GGUF file as it is, since that is what the adapter is used with."""
+    quant = {} if request.student.is_file() else {"quant": _BASE}
+    return LlamaCppEngine(replace(spec, folder=request.student, options=quant | _EXACT))
 
 
 def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence[str]) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ def check_exports(export: ExportSettings, student: Student, runs: Path) -> None:
         if target.format == "hf" and student.only_gguf:
             raise ExportError(
                 "This student is a GGUF file, which has no tokenizer.json for hf.",
-                "Use --set export.formats='[gguf, adapter]', or name the checkpoint it was made from: student.original",
+                "Use export.formats: [gguf, adapter] (of a finished run: --format gguf), or name the checkpoint that "
+                "it was made from: student.original.",
             )
         if target.format in CORE:
             continue

@@ -158,9 +158,11 @@ def _report(job: Job, exported: Exported, *, other_base: bool) -> None:
     target, comparison = exported.target, exported.comparison
     measured = f"KL {comparison.kl:.1e} nats a token"
     if comparison.kl_of_base is not None:
-        meaning = f"; its runtime's arithmetic makes {comparison.kl_of_base:.1e} of the student before training"
+        meaning = f", nothing lost: its runtime's arithmetic makes {comparison.kl_of_base:.1e} before training"
+    elif target.format in ADAPTERS:
+        meaning = ", nothing lost"
     else:
-        meaning = ", rounding" if target.format in ADAPTERS else f", {comparison.ratio:.1%} of what training changed"
+        meaning = f", {comparison.ratio:.1%} of what training changed is lost"
     job.console.say(f"{target}: loaded back and compared on {comparison.answers} held-out answers: {measured}{meaning}")
     if comparison.ratio >= LOST and target.format not in ADAPTERS:
         why = f" {TRAINED_QUANTISED}" if other_base else ""

@@ -91,6 +91,5 @@ def _notices(sources: Iterable[Source]) -> tuple[str, ...]:
     listed = ", ".join(f"{n} tensors {name}" for name, n in quantised.items())
     return (
         f"The student's file is quantised ({listed}). The learner trains the same weights without rounding, and "
-        "exports are made of those. For Hugging Face's form name the checkpoint that it was made from: "
-        "student.original.",
+        "exports are made of those.",
     )

@@ -240,6 +240,40 @@ def test_an_error_of_any_kind_stops_no_other_export(
     assert [p.name for p in (copied.run / "export").iterdir()] == ["adapter"]
 
 
+def test_the_report_is_there_whatever_becomes_of_the_exports(
+    copied: Tiny, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OutOfMemory("too little memory")
+
+    with closing(sqlite3.connect(copied.run / "ledger.sqlite")) as db, db:
+        db.execute("DELETE FROM stages WHERE name LIKE 'export/%'")
+    (copied.run / "report.html").unlink()
+    monkeypatch.setattr(exporting, "trained_distributions", fail)
+    assert call(*copied.arguments()).code == 6
+    assert (copied.run / "report.html").is_file()
+
+
+def test_a_report_leaves_out_what_an_older_version_compared_with_sft(copied: Tiny, call: Callable[..., Ended]) -> None:
+    with closing(sqlite3.connect(copied.run / "ledger.sqlite")) as db, db:
+        db.execute("UPDATE stages SET detail = replace(detail, 'kl_to_base', 'kl_to_sft') WHERE name = 'export/hf'")
+    ended = call("report", "tiny", "--runs", str(copied.runs))
+    assert ended.code == 0, ended.err
+    page = (copied.run / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="row">adapter</th>' in page
+    assert '<th scope="row">hf</th>' not in page
+
+
+def test_the_report_says_what_a_runtime_s_arithmetic_makes(copied: Tiny, call: Callable[..., Ended]) -> None:
+    with closing(sqlite3.connect(copied.run / "ledger.sqlite")) as db, db:
+        detail = json.loads(db.execute("SELECT detail FROM stages WHERE name = 'export/adapter'").fetchone()[0])
+        detail |= {"kl": 2.3e-3, "kl_of_base": 1.2e-3}
+        db.execute("UPDATE stages SET detail = ? WHERE name = 'export/adapter'", (json.dumps(detail),))
+    assert call("report", "tiny", "--runs", str(copied.runs)).code == 0
+    page = (copied.run / "report.html").read_text(encoding="utf-8")
+    assert "nothing <small>(its runtime's arithmetic differs by 1.2e-03 before training too)</small>" in page
+
+
 # --- formats and their variants ---
 
 

@@ -160,6 +160,7 @@ def test_a_student_that_is_a_gguf_file(
         written = write_export(asked)
         assert written.kl_limit == (None if asked.variant not in ("", "f32", "f16") else KL_LIMIT)
         assert written.model.stat().st_size <= export_bytes(student, asked.format, asked.variant)
+        assert ("The student came in F16" in " ".join(written.notices)) is (asked.variant == "f16")
         check_export(asked, written, ["add call to my calendar today"])
         spec = replace(SPEC, folder=student)
         assert mean_kl(trained, of_engine(*open_export(asked, written, spec), answers)) < most, asked.variant

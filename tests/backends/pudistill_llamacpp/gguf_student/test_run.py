@@ -135,7 +135,7 @@ def test_a_quantised_student_leaves_with_what_it_learned(
     assert merged["types"]["attn_q"] == {"Q8_0": 2}
     assert merged["verification"]["ratio"] < 0.1
     assert 1e-4 < adapter["kl"] <= 1e-4 + 2 * adapter["kl_of_base"]
-    assert f"its runtime's arithmetic makes {adapter['kl_of_base']:.1e} of the student before training" in ended.flat
+    assert f"nothing lost: its runtime's arithmetic makes {adapter['kl_of_base']:.1e} before training" in ended.flat
     paths = {path.name for path in (tiny.run / "export").iterdir() if str(path) in ended.out}
     assert paths == {"gguf-adapter", "gguf-q8_0"}
     again = call(*tiny.arguments())
@@ -171,6 +171,7 @@ def test_where_the_default_type_loses_too_much_a_larger_one_is_written(
         assert lost > 0.1
         assert f"This {name} export loses {min(lost, 1):.0%} of what training changed" in named.flat
     assert "Use a larger --quant, or --format gguf-adapter." in named.flat
+    assert named.flat.count("The student came in Q4_1, and this file puts its weights back onto that grid") == 1
 
 
 def test_merged_into_the_original(tmp_path: Path, call: Callable[..., Ended]) -> None:
