@@ -59,7 +59,9 @@ def export_problem(student: Path, format: str, variant: str, converter: Path | N
     """Why this student cannot be written so, in one line with what to do."""
     if format != ADAPTER and (problem := quant_problem(variant)) is not None:
         return problem
-    problem = None if student.is_file() else feasibility.problem(student)
+    if student.is_file():  # it is one of those that can be written, or it would be no student
+        return None
+    problem = feasibility.problem(student)
     if problem is None:
         return feasibility.overflow(student, _BASE if format == ADAPTER else variant)
     if format == ADAPTER or converter is None:
