@@ -52,6 +52,7 @@ def command(
     from pudistill_cli.run.opening import open_run
     from pudistill_cli.run.plan import plan
     from pudistill_cli.run.preflight import check_exports, check_teacher
+    from pudistill_cli.run.prompt_rendering import check_rendering
 
     last = Stage.named(until)
     if last is None:
@@ -62,6 +63,7 @@ def command(
     loaded = load_recipe(recipe, changes or [])
     name = name or loaded.recipe.name
     checked = plan(loaded.recipe, console, offline=offline)
+    check_rendering(loaded.recipe, checked.student.tokenizer, checked.prompts)
     check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
     check_exports(loaded.recipe.export, checked.student, runs)
     if dry_run:

@@ -85,6 +85,8 @@ def open_judge(
         context=context or student_settings.context,
         format="text" if settings.bare_text else "chat",
     )
+    if not settings.bare_text:
+        student = student.answering(student_settings.template_kwargs)
     for notice in student.notices:
         warn(notice)
     backend, placement = _backend_for(student, engine, student_settings.device)

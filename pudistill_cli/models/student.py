@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b, file_digest
@@ -82,6 +83,11 @@ class Student:
     def keeps_its_types(self) -> bool:
         """Whether a GGUF export goes back into the student's own tensor types."""
         return self.export_source == self.gguf
+
+    def answering(self, variables: Mapping[str, Any]) -> Student:
+        """The same student, with a chat template that an answer can follow (see `StudentTokenizer.answering`)."""
+        tokenizer = self.tokenizer.answering(variables)
+        return replace(self, tokenizer=tokenizer, notices=(*self.notices, *tokenizer.amendments))
 
     def at(self, now: datetime) -> Student:
         """The same student, with `now` for the present of its chat template."""

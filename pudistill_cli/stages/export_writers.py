@@ -70,7 +70,9 @@ class MergedWeights:
     def write(self) -> WrittenExport:
         """Merge in float32, then store."""
         dtype = self._job.recipe.export.dtype
-        merged_checkpoint.merge_lora(self._job.student.merged_into, self._adapter, self._out, dtype=dtype)
+        merged_checkpoint.merge_lora(
+            self._job.student.merged_into, self._adapter, self._out, dtype, chat_template=_amended_template(self._job)
+        )
         exact = dtype == "float32" and _has_the_trained_base(self._job)
         return WrittenExport(self._out, kl_limit=ROUNDING if exact else None)
 
@@ -109,6 +111,8 @@ class AdapterAlone:
     def write(self) -> WrittenExport:
         """Copy it."""
         shutil.copytree(self._adapter, self._out)
+        if (template := _amended_template(self._job)) is not None:
+            merged_checkpoint.write_chat_template(self._out, template)
         return WrittenExport(self._out, kl_limit=ROUNDING)
 
     def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
@@ -169,6 +173,12 @@ class OfBackend:
             return _read(retrying, adapter, rows, self._job.max_new_tokens)
         finally:
             engine.close()
+
+
+def _amended_template(job: Job) -> str | None:
+    """The chat template that the run used, where it is more than the student's own."""
+    template = job.tokenizer.chat_template
+    return template.source if template.amended else None
 
 
 def _has_the_trained_base(job: Job) -> bool:
