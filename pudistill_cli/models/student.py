@@ -137,6 +137,19 @@ def resolve_student(
     )
 
 
+def tokenizer_alone(model: str, revision: str | None = None) -> StudentTokenizer:
+    """A student's tokenizer and chat template; of a model on the hub nothing else is fetched.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+        BackendError: a GGUF file, without the backend that reads it.
+    """
+    if model.lower().endswith(".gguf"):
+        path = Path(model).expanduser()
+        return StudentTokenizer.of_model_file(model_file_reader(path, revision).read_model(path.resolve()))
+    return StudentTokenizer.load(_locate(model, revision, offline=False, weights=False)[0])
+
+
 def with_original(student: Student, original: str, *, offline: bool = False) -> Student:
     """A GGUF student whose exports are merged into the checkpoint it was made from.
 
@@ -173,7 +186,7 @@ def _from_gguf(path: Path, revision: str | None, context: int | None, format: Fo
     )
 
 
-def _locate(model: str, revision: str | None, offline: bool) -> tuple[Path, str | None]:
+def _locate(model: str, revision: str | None, offline: bool, *, weights: bool = True) -> tuple[Path, str | None]:
     path = Path(model).expanduser()
     if path.is_dir():
         if revision is not None:
@@ -185,7 +198,7 @@ def _locate(model: str, revision: str | None, offline: bool) -> tuple[Path, str 
         raise DataError(f"{model} is {kind or 'a file'}.", advice)
     if not hub.HUB_ID.fullmatch(model):
         raise DataError(f"There is no folder {model}.", "Give a local folder, or a hub id such as org/name.")
-    folder = hub.download(model, revision, offline=offline)
+    folder = hub.download(model, revision, offline=offline, weights=weights)
     return folder, folder.name
 
 

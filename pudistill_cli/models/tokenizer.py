@@ -86,7 +86,8 @@ class StudentTokenizer:
                 "Name its eos_token in tokenizer_config.json.",
             )
         mark_special(tokenizer, [token for i in stops if (token := codec.token_of(i))])
-        return cls(codec, template, stops, *((notices, "", ending.closing) if format == "chat" else ()))
+        chat = format == "chat"
+        return cls(codec, template, stops, notices if chat else (), closing=ending.closing if chat else "")
 
     @classmethod
     def of_model_file(cls, file: ModelFile, format: Format = "chat") -> StudentTokenizer:
@@ -105,7 +106,8 @@ class StudentTokenizer:
                 f"{file.source} names no end-of-turn token, so an answer could never end.",
                 "Use a GGUF file of a whole language model.",
             )
-        return cls(codec, template, stops, *((notices, "", ending.closing) if format == "chat" else ()))
+        chat = format == "chat"
+        return cls(codec, template, stops, notices if chat else (), closing=ending.closing if chat else "")
 
     def answering(self, variables: Mapping[str, Any]) -> StudentTokenizer:
         """The same tokenizer, for a student that answers right behind the generation prompt, without reasoning.
@@ -118,18 +120,10 @@ class StudentTokenizer:
     @property
     def amendments(self) -> tuple[str, ...]:
         """What the chat template does that the checkpoint's own does not, for the user."""
-        template, notices = self.chat_template, []
-        if template.addition:
-            notices.append(
-                f"The student's chat template lacks {template.addition!r} before an answer: it is added, in training, "
-                "sampling and the exports' template alike."
-            )
-        if template.wraps_text:
-            notices.append(
-                "The student's chat template wants a message as a list of parts: text is wrapped for it, in training, "
-                "sampling and the exports' template alike."
-            )
-        return tuple(notices)
+        template, alike = self.chat_template, "in training, sampling and the exports' template alike."
+        added = f"The student's chat template lacks {template.addition!r} before an answer: it is added, {alike}"
+        wrapped = f"The student's chat template wants a message as a list of parts: text is wrapped for it, {alike}"
+        return (added,) * bool(template.addition) + (wrapped,) * template.wraps_text
 
     def at(self, now: datetime) -> StudentTokenizer:
         """The same tokenizer, with `now` on its template's clock instead of when it was loaded."""

@@ -6,21 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pudistill_cli.config.schema import Recipe
-from pudistill_cli.errors import DataError
+from pudistill_cli.console import Console
+from pudistill_cli.errors import DataError, PudistillError
 from pudistill_cli.input_lines import counted, listed
 from pudistill_cli.models.answer_turn import misfit_of
 from pudistill_cli.models.chat_template import REFUSES, RefusedConversation
+from pudistill_cli.models.rendered_words import unwritten
+from pudistill_cli.models.student import tokenizer_alone
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.types import Message
 
 _SHOWN, _PLACES = 10, 3
 """Faults named in one message, and prompts with each; the others are counted."""
-_QUOTED = 60
-"""Characters of a message that are quoted."""
-_SWITCHES = ("/think", "/no_think", "/nothink")
-"""Words by which a prompt turns reasoning on and off: some templates take them out."""
-_THOUGHT_END = "</think>"
 
 
 def check_rendering(recipe: Recipe, tokenizer: StudentTokenizer, prompts: PromptSets) -> None:
@@ -49,6 +47,25 @@ def check_rendering(recipe: Recipe, tokenizer: StudentTokenizer, prompts: Prompt
     )
 
 
+def check_rendering_alone(recipe: Recipe, prompts: PromptSets, console: Console) -> None:
+    """See the same before the teacher is asked on a machine that may not have the student, of which it may say so.
+
+    Raises:
+        DataError: as `check_rendering`.
+    """
+    if recipe.prompts.format == "text":
+        return
+    try:
+        tokenizer = tokenizer_alone(recipe.student.model, recipe.student.revision)
+    except PudistillError as error:
+        console.warn(
+            f"The student cannot be read here, so whether its chat template takes these prompts is not known: "
+            f"{error.message}"
+        )
+        return
+    check_rendering(recipe, tokenizer.answering(recipe.student.template_kwargs), prompts)
+
+
 def _each_once(prompts: PromptSets) -> list[Prompt]:
     sets = (prompts.train, prompts.dev, prompts.test, *prompts.extra.values())
     return list({prompt.key: prompt for several in sets for prompt in several}.values())
@@ -66,19 +83,6 @@ def _faults(
         yield prompt, fault or misfits[roles]
 
 
-def unwritten(tokenizer: StudentTokenizer, messages: tuple[Message, ...], variables: Mapping[str, Any]) -> str | None:
-    """What the template does with a conversation that it does not write as it is; None where every word is there."""
-    try:
-        text = tokenizer.render(messages, **variables)
-    except RefusedConversation as error:
-        return error.reason
-    for number, message in enumerate(messages, 1):
-        if message.content.strip() not in text and not _holds(text, message):
-            quoted = message.content.strip()[:_QUOTED]
-            return f"leaves out words of message {number}, the {message.role}'s {quoted!r}"
-    return None
-
-
 def _misfit(tokenizer: StudentTokenizer, roles: tuple[str, ...], variables: Mapping[str, Any]) -> str | None:
     try:
         return misfit_of(tokenizer.chat_template, tokenizer.opening, roles, variables)
@@ -86,25 +90,13 @@ def _misfit(tokenizer: StudentTokenizer, roles: tuple[str, ...], variables: Mapp
         return error.reason
 
 
-def _holds(text: str, message: Message) -> bool:
-    """Whether a message is there but for spaces, switches and, in an earlier answer, its reasoning."""
-    words = _words(message.content)
-    answer = _words(message.content.rpartition(_THOUGHT_END)[2]) if message.role == "assistant" else words
-    written = _words(text)
-    return words in written or answer in written
-
-
-def _words(text: str) -> str:
-    return " ".join(word for word in text.split() if word not in _SWITCHES)
-
-
 def _advice(tokenizer: StudentTokenizer, prompt: Prompt, fault: str, variables: Mapping[str, Any]) -> str:
     """What to change for the first prompt at fault."""
     without = tuple(message for message in prompt.messages if message.role != "system")
     if len(without) < len(prompt.messages) and unwritten(tokenizer, without, variables) is None:
         return (
-            "This student has no system message: leave prompts.system out, and write its words at the beginning of "
-            "the user's."
+            "This student has no system message: leave prompts.system out, and what these lines have of it, and write "
+            "its words at the beginning of the user's."
         )
     one = (Message("user", "Hello."),)
     if fault.startswith(REFUSES) and len(without) > 1 and unwritten(tokenizer, one, variables) is None:
