@@ -116,9 +116,13 @@ def misfit_of(template: ChatTemplate, opening: str, roles: Sequence[str], variab
         DataError: the template refuses the conversation, or an answer to it.
     """
     turns = turns_of(roles)
+    prompt = template.render(turns, answer_follows=True, **variables)
+    for number, turn in enumerate(turns, 1):
+        if turn.content not in prompt:
+            return f"leaves out the words of message {number}, the {turn.role}'s"
     seam = seam_of(template, turns, variables)
     if seam is None:
-        return "leaves out the words of the last message, or those of an answer to it"
+        return "leaves out words in a conversation that an answer ends"
     own = replace(seam, asked=seam.asked.removesuffix(template.addition))
     missing = missing_of(template, own, variables)
     if missing is not None and (missing == template.addition + opening or not (missing + template.addition).strip()):
