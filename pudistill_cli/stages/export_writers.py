@@ -71,7 +71,11 @@ class MergedWeights:
         """Merge in float32, then store."""
         dtype = self._job.recipe.export.dtype
         merged_checkpoint.merge_lora(
-            self._job.student.merged_into, self._adapter, self._out, dtype, chat_template=_amended_template(self._job)
+            self._job.student.merged_into,
+            self._adapter,
+            self._out,
+            dtype=dtype,
+            chat_template=_amended_template(self._job),
         )
         exact = dtype == "float32" and _has_the_trained_base(self._job)
         return WrittenExport(self._out, kl_limit=ROUNDING if exact else None)

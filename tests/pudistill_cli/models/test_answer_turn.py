@@ -161,7 +161,7 @@ def test_every_order_of_roles_is_looked_at() -> None:
     template, opening = amended(template_of(source), {})
     assert misfit_of(template, opening, ("user",), {}) is None
     assert "'<a>So:'" in (misfit_of(template, opening, ("user", "assistant", "user"), {}) or "")
-    drops = "{% for m in messages if not loop.first or loop.last %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    drops = "{% for m in messages %}{{ '<u>' + m.content if not loop.first or loop.last }}{% endfor %}"
     template, opening = amended(template_of(drops), {})
     assert "message 1, the system's" in (misfit_of(template, opening, ("system", "user"), {}) or "")
 
