@@ -20,6 +20,7 @@ from pudistill_llamacpp.convert import feasibility, upstream_converter
 from pudistill_llamacpp.convert.file_contents import contents_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from pudistill_llamacpp.engine import LlamaCppEngine
+from pudistill_llamacpp.gguf_student.own_template import replace_chat_template
 from pudistill_llamacpp.gguf_student.read import read_model
 from pudistill_llamacpp.gguf_student.requantise import export_like, requantising_problem
 from pudistill_llamacpp.imatrix import importance_matrix
@@ -92,6 +93,8 @@ def write_export(request: ExportRequest) -> WrittenExport:
     if request.student.is_file():
         file = request.out / f"{request.name}.gguf"
         export_like(request.student, request.adapter, file)
+        if (template := _amended_template(request)) is not None:
+            replace_chat_template(file, template)
         content = replace(read_types(file, "f32"), quant="the student's own")
     else:
         file = request.out / f"{request.name}-{request.variant}.gguf"

@@ -87,7 +87,7 @@ class Student:
     def answering(self, variables: Mapping[str, Any]) -> Student:
         """The same student, with a chat template that an answer can follow (see `StudentTokenizer.answering`)."""
         tokenizer = self.tokenizer.answering(variables)
-        return replace(self, tokenizer=tokenizer, notices=(*self.notices, *tokenizer.amendments))
+        return replace(self, tokenizer=tokenizer, notices=(*self.notices, *tokenizer.template_notices(variables)))
 
     def at(self, now: datetime) -> Student:
         """The same student, with `now` for the present of its chat template."""

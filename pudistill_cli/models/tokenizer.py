@@ -117,13 +117,17 @@ class StudentTokenizer:
         template, opening = amended(self.chat_template, variables)
         return replace(self, chat_template=template, opening=opening)
 
-    @property
-    def amendments(self) -> tuple[str, ...]:
-        """What the chat template does that the checkpoint's own does not, for the user."""
+    def template_notices(self, variables: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the user should know of the chat template: what is more than the checkpoint's own, and a bad seam."""
         template, alike = self.chat_template, "in training, sampling and the exports' template alike."
         added = f"The student's chat template lacks {template.addition!r} before an answer: it is added, {alike}"
         wrapped = f"The student's chat template wants a message as a list of parts: text is wrapped for it, {alike}"
-        return (added,) * bool(template.addition) + (wrapped,) * template.wraps_text
+        joined = (
+            "The student's chat template ends its prompts in a space that its tokenizer joins to a word: answers begin "
+            "with tokens that the model saw little of. Take the space out of the template, and put it before an answer."
+        )
+        shown = (template.addition, template.wraps_text, self._joins_its_end(variables))
+        return tuple(notice for notice, told in zip((added, wrapped, joined), shown, strict=True) if told)
 
     def at(self, now: datetime) -> StudentTokenizer:
         """The same tokenizer, with `now` on its template's clock instead of when it was loaded."""
@@ -190,6 +194,15 @@ class StudentTokenizer:
         return text.removeprefix(self.opening).removesuffix(self.closing)
 
     # --- inside ---
+
+    def _joins_its_end(self, variables: Mapping[str, Any]) -> bool:
+        """Whether a prompt ends in a space that becomes one token with a word behind it."""
+        try:
+            prompt = self.render([Message("user", "Hello.")], **variables)
+        except DataError:
+            return False
+        ids = self._encode(prompt)
+        return prompt.endswith(" ") and self._encode(prompt + "The")[: len(ids)] != ids
 
     def _encode(self, text: str) -> Tokens:
         return self.codec.encode(text, special=True)

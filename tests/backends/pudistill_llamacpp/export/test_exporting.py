@@ -181,7 +181,7 @@ def test_the_line_to_type_has_the_day_of_the_run(kind: str, adapter: Path, tmp_p
     assert json.loads(line[line.index("--chat-template-kwargs") + 1]) == {"date_string": "01 Mar 2025"}
 
 
-@pytest.mark.parametrize("kind", ["gguf", "gguf-adapter"])
+@pytest.mark.parametrize("kind", ["gguf", "gguf-adapter", "a GGUF student"])
 def test_a_template_that_opens_a_think_block_is_written_as_the_run_used_it(
     kind: str, adapter: Path, tmp_path: Path
 ) -> None:
@@ -191,11 +191,14 @@ def test_a_template_that_opens_a_think_block_is_written_as_the_run_used_it(
     template = student / "chat_template.jinja"
     source = "{{ '<think>\\n' if add_generation_prompt }}"
     template.write_text(template.read_text() + source)
-    asked = replace(request(tmp_path / "out", adapter, (), kind, "f16"), student=student, checkpoint=student)
+    asked = request(tmp_path / "out", adapter, (), kind if kind == "gguf-adapter" else "gguf", "f16")
+    asked = replace(asked, student=student, checkpoint=student)
+    if kind == "a GGUF student":
+        asked = replace(asked, student=write_gguf(student, tmp_path / "student.gguf", dtype="f16").path)
     written = write_export(asked)
     check_export(asked, written, ())
     line = shlex.split(written.next_steps[0])
-    if kind == "gguf":
+    if kind != "gguf-adapter":
         model = Model.open(written.model, vocab_only=True)
         held = model.chat_template or ""
         model.close()
@@ -206,7 +209,7 @@ def test_a_template_that_opens_a_think_block_is_written_as_the_run_used_it(
     hello = [Message("user", "hello")]
     shown = ChatTemplate(held, {}, datetime(2026, 11, 30)).render(hello, answer_follows=True)
     assert shown == "<|user|>hello<|assistant|><think>\n\n</think>\n\n"
-    if kind == "gguf":  # Ollama's template too
+    if kind != "gguf-adapter":  # Ollama's template too
         assert "<|assistant|><think>\n\n</think>\n\n" in (asked.out / "Modelfile").read_text()
 
 
