@@ -144,7 +144,7 @@ def tokenizer_alone(model: str, revision: str | None = None) -> StudentTokenizer
         DataError: it is not there, or cannot be read.
         BackendError: a GGUF file, without the backend that reads it.
     """
-    if model.lower().endswith(".gguf"):
+    if is_model_file(model):
         path = Path(model).expanduser()
         return StudentTokenizer.of_model_file(model_file_reader(path, revision).read_model(path.resolve()))
     return StudentTokenizer.load(_locate(model, revision, offline=False, weights=False)[0])

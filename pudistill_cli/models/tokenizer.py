@@ -87,7 +87,7 @@ class StudentTokenizer:
             )
         mark_special(tokenizer, [token for i in stops if (token := codec.token_of(i))])
         chat = format == "chat"
-        return cls(codec, template, stops, notices if chat else (), closing=ending.closing if chat else "")
+        return cls(codec, template, stops, notices if chat else (), beyond, closing=ending.closing if chat else "")
 
     @classmethod
     def of_model_file(cls, file: ModelFile, format: Format = "chat") -> StudentTokenizer:
