@@ -23,6 +23,7 @@ from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.gguf_student.header import read_header
 from pudistill_llamacpp.gguf_student.merging import merged_file, write_merged
+from pudistill_llamacpp.gguf_student.own_template import replace_chat_template
 from pudistill_llamacpp.gguf_student.read import read_model
 from pudistill_llamacpp.imatrix import importance_matrix
 from pudistill_llamacpp.lora_gguf import config_of, write_lora, write_lora_gguf
@@ -144,16 +145,27 @@ def _write_quantised(request: ExportRequest, file: Path) -> Quantised:
 
 
 def _convert(request: ExportRequest, file: Path, dtype: GgufDtype) -> None:
+    template = _amended_template(request)
     if request.student.is_file():
         write_merged(request.student, request.adapter, file, dtype)
+        if template is not None:
+            replace_chat_template(file, template)
     elif _by_upstream(request):
         assert request.converter is not None
         upstream_converter.convert_with_upstream(
-            request.converter, request.checkpoint, file, dtype=dtype, adapter=request.adapter
+            request.converter, request.checkpoint, file, dtype=dtype, adapter=request.adapter, chat_template=template
         )
     else:
         adds_bos = False if _drops_bos(request) else None
-        write_gguf(request.checkpoint, file, dtype=dtype, adapter=request.adapter, name=request.name, adds_bos=adds_bos)
+        write_gguf(
+            request.checkpoint,
+            file,
+            dtype=dtype,
+            adapter=request.adapter,
+            name=request.name,
+            adds_bos=adds_bos,
+            chat_template=template,
+        )
 
 
 def _by_upstream(request: ExportRequest) -> bool:
@@ -215,8 +227,16 @@ def _tokenizer(request: ExportRequest) -> StudentTokenizer:
     """As the run had it, with the run's date."""
     student, format = request.student, request.generation.format
     if student.is_file():
-        return StudentTokenizer.of_model_file(read_model(student), format).at(request.now)
-    return StudentTokenizer.load(student, format=format).at(request.now)
+        tokenizer = StudentTokenizer.of_model_file(read_model(student), format).at(request.now)
+    else:
+        tokenizer = StudentTokenizer.load(student, format=format).at(request.now)
+    return tokenizer.answering(request.generation.variables) if format == "chat" else tokenizer
+
+
+def _amended_template(request: ExportRequest) -> str | None:
+    """The chat template that the run used, where it is more than the student's own."""
+    template = _tokenizer(request).chat_template
+    return template.source if template.amended else None
 
 
 # --- checking ---

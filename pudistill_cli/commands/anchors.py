@@ -34,6 +34,7 @@ def command(
     from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.run.opening import teacher_of
     from pudistill_cli.run.plan import read_prompt_sets
+    from pudistill_cli.run.prompt_rendering import check_rendering_alone
     from pudistill_cli.teacher.answers import Question
     from pudistill_cli.teacher.asking import ask_all
     from pudistill_cli.teacher.cache import AnswerCache
@@ -42,7 +43,9 @@ def command(
 
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
-    questions = [Question(p.key, p.messages) for p in read_prompt_sets(loaded.recipe.prompts).asked]
+    prompts = read_prompt_sets(loaded.recipe.prompts)
+    check_rendering_alone(loaded.recipe, prompts, console)
+    questions = [Question(p.key, p.messages) for p in prompts.asked]
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
     with (
         AnswerCache(cache_path() / "anchors.sqlite") as cache,

@@ -54,6 +54,7 @@ def command(
     from pudistill_cli.run.opening import open_run
     from pudistill_cli.run.plan import plan
     from pudistill_cli.run.preflight import check_exports, check_teacher
+    from pudistill_cli.run.prompt_rendering import check_rendering
 
     last = Stage.named(until)
     if last is None:
@@ -65,6 +66,7 @@ def command(
     given, name = name, name or loaded.recipe.name
     try:
         checked = plan(loaded.recipe, console, offline=offline)
+        check_rendering(loaded.recipe, checked.student.tokenizer, checked.prompts)
         check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
     except NotFetchedError as error:
         again = [*(changes or []), *_with_original(loaded.recipe, error.model)]

@@ -22,6 +22,7 @@ from pudistill_cli.method.scorers import Judge
 from pudistill_cli.method.scorers.templates import Templates
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.model_file import ReadsModelFiles
+from pudistill_cli.models.rendered_words import encode_in_full
 from pudistill_cli.models.student import Student, resolve_student
 from pudistill_cli.run.plan import DEFAULT_CONTEXT
 from pudistill_cli.types import Message, Tokens
@@ -85,6 +86,8 @@ def open_judge(
         context=context or student_settings.context,
         format="text" if settings.bare_text else "chat",
     )
+    if not settings.bare_text:
+        student = student.answering(student_settings.template_kwargs)
     for notice in student.notices:
         warn(notice)
     backend, placement = _backend_for(student, engine, student_settings.device)
@@ -157,6 +160,6 @@ def _encoder(student: Student, settings: JudgeSettings) -> Callable[[tuple[Messa
     def encode(messages: tuple[Message, ...]) -> Tokens:
         if settings.bare_text:
             return student.tokenizer.encode_text(messages[-1].content)
-        return student.tokenizer.encode_prompt(messages, **variables)
+        return encode_in_full(student.tokenizer, messages, variables, "judge")
 
     return encode

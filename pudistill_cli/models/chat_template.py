@@ -31,6 +31,18 @@ PLAIN = (
 The answer starts a line, so that no tokenizer has to split a space from a word there.
 """
 
+REFUSES = "refuses"
+_REFUSALS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a template raises by itself, or makes Python raise."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
@@ -40,6 +52,15 @@ class ChatTemplate:
     special: Mapping[str, str]
     now: datetime = field(compare=False)
     """What `strftime_now` formats: fixed when a run is started, so that its prompts do not change at midnight."""
+    wraps_text: bool = field(default=False, compare=False)
+    """Whether `source` makes parts of text for the checkpoint's own template, which takes nothing else."""
+    addition: str = field(default="", compare=False)
+    """What `source` puts behind the generation prompt of the checkpoint's own template."""
+
+    @property
+    def amended(self) -> bool:
+        """Whether `source` is more than the checkpoint's own: exports have to bring it."""
+        return self.wraps_text or bool(self.addition)
 
     def mentions(self, name: str) -> bool:
         """Whether the template has this word at all."""
@@ -53,22 +74,34 @@ class ChatTemplate:
         Raises:
             DataError: the template is broken, or it refuses the conversation (no system role, say).
         """
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        return self.render_turns(turns, answer_follows=answer_follows, **variables)
+
+    def render_turns(self, turns: Sequence[Mapping[str, str]], *, answer_follows: bool, **variables: Any) -> str:
+        """See `render`; of turns that may hold more than a role and its words."""
         values: dict[str, Any] = {
             **self.special,
             **{name: value for name, value in variables.items() if self.mentions(name)},
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "messages": turns,
             "tools": None,
             "documents": None,
             "add_generation_prompt": answer_follows,
         }
         try:
             return _compiled(self.source, self.now).render(values)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(m.role for m in messages)
-            raise DataError(
-                f"The student's chat template refuses a conversation of {roles}: {error}",
-                "Many templates take no system message, or want user and assistant in turns.",
-            ) from error
+        except _REFUSALS as error:
+            raise RefusedConversation([turn["role"] for turn in turns], error) from error
+
+
+class RefusedConversation(DataError):
+    """A chat template broke off; `reason` says at which roles, and why."""
+
+    def __init__(self, roles: Sequence[str], error: Exception) -> None:
+        self.reason = f"{REFUSES} a conversation of {', '.join(roles)}: {error}"
+        super().__init__(
+            f"The student's chat template {self.reason}",
+            "Many templates take no system message, or want user and assistant in turns.",
+        )
 
 
 class _Generation(Extension):

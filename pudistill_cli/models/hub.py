@@ -9,9 +9,8 @@ from pudistill_cli.errors import DataError
 from pudistill_cli.network import check_certificates, check_every_proxy
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_WEIGHTS = ["*.safetensors", "model.safetensors.index.json"]
 _FILES = [
-    "*.safetensors",
-    "model.safetensors.index.json",
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -25,8 +24,8 @@ _FILES = [
 ]
 
 
-def download(hub_id: str, revision: str | None, *, offline: bool) -> Path:
-    """The folder of a commit in the local cache; its name is the commit's hash.
+def download(hub_id: str, revision: str | None, *, offline: bool, weights: bool = True) -> Path:
+    """The folder of a commit in the local cache, with its weights or without; its name is the commit's hash.
 
     What is cached already is not fetched again, and a download that was cut off goes on. With `offline`, or
     `HF_HUB_OFFLINE=1`, no socket is opened; without a connection, or with a proxy or certificates that cannot be used,
@@ -44,7 +43,7 @@ def download(hub_id: str, revision: str | None, *, offline: bool) -> Path:
             snapshot_download(
                 hub_id,
                 revision=revision,
-                allow_patterns=_FILES,
+                allow_patterns=[*_WEIGHTS, *_FILES] if weights else _FILES,
                 ignore_patterns=["*/*"],
                 local_files_only=offline or unusable is not None,
             )

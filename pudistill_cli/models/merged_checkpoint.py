@@ -134,11 +134,18 @@ class _Merge:
 
 
 def merge_lora(
-    checkpoint: Path, adapter: Path, out: Path, dtype: Dtype = "float32", *, shard: int = _SHARD_BYTES
+    checkpoint: Path,
+    adapter: Path,
+    out: Path,
+    dtype: Dtype = "float32",
+    *,
+    chat_template: str | None = None,
+    shard: int = _SHARD_BYTES,
 ) -> MergeReport:
     """Write `checkpoint` with `adapter` added to the new folder `out`, in Hugging Face form.
 
     Every float tensor is stored in `dtype`, in files of at most `shard` bytes (a larger tensor has one of its own).
+    `chat_template` takes the place of the checkpoint's own, where it is given.
     `out` appears whole or not at all.
 
     Raises:
@@ -160,6 +167,8 @@ def merge_lora(
         temporary.mkdir()
         write_shards(temporary, shards, merge.blocks)
         _copy_data(checkpoint, temporary, merged.config, dtype)
+        if chat_template is not None:
+            write_chat_template(temporary, chat_template)
         sync_tree(temporary)
         temporary.rename(out)
         sync_folder(out.parent)
@@ -170,6 +179,11 @@ def merge_lora(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return _report(merge)
+
+
+def write_chat_template(folder: Path, source: str) -> None:
+    """Put a template where transformers and mlx-lm look first."""
+    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
 
 
 def _copy_data(checkpoint: Path, folder: Path, config: Mapping[str, Any], dtype: Dtype) -> None:

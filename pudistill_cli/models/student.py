@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b, file_digest
@@ -94,6 +95,11 @@ class Student:
         """Whether it is a GGUF file, and no checkpoint is named that it was made from."""
         return self.gguf is not None and self.original is None
 
+    def answering(self, variables: Mapping[str, Any]) -> Student:
+        """The same student, with a chat template that an answer can follow (see `StudentTokenizer.answering`)."""
+        tokenizer = self.tokenizer.answering(variables)
+        return replace(self, tokenizer=tokenizer, notices=(*self.notices, *tokenizer.template_notices(variables)))
+
     def at(self, now: datetime) -> Student:
         """The same student, with `now` for the present of its chat template."""
         return replace(self, tokenizer=self.tokenizer.at(now))
@@ -143,6 +149,20 @@ def resolve_student(
     )
 
 
+def tokenizer_alone(model: str, revision: str | None = None) -> StudentTokenizer:
+    """A student's tokenizer and chat template; of a model on the hub nothing else is fetched.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+        BackendError: a GGUF file, without the backend that reads it.
+    """
+    model = local_model(model)
+    if is_model_file(model):
+        path = Path(model).expanduser()
+        return StudentTokenizer.of_model_file(model_file_reader(path, revision).read_model(path.resolve()))
+    return StudentTokenizer.load(_locate(model, revision, offline=False, weights=False)[0])
+
+
 def with_original(student: Student, original: str, *, offline: bool = False, format: Format = "chat") -> Student:
     """A GGUF student whose exports are merged into the checkpoint it was made from.
 
@@ -185,7 +205,7 @@ def _from_gguf(path: Path, revision: str | None, context: int | None, format: Fo
     )
 
 
-def _locate(model: str, revision: str | None, offline: bool) -> tuple[Path, str | None]:
+def _locate(model: str, revision: str | None, offline: bool, *, weights: bool = True) -> tuple[Path, str | None]:
     path = Path(model).expanduser()
     if path.is_dir():
         if revision is not None:
@@ -197,7 +217,7 @@ def _locate(model: str, revision: str | None, offline: bool) -> tuple[Path, str 
         raise DataError(f"{model} is {kind or 'a file'}.", advice)
     if not hub.HUB_ID.fullmatch(model):
         raise DataError(f"There is no folder {model}.", "Give a local folder, or a hub id such as org/name.")
-    folder = hub.download(model, revision, offline=offline)
+    folder = hub.download(model, revision, offline=offline, weights=weights)
     return folder, folder.name
 
 

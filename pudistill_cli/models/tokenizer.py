@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,9 @@ from tokenizers import Tokenizer
 
 from pudistill_cli.backend_api.codec import Codec, LibraryCodec
 from pudistill_cli.errors import DataError
+from pudistill_cli.models.answer_turn import Ending, amended, ending_of
 from pudistill_cli.models.chat_template import ChatTemplate
+from pudistill_cli.models.content_parts import taking_text
 from pudistill_cli.models.model_file import ModelFile
 from pudistill_cli.models.soundness import embedding_rows
 from pudistill_cli.models.tokenizer_files import (
@@ -48,6 +50,10 @@ class StudentTokenizer:
     notices: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
     """Added tokens that the embeddings have no row for: in a text they are letters like any other."""
+    opening: str = ""
+    """Spaces that the chat template puts before an answer, behind the generation prompt."""
+    closing: str = ""
+    """Text that it puts between an answer and the end of turn."""
 
     @classmethod
     def load(cls, folder: Path, format: Format = "chat") -> StudentTokenizer:
@@ -69,16 +75,19 @@ class StudentTokenizer:
                 "Copy the tokenizer of this very model beside its weights.",
             )
         template, notices = chat_template_of(folder, special, bool(codec.bos), datetime.now())
+        template = taking_text(template)
         eos = codec.id_of(special["eos_token"]) if "eos_token" in special else None
         named = [i for i in (*stop_ids(folder), eos) if i is not None]
-        stops = stops_in_order(codec, template, named, format)
+        ending = ending_of(codec, template)
+        stops = stops_in_order(codec, ending, named, format)
         if not stops:
             raise DataError(
                 f"The tokenizer in {folder} has no end-of-turn token, so an answer could never end.",
                 "Name its eos_token in tokenizer_config.json.",
             )
         mark_special(tokenizer, [token for i in stops if (token := codec.token_of(i))])
-        return cls(codec, template, stops, notices if format == "chat" else (), beyond)
+        chat = format == "chat"
+        return cls(codec, template, stops, notices if chat else (), beyond, closing=ending.closing if chat else "")
 
     @classmethod
     def of_model_file(cls, file: ModelFile, format: Format = "chat") -> StudentTokenizer:
@@ -89,13 +98,36 @@ class StudentTokenizer:
         """
         codec = file.codec
         template, notices = template_or_plain(file.chat_template, file.special, bool(codec.bos), datetime.now())
-        stops = stops_in_order(codec, template, file.stop_tokens, format)
+        template = taking_text(template)
+        ending = ending_of(codec, template)
+        stops = stops_in_order(codec, ending, file.stop_tokens, format)
         if not stops:
             raise DataError(
                 f"{file.source} names no end-of-turn token, so an answer could never end.",
                 "Use a GGUF file of a whole language model.",
             )
-        return cls(codec, template, stops, notices if format == "chat" else ())
+        chat = format == "chat"
+        return cls(codec, template, stops, notices if chat else (), closing=ending.closing if chat else "")
+
+    def answering(self, variables: Mapping[str, Any]) -> StudentTokenizer:
+        """The same tokenizer, for a student that answers right behind the generation prompt, without reasoning.
+
+        `variables` are the settings that its chat template is given; what the template lacks is added to it.
+        """
+        template, opening = amended(self.chat_template, variables)
+        return replace(self, chat_template=template, opening=opening)
+
+    def template_notices(self, variables: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the user should know of the chat template: what is more than the checkpoint's own, and a bad seam."""
+        template, alike = self.chat_template, "in training, sampling and the exports' template alike."
+        added = f"The student's chat template lacks {template.addition!r} before an answer: it is added, {alike}"
+        wrapped = f"The student's chat template wants a message as a list of parts: text is wrapped for it, {alike}"
+        joined = (
+            "The student's chat template ends its prompts in a space that its tokenizer joins to a word: answers begin "
+            "with tokens that the model saw little of. Take the space out of the template, and put it before an answer."
+        )
+        shown = (template.addition, template.wraps_text, self._joins_its_end(variables))
+        return tuple(notice for notice, told in zip((added, wrapped, joined), shown, strict=True) if told)
 
     def at(self, now: datetime) -> StudentTokenizer:
         """The same tokenizer, with `now` on its template's clock instead of when it was loaded."""
@@ -137,6 +169,7 @@ class StudentTokenizer:
         Tokenised together with the prompt's end where that leaves the prompt's ids as they are; otherwise
         alone. An answer that spells a special token is tokenised alone, as plain text.
         """
+        answer = self.opening + answer + self.closing
         tail = prompt[-_TAIL_TOKENS:]
         text = self._decode_with_special(tail)
         if self._encode_continuation(text) == tail:
@@ -157,11 +190,19 @@ class StudentTokenizer:
         """
         tail = list(after[-_TAIL_TOKENS:])
         before, whole = self.decode(tail), self.decode([*tail, *tokens])
-        if before and whole.startswith(before):
-            return whole[len(before) :]
-        return self.decode(tokens)
+        text = whole[len(before) :] if before and whole.startswith(before) else self.decode(tokens)
+        return text.removeprefix(self.opening).removesuffix(self.closing)
 
     # --- inside ---
+
+    def _joins_its_end(self, variables: Mapping[str, Any]) -> bool:
+        """Whether a prompt ends in a space that becomes one token with a word behind it."""
+        try:
+            prompt = self.render([Message("user", "Hello.")], **variables)
+        except DataError:
+            return False
+        ids = self._encode(prompt)
+        return prompt.endswith(" ") and self._encode(prompt + "The")[: len(ids)] != ids
 
     def _encode(self, text: str) -> Tokens:
         return self.codec.encode(text, special=True)
@@ -180,24 +221,11 @@ class StudentTokenizer:
         return any(map(self.codec.is_special, tokens))
 
 
-def stops_in_order(codec: Codec, template: ChatTemplate, named: Sequence[int], format: Format) -> Tokens:
+def stops_in_order(codec: Codec, ending: Ending, named: Sequence[int], format: Format) -> Tokens:
     """Ids that end an answer, the one to train on first; `named` are those that the student's files name.
 
     A chat template says itself what ends a turn. What ends bare text is the first of `named`, the checkpoint's own:
     the tokenizer's eos may be a token that the model never saw in pretraining.
     """
-    end = end_of_turn(codec, template)
-    order = (*named, end) if format == "text" else (end, *named)
+    order = (*named, ending.token) if format == "text" else (ending.token, *named)
     return tuple(dict.fromkeys(i for i in order if i is not None and codec.token_of(i)))
-
-
-def end_of_turn(codec: Codec, template: ChatTemplate) -> int | None:
-    """The first added token that the template puts after an assistant's words; None if it puts none."""
-    words = "ANSWER"
-    try:
-        text = template.render([Message("user", "Q"), Message("assistant", words)], answer_follows=False)
-    except DataError:  # it wants something else first; its eos will have to do
-        return None
-    _, rendered_words, rest = text.rpartition(words)
-    ids = codec.encode(rest, special=True) if rendered_words else ()
-    return next((i for i in ids if codec.is_added(i) and (codec.token_of(i) or "").strip()), None)

@@ -74,6 +74,8 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
     )
     if recipe.student.original is not None:
         student = with_original(student, recipe.student.original, offline=offline, format=recipe.prompts.format)
+    if recipe.prompts.format == "chat":
+        student = student.answering(recipe.student.template_kwargs)
     check_token_ids(recipe, student, prompts)
     for notice in (*prompts.notices, *student.notices):
         console.warn(notice)

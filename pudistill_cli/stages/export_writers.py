@@ -75,7 +75,13 @@ class MergedWeights:
     def write(self) -> WrittenExport:
         """Merge in float32, then store."""
         dtype = self._job.recipe.export.dtype
-        merged_checkpoint.merge_lora(self._job.student.merged_into, self._adapter, self._out, dtype=dtype)
+        merged_checkpoint.merge_lora(
+            self._job.student.merged_into,
+            self._adapter,
+            self._out,
+            dtype=dtype,
+            chat_template=_amended_template(self._job),
+        )
         exact = dtype == "float32" and not self.other_base
         return WrittenExport(self._out, kl_limit=ROUNDING if exact else None)
 
@@ -120,6 +126,8 @@ class AdapterAlone:
     def write(self) -> WrittenExport:
         """Copy it."""
         shutil.copytree(self._adapter, self._out)
+        if (template := _amended_template(self._job)) is not None:
+            merged_checkpoint.write_chat_template(self._out, template)
         return WrittenExport(self._out, kl_limit=ROUNDING)
 
     def check(self, rows: Sequence[Anchored]) -> tuple[str, ...]:
@@ -194,6 +202,12 @@ class OfBackend:
 
 def _trained_on_whole_weights(job: Job) -> bool:
     return job.recipe.lora.base == "bf16"
+
+
+def _amended_template(job: Job) -> str | None:
+    """The chat template that the run used, where it is more than the student's own."""
+    template = job.tokenizer.chat_template
+    return template.source if template.amended else None
 
 
 def _trained_base(job: Job, rows: Sequence[Anchored]) -> Distributions:

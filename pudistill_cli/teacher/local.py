@@ -14,6 +14,7 @@ from pudistill_cli.hardware.memory_estimate import demand_of
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
 from pudistill_cli.models.packaged import local_model
+from pudistill_cli.models.rendered_words import encode_in_full
 from pudistill_cli.models.student import resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.teacher.answers import Answer, Question
@@ -79,8 +80,9 @@ def open_local(
     where = "on this machine's CPU" if placement.device == "cpu" else "on this machine"
     about = f"{settings.model}, {checkpoint.parameters:,} parameters, through {placement.backend.name} {where}"
     tokenizer = checkpoint.tokenizer
+    encode = partial(encode_in_full, tokenizer, variables={}, whose="teacher")
     spell = partial(_spelled, tokenizer)
-    return LocalModel(settings, opened, tokenizer.encode_prompt, checkpoint.fingerprint, context, about, spell)
+    return LocalModel(settings, opened, encode, checkpoint.fingerprint, context, about, spell)
 
 
 def _spelled(tokenizer: StudentTokenizer, tokens: Tokens) -> str:

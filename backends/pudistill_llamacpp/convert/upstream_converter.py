@@ -25,12 +25,18 @@ def problem(llama_cpp: Path) -> str | None:
 
 
 def convert_with_upstream(
-    llama_cpp: Path, checkpoint: Path, out: Path, *, dtype: GgufDtype, adapter: Path | None = None
+    llama_cpp: Path,
+    checkpoint: Path,
+    out: Path,
+    *,
+    dtype: GgufDtype,
+    adapter: Path | None = None,
+    chat_template: str | None = None,
 ) -> None:
     """Write `checkpoint`, with an adapter merged in float32, to the file `out` by upstream's converter.
 
     It runs in this Python, which must have what it imports (torch, transformers, sentencepiece). The merged weights
-    lie beside `out` meanwhile.
+    lie beside `out` meanwhile; there `chat_template` takes the place of the checkpoint's own, where it is given.
 
     Raises:
         ExportError: no checkout, or the converter failed; nothing is at `out` then.
@@ -42,7 +48,7 @@ def convert_with_upstream(
         source, written = checkpoint, Path(folder) / "model.gguf"
         if adapter is not None:
             source = Path(folder) / checkpoint.resolve().name
-            merge_lora(checkpoint, adapter, source, dtype="float32")
+            merge_lora(checkpoint, adapter, source, dtype="float32", chat_template=chat_template)
         command = [sys.executable, str(llama_cpp / SCRIPT), str(source), "--outfile", str(written), "--outtype", dtype]
         # Its own gguf package, which may be newer than the installed one.
         path = [str(llama_cpp.resolve() / "gguf-py"), os.environ.get("PYTHONPATH", "")]

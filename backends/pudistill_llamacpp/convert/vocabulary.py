@@ -21,6 +21,7 @@ from pudistill_llamacpp.convert.tokens import CannotBeWrittenError, Pieces, toke
 
 ADDS_BOS = "tokenizer.ggml.add_bos_token"
 """Whether runtimes put a BOS before a text, a rendered conversation too."""
+CHAT_TEMPLATE = "tokenizer.chat_template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Vocabulary:
             *(uint32(f"tokenizer.ggml.{name}_token_id", i) for name, i in self.special.items()),
             boolean(ADDS_BOS, self.adds_bos),
             boolean("tokenizer.ggml.add_eos_token", self.adds_eos),
-            string("tokenizer.chat_template", self.chat_template),
+            string(CHAT_TEMPLATE, self.chat_template),
         ]
 
 

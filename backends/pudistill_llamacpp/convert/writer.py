@@ -17,7 +17,7 @@ from pudistill_cli.models.safetensors_io import from_float32
 from pudistill_llamacpp.convert.file_contents import OutputTensor, contents_of
 from pudistill_llamacpp.convert.general import general
 from pudistill_llamacpp.convert.hyperparameters import Entry, Kind, boolean, string
-from pudistill_llamacpp.convert.vocabulary import ADDS_BOS, read_vocabulary
+from pudistill_llamacpp.convert.vocabulary import ADDS_BOS, CHAT_TEMPLATE, read_vocabulary
 from pudistill_llamacpp.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -44,13 +44,15 @@ def write_gguf(
     adapter: Path | None = None,
     name: str | None = None,
     adds_bos: bool | None = None,
+    chat_template: str | None = None,
 ) -> Written:
     """Write `checkpoint` to the file `out`; an older one there is replaced.
 
     Matrices are stored in `dtype`, straight from the float32 sum of weight and adapter; vectors and norms in float32,
     and in q8_0 a matrix whose rows are no multiple of 32 in float16. In memory is one tensor at a time.
     `name` is what runtimes show, the folder's name by default; it is changed where llama.cpp would misread it (naming).
-    `adds_bos` is what the file has them do before a text, by default what the tokenizer does.
+    `adds_bos` is what the file has them do before a text, by default what the tokenizer does; `chat_template` takes
+    the place of the checkpoint's own.
 
     Raises:
         ExportError: the architecture or tokenizer is not one that llama.cpp has, the adapter does not fit, a weight
@@ -62,6 +64,9 @@ def write_gguf(
         entries = [*general(checkpoint, contents, dtype), *contents.entries]
         if adds_bos is not None:
             entries = [boolean(ADDS_BOS, adds_bos) if entry.key == ADDS_BOS else entry for entry in entries]
+        if chat_template is not None:
+            own = string(CHAT_TEMPLATE, chat_template)
+            entries = [own if entry.key == CHAT_TEMPLATE else entry for entry in entries]
         data = (stored(tensor, contents.values(tensor)) for tensor in contents.tensors)
         write_file(temporary, contents.architecture.name, entries, contents.tensors, data)
     return Written(out, out.stat().st_size, Counter(t.type for t in contents.tensors))

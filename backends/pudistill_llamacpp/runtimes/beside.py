@@ -19,6 +19,11 @@ from pudistill_llamacpp.runtimes.modelfile import modelfile
 from pudistill_llamacpp.runtimes.recognise import recognise
 from pudistill_llamacpp.runtimes.server_line import WITHOUT_BOS, llama_server, template_variables
 
+_AMENDED = (
+    "The run used another chat template (chat_template.jinja) than the student's file has, and Ollama cannot be given "
+    "it with an adapter: use the llama-server line, or export gguf."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
@@ -61,6 +66,7 @@ def write_runtime_files(
         RunError: the Modelfile cannot be written.
     """
     template, family, notices = _template(prompting)
+    amended = prompting.template if prompting.template is not None and prompting.template.amended else None
     text = modelfile(
         _path(weights),
         template=template,
@@ -72,10 +78,16 @@ def write_runtime_files(
     write_atomic(folder / "Modelfile", text)
     variables = template_variables(prompting.template, prompting.variables) if prompting.template else {}
     lora = None if adapter is None else folder / adapter
+    file = None
+    if amended is not None and adapter is not None:  # the student's own file has its own template
+        file = folder / "chat_template.jinja"
+        write_atomic(file, amended.source)
+        notices = (*notices, _AMENDED) if template is None else notices
     steps = [
         [
             *llama_server(folder / weights, variables, prompting.sampling, prompting.context, lora),
             *(WITHOUT_BOS if prompting.unseen_bos else ()),
+            *(() if file is None else ("--chat-template-file", str(file))),
         ],
         ["ollama", "create", _ollama_name(name), "-f", str(folder / "Modelfile")],
     ]

@@ -17,6 +17,7 @@ from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Adapter, Message, Tokens
 from pudistill_mlx.export.reading import read_text
 from pudistill_mlx.export.storing import tensor_names
+from pudistill_mlx.export.text_files import tokenizer_of
 from pudistill_mlx.quirks import longest_context, settings_for_mlx_lm
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def check_export(request: ExportRequest, written: WrittenExport, texts: Sequence
         ExportError: mlx-lm reads or ends something differently.
     """
     _check_config(written.model)
-    student = StudentTokenizer.load(request.student, format=request.generation.format)
+    student = tokenizer_of(request)
     check_text(written.model, student, request.stop_tokens, request.generation, texts)
     return ()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.backend_api.export_checks import STRESS
+from pudistill_cli.backend_api.exporter import ExportRequest
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.tokenizer import Format, StudentTokenizer
 from pudistill_cli.models.tokenizer_files import stop_ids
@@ -19,6 +20,13 @@ TEMPLATE = "chat_template.jinja"
 _WEIGHTS = ("config.json", "model*.safetensors", "model.safetensors.index.json")
 _AS_IT_IS = "PreTrainedTokenizerFast"
 """The class that takes tokenizer.json as it is; some others rebuild parts of it from what they take for granted."""
+
+
+def tokenizer_of(request: ExportRequest) -> StudentTokenizer:
+    """As the run had it."""
+    generation = request.generation
+    tokenizer = StudentTokenizer.load(request.student, format=generation.format)
+    return tokenizer.answering(generation.variables) if generation.format == "chat" else tokenizer
 
 
 def write_text_files(merged: Path, out: Path, student: StudentTokenizer, stop_tokens: Tokens, format: Format) -> None:
@@ -37,9 +45,10 @@ def write_text_files(merged: Path, out: Path, student: StudentTokenizer, stop_to
 
 
 def _write_template(out: Path, source: str) -> None:
-    """The run's template, where the checkpoint has none, or several by name."""
+    """The run's template, where the checkpoint has another, none, or several by name."""
     path = out / TEMPLATE
-    if not path.is_file() and read_json(out / "tokenizer_config.json").get("chat_template") != source:
+    held = path.read_text("utf-8") if path.is_file() else read_json(out / "tokenizer_config.json").get("chat_template")
+    if held != source:
         path.write_text(source, encoding="utf-8")
 
 

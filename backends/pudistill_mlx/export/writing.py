@@ -13,11 +13,10 @@ from mlx_lm.utils import save_config, save_model
 from pudistill_cli.backend_api.exporter import ExportRequest, WrittenExport
 from pudistill_cli.errors import ExportError
 from pudistill_cli.models.merged_checkpoint import merge_lora
-from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_mlx.export.account import card, notices
 from pudistill_mlx.export.next_steps import next_steps
 from pudistill_mlx.export.storing import Stored, dtype_of, open_model, store
-from pudistill_mlx.export.text_files import write_text_files
+from pudistill_mlx.export.text_files import tokenizer_of, write_text_files
 from pudistill_mlx.export.variants import Variant, variant_of
 
 KL_LIMIT = 1e-4
@@ -34,7 +33,7 @@ def write_export(request: ExportRequest) -> WrittenExport:
         ExportError: it cannot be merged, or mlx-lm cannot load or write it.
     """
     variant = variant_of(request.variant)
-    student = StudentTokenizer.load(request.student, format=request.generation.format)
+    student = tokenizer_of(request)
     merged = request.out / ".float32"
     try:
         merge_lora(request.checkpoint, request.adapter, merged)

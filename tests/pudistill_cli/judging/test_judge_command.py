@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -154,6 +155,14 @@ def test_bad_lines_end_it_before_the_model_is_looked_for(tmp_path: Path, call: C
     ended = call("judge", "no/such-model", str(path))
     assert ended.code == 3
     assert "line 3: no `candidates`" in ended.flat
+
+
+def test_a_template_that_drops_words_is_refused(data: Path, tmp_path: Path, call: Call) -> None:
+    shutil.copytree(STUDENT, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text("<|user|>{{ messages[-1].content[:20] }}<|assistant|>")
+    ended = call("judge", str(tmp_path / "model"), str(data), "--scorer", "likelihood")
+    assert ended.code == 3, ended.err
+    assert "The judge's chat template leaves out words of message 1, the user's" in ended.flat
 
 
 def test_set_without_a_recipe_is_refused(data: Path, call: Call) -> None:

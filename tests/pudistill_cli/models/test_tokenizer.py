@@ -119,6 +119,49 @@ def test_prompt_and_answer_are_the_ids_of_the_whole_text(tokenizer: StudentToken
     assert ids + tokenizer.encode_answer(ids, " is Paris.")[:-1] == together
 
 
+LLAMA_2 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [("smollm2", None), ("qwen2.5", None), ("stories", None), ("stories", LLAMA_2), ("smollm2", LLAMA_2)],
+    indirect=["name"],
+)
+def test_prompt_and_answer_are_the_ids_of_the_whole_conversation(
+    template: str | None, name: str, shared: Path, tmp_path: Path
+) -> None:
+    folder = copy(shared, name, tmp_path / "student")
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    student = StudentTokenizer.load(folder).answering({})
+    assert (student.opening, student.closing) == ((" ", " ") if template else ("", ""))
+    for question in conversations():
+        prompt = student.encode_prompt(question)
+        for words in ("Paris.", "Two\nlines", '{"a": 1}', "def f():\n    pass"):
+            whole = student.chat_template.render([*question, Message("assistant", words)], answer_follows=False)
+            answer = student.encode_answer(prompt, words)
+            expected = student.codec.encode(whole, special=True)[: len(prompt + answer)]
+            assert prompt + answer == expected
+            assert student.decode_answer(answer, after=prompt) == words
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen2.5"], indirect=True)
+def test_a_prompt_that_ends_in_a_space_is_told(name: str, shared: Path, tmp_path: Path) -> None:
+    """'Bot:', ' Paris' are the tokens of the whole conversation."""
+    folder = copy(shared, name, tmp_path / "student")
+    turns = (
+        "{% for m in messages %}{{ ('Bot: ' if m.role == 'assistant' else 'User: ') + m.content + '\\n' }}{% endfor %}"
+    )
+    for prompt, notices in (("Bot: ", 1), ("Bot:", 0), ("Bot:\\n", 0)):
+        (folder / "chat_template.jinja").write_text(f"{turns}{{{{ '{prompt}' if add_generation_prompt }}}}")
+        student = StudentTokenizer.load(folder).answering({})
+        assert len(student.template_notices({})) == notices
+        assert student.opening == (" " if prompt == "Bot:" else "")
+
+
 def test_an_answer_is_tokenised_together_with_its_prompt(tmp_path: Path) -> None:
     """Words that depend on what stands before them: `ab` is one word after x, and two elsewhere."""
     words = {"x": 0, "a": 1, "b": 2, "ab": 3, "\n": 4, "</s>": 5}

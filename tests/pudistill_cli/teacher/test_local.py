@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from pudistill_cli.backend_api.contract import Capabilities
 from pudistill_cli.config.teacher import LocalTeacher
-from pudistill_cli.errors import BackendError
+from pudistill_cli.errors import BackendError, DataError
 from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.probes import Card
 from pudistill_cli.teacher import local, local_placement
@@ -122,6 +123,24 @@ def test_other_weights_or_settings_are_another_teacher():
     assert build(engine).identity() in identities
 
 
+def test_a_question_that_the_teachers_template_does_not_write_is_never_put(monkeypatch, spy, tmp_path):
+    """All are looked at before the first is answered."""
+    machine(monkeypatch, card=0, free=0, ram=1 << 33)
+    folder = tmp_path / "teacher"
+    shutil.copytree(STUDENT, folder)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}<|user|>{{ m.content[:5] }}{% endfor %}")
+    teacher = open_local(LocalTeacher(model=str(folder)), "auto", 256)
+    with pytest.raises(
+        DataError, match="The teacher's chat template leaves out words of message 1, the user's 'longer'"
+    ):
+        next(teacher.ask(asked("short", "longer")))
+    assert spy.engine.calls == []
+    turns = (Message("system", "Be brief."), Message("user", "hello"))
+    teacher = open_local(LocalTeacher(model=str(STUDENT)), "auto", 256)
+    with pytest.raises(DataError, match="The teacher's chat template refuses a conversation of system, user"):
+        next(teacher.ask([Question("key", turns)]))
+
+
 # --- card or CPU ---
 
 CARD_BYTES = 2 * 205_200 + 4 * 8 * 4_096 * 2 * 80 + 4 * 512 * 768
@@ -150,7 +169,8 @@ class Spy:
 
     def open(self, spec) -> EchoEngine:
         self.devices.append(spec.device)
-        return EchoEngine()
+        self.engine = EchoEngine()
+        return self.engine
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from pudistill_cli.backend_api.contract import Engine, ModelSpec
 from pudistill_cli.backend_api.exporter import ExportRequest, GenerationSettings
 from pudistill_cli.errors import ExportError
+from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Message, Sampling, Tokens
 from pudistill_llamacpp.convert.writer import write_gguf
@@ -32,6 +33,7 @@ from pudistill_llamacpp.exporting import (
     open_export,
     write_export,
 )
+from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.quantise import quantise
 from tests.backends.pudistill_llamacpp.export.server import serving
 from tests.backends.pudistill_llamacpp.next_tokens import mean_kl, normalised
@@ -184,6 +186,38 @@ def test_the_line_to_type_has_the_day_of_the_run(kind: str, adapter: Path, tmp_p
     asked = replace(asked, student=student, checkpoint=checkpoint, now=datetime(2025, 3, 1, 23, 59, 30))
     line = shlex.split(write_export(asked).next_steps[0])
     assert json.loads(line[line.index("--chat-template-kwargs") + 1]) == {"date_string": "01 Mar 2025"}
+
+
+@pytest.mark.parametrize("kind", ["gguf", "gguf-adapter", "a GGUF student"])
+def test_a_template_that_opens_a_think_block_is_written_as_the_run_used_it(
+    kind: str, adapter: Path, tmp_path: Path
+) -> None:
+    """In the file; with an adapter, whose base has its own template, beside it and in the line to type."""
+    student = tmp_path / "student"
+    shutil.copytree(STUDENT, student)
+    template = student / "chat_template.jinja"
+    source = "{{ '<think>\\n' if add_generation_prompt }}"
+    template.write_text(template.read_text() + source)
+    asked = request(tmp_path / "out", adapter, (), kind if kind == "gguf-adapter" else "gguf", "f16")
+    asked = replace(asked, student=student, checkpoint=student)
+    if kind == "a GGUF student":
+        asked = replace(asked, student=write_gguf(student, tmp_path / "student.gguf", dtype="f16").path)
+    written = write_export(asked)
+    check_export(asked, written, ())
+    line = shlex.split(written.next_steps[0])
+    if kind != "gguf-adapter":
+        model = Model.open(written.model, vocab_only=True)
+        held = model.chat_template or ""
+        model.close()
+        assert "--chat-template-file" not in line
+    else:
+        held = Path(line[line.index("--chat-template-file") + 1]).read_text()
+    assert held.startswith(template.read_text())
+    hello = [Message("user", "hello")]
+    shown = ChatTemplate(held, {}, datetime(2026, 11, 30)).render(hello, answer_follows=True)
+    assert shown == "<|user|>hello<|assistant|><think>\n\n</think>\n\n"
+    if kind != "gguf-adapter":  # Ollama's template too
+        assert "<|assistant|><think>\n\n</think>\n\n" in (asked.out / "Modelfile").read_text()
 
 
 # --- a BOS that the tokenizer puts before text, and the template before no conversation ---

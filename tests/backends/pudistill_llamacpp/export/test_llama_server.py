@@ -37,8 +37,9 @@ def rendered_alike(source: str | None, program: Path, folder: Path) -> int:
         (checkpoint / "chat_template.jinja").write_text(source, encoding="utf-8")
         config = json.loads((checkpoint / "tokenizer_config.json").read_text())
         (checkpoint / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": "<|user|>"}))
-    file = write_gguf(checkpoint, folder / "student.gguf", dtype="f32").path
-    tokenizer = StudentTokenizer.load(checkpoint)
+    tokenizer = StudentTokenizer.load(checkpoint).answering(VARIABLES)
+    own = tokenizer.chat_template.source if tokenizer.chat_template.amended else None
+    file = write_gguf(checkpoint, folder / "student.gguf", dtype="f32", chat_template=own).path
     variables = template_variables(tokenizer.chat_template, VARIABLES)
     taken = 0
     with serving(program, file, folder / "log.txt", "-c", "256") as server:
@@ -61,7 +62,26 @@ def test_a_familys_template(family: str, llama_server: Path, tmp_path: Path) -> 
     assert rendered_alike(WRITTEN[family], llama_server, tmp_path) == (2 if family == "Mistral v0.2" else 4)
 
 
-@pytest.mark.parametrize("name", [*REAL, "HuggingFaceTB-SmolLM3-3B"])
+AMENDED = (
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "openai-gpt-oss-120b",
+    "NVIDIA-Nemotron-Nano-v2",
+    "upstage-Solar-Open-100B",
+)
+"""Of llama.cpp's: what they lack before an answer is added."""
+
+
+@pytest.mark.parametrize("name", [*REAL, "HuggingFaceTB-SmolLM3-3B", *AMENDED])
 def test_a_real_template(name: str, llama_server: Path, upstream: Path, tmp_path: Path) -> None:
     taken = rendered_alike(real(upstream, name).source, llama_server, tmp_path)
     assert taken == (2 if "gemma-2" in name else 4)
+
+
+def test_a_template_that_takes_parts_is_given_text(llama_server: Path, tmp_path: Path) -> None:
+    """SmolVLM's, without what is for pictures."""
+    source = (
+        "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}{{ ': ' }}"
+        "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% endif %}{% endfor %}"
+        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    )
+    assert rendered_alike(source, llama_server, tmp_path) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.types import Message, PromptTokens, Sampling, Tokens
 from pudistill_mlx.export import check_export, export_bytes, open_export, write_export
 from pudistill_mlx.export.packing import requantised
+from pudistill_mlx.export.reading import read_text
 from pudistill_mlx.export.writing import KL_LIMIT
 from tests.backends.contract.reference import Reference
 from tests.backends.pudistill_mlx.export.exports import (
@@ -333,3 +335,15 @@ def test_what_to_type_speaks_as_training_did(adapter: Path, tmp_path: Path) -> N
     assert json.loads(line[line.index("--chat-template-config") + 1]) == {"enable_thinking": False}
     assert line[line.index("--temp") + 1] == "0.7"
     assert "LM Studio has to be told so too" in written.notices[0]
+
+
+def test_a_template_that_opens_a_think_block_is_written_as_the_run_used_it(adapter: Path, tmp_path: Path) -> None:
+    student = tmp_path / "thinking"
+    shutil.copytree(STUDENT, student)
+    with (student / "chat_template.jinja").open("a") as file:
+        file.write("{{ '<think>\\n' if add_generation_prompt }}")
+    asked = request(tmp_path / "out", student, adapter, "f32", GenerationSettings())
+    check_export(asked, write_export(asked), [])
+    hello = [{"role": "user", "content": "hello"}]
+    shown = read_text(asked.out).apply_chat_template(hello, tokenize=False, add_generation_prompt=True)
+    assert shown == "<|user|>hello<|assistant|><think>\n\n</think>\n\n"
