@@ -61,6 +61,12 @@ class Bar:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, notes=self.figures())
 
+    def end_early(self) -> None:
+        """What is done is all that was needed."""
+        self.total = self.done
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=self.total)
+
     @property
     def rate(self) -> float:
         """Items of this run a second, since the start."""
