@@ -45,8 +45,10 @@ def distil(job: Job, until: Stage = Stage.EXPORT) -> None:
         return
     print_results(job.console, final_evaluation(job, anchors, best, scorer))  # test is read once
     if until is Stage.EXPORT:
-        export_best(job, anchors, best.choice.name)
-    write_report(job.folder.path)
+        with job.console.status("export"):
+            export_best(job, anchors, best.choice.name)
+    with job.console.status("report"):
+        write_report(job.folder.path)
 
 
 def train_rounds(job: Job, anchors: Anchors, scorer: Scorer, best: Selection) -> Ending | None:
@@ -73,4 +75,5 @@ def export_run(job: Job, adapter: str | None) -> list[Exported]:
     if not job.folder.adapter(name).is_dir():
         known = sorted(p.name for p in job.folder.adapter("").iterdir())
         raise UsageError(f"This run has no adapter {name!r}.", f"It has: {', '.join(known)}.")
-    return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.keeps_its_types))
+    with job.console.status("export"):
+        return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.keeps_its_types))

@@ -63,6 +63,11 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
     Raises:
         PudistillError: the first thing that would stop the run.
     """
+    with console.status("checking recipe, student and prompts"):
+        return _plan(recipe, console, offline=offline)
+
+
+def _plan(recipe: Recipe, console: Console, *, offline: bool) -> Plan:
     load_metric(recipe.eval.metric)
     prompts = read_prompt_sets(recipe.prompts)
     student = resolve_student(

@@ -13,7 +13,7 @@ from pudistill_cli.method.claims import Check, Group, concentration, order, stab
 from pudistill_cli.method.preferences import round_targets
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.statistics import mean_kendall
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import CLAIMS, of_round
 from pudistill_cli.stages.anchors import Anchored, Anchors, judge_reads
@@ -43,6 +43,7 @@ class Claim:
         return {True: "holds", False: "does not hold", None: "cannot be told"}[self.check.holds]
 
 
+@shown_as("claims")
 def measure_claims(job: Job, anchors: Anchors, best: Selection, scorer: Scorer | None) -> list[Claim]:
     """Check each claim; candidates and scores that the ledger holds are not computed again."""
     prompts = [a for a in best.dev if a.prompt.reference is not None and a.answer_tokens and judge_reads(job, a)]

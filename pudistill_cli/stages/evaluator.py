@@ -83,6 +83,7 @@ class Evaluator:
         self._samples = samples or job.recipe.eval.samples
         self.sets = sets
         self.scorer = scorer
+        self._nll: dict[tuple[str, str], Values] = {}
 
     # --- answers ---
 
@@ -141,7 +142,11 @@ class Evaluator:
             for p, row in zip(self.sets[name], answers, strict=True)
             if p.answer_tokens and judge_reads(self.job, p)
         ]
-        scores: dict[int, Values] = dict(scorer.score(self.job.judge(), items))
+        scores: dict[int, Values] = {}
+        with self.job.console.bar(f"{name}: {system.weights} by the judge", len(items), transient=True) as bar:
+            for index, of_item in scorer.score(self.job.judge(), items):
+                scores[index] = of_item
+                bar.advance()
         return np.array([scores[i] for i in range(len(items))]) if items else np.empty((0, 1))
 
     def _readable_pair(self, item: Item) -> bool:
@@ -173,17 +178,26 @@ class Evaluator:
         judge = self.job.judge()
         readable = [item for item in items if self._readable_pair(item)]
         by_prompt: dict[str, list[float]] = {}
-        for index, scores in Pairwise().score(judge, readable):
-            by_prompt.setdefault(readable[index].key, []).append(0.5 + 0.5 * float(np.sign(scores[0] - scores[1])))
+        with self.job.console.bar(f"{name}: {system.weights} in pairs", len(readable), transient=True) as bar:
+            for index, scores in Pairwise().score(judge, readable):
+                by_prompt.setdefault(readable[index].key, []).append(0.5 + 0.5 * float(np.sign(scores[0] - scores[1])))
+                bar.advance()
         return np.array([sum(wins) / len(wins) for wins in by_prompt.values()], dtype=np.float64)
 
     def anchor_nll(self, system: System, name: str) -> Values:
-        """(N,) mean -log p per token of the held-out anchors."""
+        """(N,) mean -log p per token of the held-out anchors, whatever the temperature: asked for once."""
+        known = (system.weights, name)
+        if known in self._nll:
+            return self._nll[known]
         prompts = [p for p in self.sets[name] if p.answer_tokens]
         adapter = self.job.adapter(system.adapter) if system.adapter else None
         requests = [Continuations(p.prompt_tokens, (p.answer_tokens,)) for p in prompts]
-        nll = {i: -float(np.mean(lp[0])) for i, lp in self.job.engine.logprobs(requests, adapter)}
-        return np.array([nll[i] for i in range(len(requests))])
+        nll: dict[int, float] = {}
+        with self.job.console.bar(f"{name}: {system.weights} NLL", len(requests), transient=True) as bar:
+            for i, logprobs in self.job.engine.logprobs(requests, adapter):
+                nll[i] = -float(np.mean(logprobs[0]))
+                bar.advance()
+        return self._nll.setdefault(known, np.array([nll[i] for i in range(len(requests))]))
 
     # --- what dev chooses by ---
 

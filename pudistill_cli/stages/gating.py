@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pudistill_cli.method.gates import GateReport, choose
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.scorers.registry import scorer_from
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.candidates import CandidateGroup
@@ -23,6 +23,7 @@ AUTO = ("likelihood", "token-f1")
 """What `scorer: auto` puts through the gates; the others are there for a recipe to name."""
 
 
+@shown_as("gates")
 def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
     """The recipe's scorer, or what passes of `AUTO`; None when the gates let nothing through."""
     rank = job.recipe.rank
@@ -64,6 +65,7 @@ def no_scorer_ending(job: Job, anchors: Anchors) -> Ending | None:
     return Ending.of(Reason.NO_SCORER if anchors.rl_pool else Reason.NO_PROMPTS, 0)
 
 
+@shown_as("gates")
 def gate_ending(job: Job, scorer: Scorer, groups: Sequence[CandidateGroup], number: int) -> Ending | None:
     """The end of the rounds, where what ranks round `number`, all scored by now, fails on its groups; decided once.
 

@@ -20,7 +20,7 @@ from pudistill_cli.method.preferences import (
 from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.ensemble import combine
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.ledger_groups import GroupScores
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import Rollout, of_round
@@ -59,6 +59,7 @@ class Ranked:
         return None if self.decision == "train" else Ending.of(Reason.named(self.decision), self.number - 1)
 
 
+@shown_as("ranking")
 def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> Ranked:
     """Score, standardise, and turn into preferences; scores in the ledger are not computed again."""
     groups = with_earlier(job, groups, number)

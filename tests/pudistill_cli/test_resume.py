@@ -67,8 +67,8 @@ def bomb(patch: pytest.MonkeyPatch, place: str, nth: int, *first: Any, after: bo
 LEDGER = "pudistill_cli.run.ledger:Ledger"
 LEARNER = "pudistill_torch.learner:TorchLearner"
 # 28 prompts are asked; SFT has 2 steps, then each round 2; the gates draw 4 groups, round 1 the other 12, round 2 16.
-# Scores are kept by scorer: one's of the gates' groups, two's of each round's and the claims', and 16 times the posterior
-# of a group, also of round 1 where a run that was stopped in round 2 goes on.
+# Scores are kept by scorer: one's of the gates' groups, two's of each round's and the claims', and the posteriors of 16
+# groups one by one, also of round 1 where a run that was stopped in round 2 goes on.
 POINTS: dict[str, Callable[[pytest.MonkeyPatch], Killed]] = {
     "teacher": lambda p: bomb(p, f"{LEDGER}.add_anchor", 5, after=True),
     "SFT": lambda p: bomb(p, f"{LEARNER}.step", 2),
