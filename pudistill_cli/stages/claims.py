@@ -102,7 +102,8 @@ def _label_free(job: Job, scorer: Scorer | None) -> dict[str, float]:
     )
     values: dict[str, float | None] = {}
     for report in reports:
-        values[f"{report['gate']} gate, {report['scorer']}"] = report["measure"]
+        prompts = f"{report['details']['prompts']:.0f} prompts"
+        values[f"{report['gate']} gate on {prompts}, {report['scorer']}"] = report["measure"]
         for detail in ("orders", "views"):
             values[f"{detail} alike, {report['scorer']}"] = report["details"].get(detail)
     for a, b in combinations(components(scorer) if scorer is not None else (), 2):
