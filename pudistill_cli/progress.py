@@ -51,8 +51,8 @@ class Bar:
         self.changed(self)
 
     def expect(self, total: int) -> None:
-        """What is done is all that was needed."""
-        self.total = self.done
+        """Show that it will be so many items, where that was not known at the start."""
+        self.total = total
         self.changed(self)
 
     @property

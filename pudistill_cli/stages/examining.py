@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -36,8 +36,6 @@ ORDER = 2
 """The stream of uniform numbers that draws the gates' prompts; 0 and 1 corrupt their anchors."""
 
 T = TypeVar("T")
-Read = Callable[[int], Sequence[Array]]
-"""(K,) scores of the candidates of each of the first n prompts."""
 
 
 # --- before the first update ---
@@ -112,70 +110,91 @@ def examine_again(job: Job, scorers: Sequence[Scorer], groups: list[CandidateGro
     own answers are not clearly below the anchors, and for scores of `likelihood` or of the first judge that the round
     does not have.
     """
-    rank, rollout = job.recipe.rank, of_round(number)
+    rollout = of_round(number)
     judge = job.judge(rollout.policy)
-    student = replace(judge, adapter=job.adapter(policy_of(number)))
-    scores = {s.name: score_groups(job, s, groups, rollout) for s in scorers}  # (K + 1,) a group
-    candidates = {name: [s[:-1] for s in of_scorer] for name, of_scorer in scores.items()}
     items = _items(job, groups)
-    at = _drawn(job, range(len(items)), [item.key for item in items])
-    shown = [items[i] for i in at]
-    wrong = WrongAnswers(judge, student, shown, job.recipe.seed)
-    trusted = _asked(job, judge, LIKELIHOOD, shown, f"{rollout.title}: gates, likelihood")
-    reports: list[GateReport] = []
-    for scorer in scorers:
-        own = candidates[scorer.name]
-        few = [own[i] for i in at]
-        if not scorer.asks_model and LIKELIHOOD.name in candidates:
-            both = (own, candidates[LIKELIHOOD.name])
-            reports.append(kendall_gate("agreement", scorer, lambda n, both=both: both, [len(items)], rank.min_kendall))
-            continue
-        if not scorer.asks_model:
-            reports.append(_compared("agreement", scorer, few, trusted, rank.min_kendall))
-            continue
-        report = candidates_gate(scorer, items, scores[scorer.name], rank.min_anchor)
+    shown = _drawn(job, range(len(items)), [item.key for item in items])
+    student = replace(judge, adapter=job.adapter(policy_of(number)))
+    later = _LaterGates(
+        job,
+        judge,
+        items,
+        shown,
+        {s.name: score_groups(job, s, groups, rollout) for s in scorers},
+        WrongAnswers(judge, student, [items[i] for i in shown], job.recipe.seed),
+        f"{rollout.title}: gates",
+    )
+    reports = [r for s in scorers for r in (later.of_model(s) if s.asks_model else [later.of_strings(s)])]
+    return [later.with_length(report) for report in reports]
+
+
+@dataclass(frozen=True)
+class _LaterGates:
+    """A round's groups, and each scorer's (K + 1,) scores of them, the anchor's last."""
+
+    job: Job
+    judge: Judge
+    items: Sequence[Item]
+    shown: Sequence[int]
+    """Of the items, those that the model may be asked about, in that order."""
+    scores: Mapping[str, Sequence[Array]]
+    wrong: WrongAnswers
+    title: str
+
+    def candidates(self, name: str) -> list[Array]:
+        """A scorer's (K,) scores of the candidates."""
+        return [scores[:-1] for scores in self.scores[name]]
+
+    def of_model(self, scorer: Scorer) -> list[GateReport]:
+        """Corrupted anchors, unless the candidates' scores make them unnecessary; of a refreshed judge also drift."""
+        rank = self.job.recipe.rank
+        report = candidates_gate(scorer, self.items, self.scores[scorer.name], rank.min_anchor)
         if not (report.settled and report.passed):
-            report = _corruption(job, judge, scorer, wrong, f"{rollout.title}: gates")
-        reports.append(report)
-        if rank.judge == "refreshed":
-            first = _asked(job, job.judge(), scorer, shown, f"{rollout.title}: gates, first judge")
-            reports.append(_compared("drift", scorer, few, first, rank.min_kendall))
-    return reports
+            report = _corruption(self.job, self.judge, scorer, self.wrong, self.title)
+        if rank.judge != "refreshed":
+            return [report]
+        return [report, self._beside("drift", scorer, self.job.judge(), scorer)]
+
+    def of_strings(self, scorer: Scorer) -> GateReport:
+        """Agreement with likelihood, on all groups where the round has its scores."""
+        if LIKELIHOOD.name not in self.scores:
+            return self._beside("agreement", scorer, self.judge, LIKELIHOOD)
+        both = self.candidates(scorer.name), self.candidates(LIKELIHOOD.name)
+        steps = [len(self.items)]
+        return kendall_gate("agreement", scorer, lambda n: both, steps, self.job.recipe.rank.min_kendall)
+
+    def with_length(self, report: GateReport) -> GateReport:
+        """With how its scores go with length."""
+        length = length_correlation(self.candidates(report.scorer.name), self.items)
+        return replace(report, details={**report.details, "length": length})
+
+    def _beside(self, gate: Literal["agreement", "drift"], scorer: Scorer, judge: Judge, other: Scorer) -> GateReport:
+        """Against scores of `other` by `judge`, which is asked for as few as it takes."""
+        own = [self.candidates(scorer.name)[i] for i in self.shown]
+        items = [self.items[i] for i in self.shown]
+        held: list[Array] = []
+
+        def both(n: int) -> tuple[Sequence[Array], Sequence[Array]]:
+            with self.job.console.bar(f"{self.title}, {gate} of {scorer.name}", n, transient=True) as bar:
+                bar.advance(len(held))
+                held.extend(collect(other, judge, items[len(held) : n]))
+                bar.advance(n - bar.done)
+            return own[:n], held
+
+        return kendall_gate(gate, scorer, both, looks(len(own)), self.job.recipe.rank.min_kendall)
 
 
 def _corruption(job: Job, judge: Judge, scorer: Scorer, wrong: WrongAnswers, title: str) -> GateReport:
     with job.console.bar(f"{title}: {scorer.name}", len(wrong)) as bar:
         report = corruption_gate(judge, scorer, wrong, job.recipe.rank.min_anchor, bar.advance)
-        bar.end_early()
+        bar.expect(bar.done)  # as many as it took
     return report
-
-
-def _asked(job: Job, judge: Judge, scorer: Scorer, items: Sequence[Item], title: str) -> Read:
-    """(K,) scores of the candidates of the first n items, each asked for once."""
-    held: list[Array] = []
-
-    def first(n: int) -> Sequence[Array]:
-        if n > len(held):
-            with job.console.bar(title, n, transient=True) as bar:
-                bar.advance(len(held))
-                held.extend(collect(scorer, judge, items[len(held) : n]))
-                bar.advance(n - bar.done)
-        return held[:n]
-
-    return first
 
 
 def _drawn(job: Job, prompts: Sequence[T], keys: Sequence[str]) -> list[T]:
     """At most `rank.gate_prompts`, drawn by the seed: a file may be sorted, and a gate may look at its first few."""
     drawn = [uniforms(job.recipe.seed, 0, key, ORDER, 1)[0] for key in keys]
     return [prompts[i] for i in np.argsort(drawn)[: job.recipe.rank.gate_prompts]]
-
-
-def _compared(
-    gate: Literal["agreement", "drift"], scorer: Scorer, own: Sequence[Array], asked: Read, threshold: float
-) -> GateReport:
-    """By scores at hand and others that are asked for, so far as they are needed."""
-    return kendall_gate(gate, scorer, lambda n: (own[:n], asked(n)), looks(len(own)), threshold)
 
 
 def _items(job: Job, groups: Sequence[CandidateGroup]) -> list[Item]:

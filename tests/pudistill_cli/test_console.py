@@ -260,7 +260,7 @@ def test_work_that_fails_is_no_longer_under_way(capsys: pytest.CaptureFixture[st
 def test_work_that_ends_early_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     with Console().bar("gates: likelihood", 100) as bar:
         bar.advance(24)
-        bar.end_early()
+        bar.expect(bar.done)
     assert capsys.readouterr().err.splitlines() == ["gates: likelihood: 24/24  0 s"]
 
 

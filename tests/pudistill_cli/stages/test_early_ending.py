@@ -254,6 +254,21 @@ def test_later_gates_ask_about_corrupted_anchors_where_the_round_s_scores_do_not
     assert [(r["gate"], r["details"]["prompts"]) for r in reports] == [("corruption", 4), ("agreement", SIZES["train"])]
 
 
+def test_a_round_without_likelihood_asks_for_it_as_long_as_the_gate_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    asked = during(monkeypatch, "examine_again", asked_of_the_model(monkeypatch))
+    tiny = Tiny.make(tmp_path, rank={"scorer": ["pmi", "chrf"]})
+    assert call(*tiny.arguments("--until", "prefer")).code == 0
+    reports = json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'gates/round-2'"))["reports"]
+    assert [(r["scorer"], r["details"]["prompts"]) for r in reports] == [("pmi", SIZES["train"]), ("chrf", 4)]
+    assert all(-1 <= r["details"]["length"] <= 1 for r in reports)
+    assert asked == [("logprobs", "sft")]
+    assert [(s,) for s in ("chrf", "likelihood", "pmi", "posterior")] == tiny.rows(
+        "SELECT DISTINCT scorer FROM scores JOIN candidates ON id = candidate_id WHERE round = 1 ORDER BY 1"
+    )
+
+
 def test_the_first_gates_score_nothing_that_the_round_scores_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
