@@ -289,9 +289,9 @@ def test_an_engine_that_does_not_fit_is_refused_too() -> None:
 def test_an_engines_weights_have_the_room_that_is_left_for_them() -> None:
     cache = (4 * 8 * 2048 * 30 * 192 + 4 * 512 * 49152) / 2**30
     beside = auto(CPU, SMOL).engine_weights_gib
-    assert beside == pytest.approx(19.0 - SMOL.learner_gib(4, 4096) - cache)
-    in_turns = auto(replace(CPU, free_gib=1.0 + 15.6), SMOL).engine_weights_gib
-    assert in_turns == pytest.approx(15.6 - cache)
+    assert beside == pytest.approx(19.0 - SMOL.learner_gib(4, 512) - cache)
+    in_turns = auto(replace(CPU, free_gib=1.0 + 2.8), SMOL).engine_weights_gib
+    assert in_turns == pytest.approx(2.8 - cache)
     on_a_card = choose("llamacpp", "torch", installed(TORCH, LLAMACPP), H100, SMOL).engine_weights_gib
     assert on_a_card == pytest.approx(119.0 - cache)
     assert auto(replace(CPU, memory_gib=0.0, free_gib=0.0), SMOL).engine_weights_gib is None
