@@ -14,11 +14,12 @@ from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.scorers.verdict import Verdict
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
-from pudistill_cli.metrics import chrf, distinct_n
+from pudistill_cli.metrics import chrf
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.ledger_answers import StoredAnswer
 from pudistill_cli.stages.anchors import Anchored, judge_reads
-from pudistill_cli.types import Continuations, PromptTokens, Sampling, Tokens
+from pudistill_cli.stages.distinct import distinct_bigrams
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 
 Values = NDArray[np.float64]
 GREEDY = 0.0
@@ -258,30 +259,13 @@ class Evaluator:
                     add("wins over SFT (judge)", wins)
         add("tokens", np.array([[float(len(a.tokens)) for a in row] for row in answers]))
         add("truncated", np.array([[float(a.finish == "length") for a in row] for row in answers]))
-        measures["distinct-2"] = _distinct(answers, job.recipe.seed)
+        measures["distinct-2"] = distinct_bigrams(answers, job.recipe.seed)
         return Figures(system.name, name, temperature, len(answers), len(answers[0]), measures, gain)
 
 
 def _likeness(anchored: Sequence[tuple[Anchored, Sequence[StoredAnswer]]]) -> Values:
     """(N, S) chrF of each answer to the anchor of its prompt."""
     return np.array([[chrf(a.text, p.answer) for a in row] for p, row in anchored])
-
-
-def _distinct(answers: list[list[StoredAnswer]], seed: int, resamples: int = 200) -> Interval:
-    """Distinct bigrams over all bigrams of the first answer to each prompt; interval by the delete-half jackknife.
-
-    The spread of half samples drawn without replacement is that of the whole (Shao and Wu 1989); a bootstrap's
-    duplicates would lower the share of distinct bigrams by themselves.
-    """
-    tokens: list[Tokens] = [row[0].tokens for row in answers]
-    rng = np.random.default_rng(seed)
-    n = len(tokens)
-    halves: list[list[int]] = [rng.permutation(n)[: max(1, n // 2)].tolist() for _ in range(resamples)]
-    half = [distinct_n([tokens[i] for i in chosen], 2) for chosen in halves]
-    value = distinct_n(tokens, 2)
-    spread = np.array(half) - float(np.mean(half))
-    low, high = (float(np.quantile(spread, q)) for q in (0.025, 0.975))
-    return Interval(value, value + low, value + high)
 
 
 def reference_of(anchored: Anchored) -> str:
