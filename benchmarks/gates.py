@@ -36,10 +36,11 @@ from benchmarks.judges_scorers import Length, Planted
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.console import Console
 from pudistill_cli.judging.evaluation_set import build_evaluation_set
-from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect, corrupted_items, exchanged_items
+from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.statistics import bootstrap_mean, mean_kendall, pair_accuracy
+from pudistill_cli.method.wrong_answers import corrupted_items, exchanged_items
 from pudistill_cli.metrics import load_metric
 from pudistill_cli.run.opening import open_run
 from pudistill_cli.run.plan import plan

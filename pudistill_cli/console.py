@@ -5,71 +5,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console as Terminal
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pudistill_cli.errors import PudistillError
+from pudistill_cli.progress import TICK, Bar, Live, Pulse
 
-PLAIN_EVERY_SECONDS = 10.0
+EVERY_SECONDS = 2.0
+"""What takes longer than this without a line says how far it is, where no terminal shows it all the time."""
 PIPED_COLUMNS = 200
 """What a table may take in a file or a pipe, where nothing else says how wide it is: no figure is cut off."""
-
-
-@dataclass
-class Bar:
-    """One long piece of work; `advance` as items finish, `note` what is worth seeing beside the bar."""
-
-    console: Console
-    title: str
-    total: int
-    done: int = 0
-    worked: int = 0
-    """Of `done`, those that were done one by one, in this run."""
-    notes: dict[str, str] = field(default_factory=dict[str, str])
-    started: float = field(default_factory=time.monotonic)
-    _shown: float = field(default_factory=time.monotonic)
-    _progress: Progress | None = None
-    _task: TaskID | None = None
-
-    def advance(self, n: int = 1) -> None:
-        """N more items are done; several at once are what an earlier run left, or what had no speed to tell."""
-        self.done += n
-        self.worked += n if n == 1 else 0
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self.done, notes=self.figures())
-        elif time.monotonic() - self._shown >= PLAIN_EVERY_SECONDS:
-            self._shown = time.monotonic()
-            self.console.progress_line(self)
-
-    def expect(self, total: int) -> None:
-        """Show that it will be so many items, where that was not known at the start."""
-        self.total = total
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, total=total)
-
-    def note(self, **values: float | str) -> None:
-        """Show key metrics beside the bar."""
-        self.notes |= {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, notes=self.figures())
-
-    @property
-    def rate(self) -> float:
-        """Items of this run a second, since the start."""
-        return self.worked / max(time.monotonic() - self.started, 1e-9)
-
-    def figures(self) -> str:
-        """The rate, once there is one, and the notes."""
-        rate = [f"{self.rate:,.1f}/s"] if self.worked else []
-        return "  ".join([*rate, *(f"{k} {v}" for k, v in self.notes.items())])
 
 
 class Console:
@@ -81,14 +33,21 @@ class Console:
         self.err = Terminal(stderr=True, highlight=False, emoji=False)
         has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
         self.out = Terminal(highlight=False, emoji=False, width=None if has_width else PIPED_COLUMNS)
+        self._work: list[Bar] = []
+        """What is under way, the innermost last: that is what is shown."""
+        self._display: Live | Pulse | None = None
+        self._lock = threading.RLock()
+        self._last_line = time.monotonic()
 
     # --- events and lines ---
 
     def event(self, kind: str, **fields: Any) -> None:
         """One machine-readable event, on stdout, when `--json` asks for it."""
         if self.as_json:
-            sys.stdout.write(json.dumps({"event": kind, **fields}, ensure_ascii=False, default=str) + "\n")
-            sys.stdout.flush()
+            line = json.dumps({"event": kind, **fields}, ensure_ascii=False, default=str) + "\n"
+            with self._lock:
+                sys.stdout.write(line)
+                sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """A line of progress."""
@@ -138,35 +97,61 @@ class Console:
     @contextmanager
     def bar(self, title: str, total: int, *, transient: bool = False) -> Generator[Bar]:
         """Show a piece of work from its start to its end; a transient bar leaves nothing on a terminal."""
-        bar = Bar(self, title, total)
         self.event("started", stage=title, total=total)
-        if self.err.is_terminal and not self.as_json:
-            with Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
-                TextColumn("[dim]{task.fields[notes]}"),
-                console=self.err,
-                expand=True,
-                transient=transient,
-            ) as progress:
-                bar._progress = progress  # pyright: ignore[reportPrivateUsage]
-                bar._task = progress.add_task(f"{title:<22}", total=total, notes="")  # pyright: ignore[reportPrivateUsage]
-                yield bar
-        else:
+        with self._shown(Bar(title, total)) as bar:
             yield bar
+        if not (transient and self._on_terminal):
             self.progress_line(bar)
-        self.event(
-            "finished",
-            stage=title,
-            done=bar.done,
-            seconds=round(time.monotonic() - bar.started, 2),
-            **bar.notes,
-        )
+        self.event("finished", stage=title, done=bar.done, seconds=round(bar.seconds, 2), **bar.notes)
+
+    @contextmanager
+    def status(self, title: str) -> Generator[None]:
+        """Show that something is under way whose steps are not counted, wherever no bar inside of it says more."""
+        with self._shown(Bar(title, None)):
+            yield
+
+    @property
+    def doing(self) -> str | None:
+        """The title of what is shown as under way."""
+        return self._work[-1].title if self._work else None
 
     def progress_line(self, bar: Bar) -> None:
-        """A bar's state as one plain line, for pipes and logs."""
-        self.event("progress", stage=bar.title, done=bar.done, total=bar.total, rate=round(bar.rate, 2), **bar.notes)
-        if not self.as_json:
-            self.err.print(escape(f"{bar.title}: {bar.done}/{bar.total}  {bar.figures()}".rstrip()), soft_wrap=True)
+        """A bar's state as one plain line: at its end, and in pipes and logs now and then."""
+        rate, seconds = round(bar.rate, 2), round(bar.seconds, 2)
+        figures = {"done": bar.done, "total": bar.total, "rate": rate, "seconds": seconds, **bar.notes}
+        self.event("progress", stage=bar.title, **figures)
+        with self._lock:
+            self._last_line = time.monotonic()
+            if not self.as_json:
+                self.err.print(escape(bar.line()), soft_wrap=not self.err.is_terminal)
+
+    def beat(self) -> None:
+        """A line on what is under way, where none was written for `EVERY_SECONDS`."""
+        with self._lock:
+            if self._work and time.monotonic() - self._last_line >= EVERY_SECONDS - TICK:
+                self.progress_line(self._work[-1])
+
+    @property
+    def _on_terminal(self) -> bool:
+        return self.err.is_terminal and not self.as_json
+
+    @contextmanager
+    def _shown(self, bar: Bar) -> Generator[Bar]:
+        """The bar in place of what it is a part of, which is shown again when it is done."""
+        if self._display is None:
+            self._last_line = time.monotonic()
+            self._display = Live(self.err) if self._on_terminal else Pulse(self.beat)
+        display = self._display
+        with self._lock:
+            self._work.append(bar)
+        display.opened(bar)
+        bar.changed = display.changed
+        try:
+            yield bar
+        finally:
+            with self._lock:
+                self._work.remove(bar)
+            display.closed(bar)
+            if not self._work:
+                self._display = None
+                display.stop()

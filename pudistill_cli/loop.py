@@ -46,7 +46,8 @@ def distil(job: Job, until: Stage = Stage.EXPORT) -> None:
     print_results(job.console, final_evaluation(job, anchors, best, scorer))  # test is read once
     write_report(job.folder.path)  # whatever becomes of the exports
     if until is Stage.EXPORT:
-        exports = export_best(job, anchors, best.choice.name)
+        with job.console.status("export"):
+            exports = export_best(job, anchors, best.choice.name)
         write_report(job.folder.path)
         exports.check()
 
@@ -75,4 +76,5 @@ def export_run(job: Job, adapter: str | None) -> Exports:
     if not job.folder.adapter(name).is_dir():
         known = sorted(p.name for p in job.folder.adapter("").iterdir())
         raise UsageError(f"This run has no adapter {name!r}.", f"It has: {', '.join(known)}.")
-    return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.export_formats))
+    with job.console.status("export"):
+        return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.export_formats))

@@ -14,10 +14,10 @@ from pudistill_cli.backend_api.micro_batching import (
     Piece,
     answer_tokens,
     group_batches,
-    longest_row,
     pieces_of,
     row_batches,
     row_length,
+    rows_in_a_piece,
     tokens_of,
 )
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
@@ -80,7 +80,7 @@ def group_gradient(model: Model, policy: Arrays, scale: float, batch: GroupBatch
     total = Accumulated(model, policy, scale, {"loss": 0.0, "tokens": float(answer_tokens(batch))})
     for groups in group_batches(batch.groups, model.spec.token_budget):
         step = _Step(total, batch.objective, constants, groups, batch.judge)
-        if sum(map(tokens_of, groups)) <= model.spec.token_budget:
+        if tokens_of(groups) <= model.spec.token_budget:
             step.whole()
         else:
             step.split()
@@ -109,7 +109,7 @@ class _Step:
 
     def split(self) -> None:
         """The same gradient in pieces: the loss's by token first, then each piece's backward with it as weights."""
-        rows = max(1, self.total.model.spec.token_budget // max(map(longest_row, self.groups)))
+        rows = rows_in_a_piece(self.groups, self.total.model.spec.token_budget)
         pieces = list(pieces_of(self.groups, rows))
         scored: list[mx.array] = []
         for piece in pieces:

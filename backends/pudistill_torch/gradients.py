@@ -14,9 +14,9 @@ from pudistill_cli.backend_api.micro_batching import (
     Piece,
     answer_tokens,
     group_batches,
-    longest_row,
     pieces_of,
     row_batches,
+    rows_in_a_piece,
     tokens_of,
 )
 from pudistill_cli.method.batch import StepConstants, stack, step_constants
@@ -45,7 +45,7 @@ def group_gradient(model: Model, batch: GroupBatch) -> Metrics:
     metrics: Metrics = {"loss": 0.0, "tokens": float(answer_tokens(batch))}
     for groups in group_batches(batch.groups, model.spec.token_budget):
         step = _Step(model, batch.objective, constants, groups, batch.judge)
-        fits = sum(map(tokens_of, groups)) <= model.spec.token_budget
+        fits = tokens_of(groups) <= model.spec.token_budget
         for name, value in (step.whole() if fits else step.split()).items():
             metrics[name] = metrics.get(name, 0.0) + value
     return metrics
@@ -70,7 +70,7 @@ class _Step:
 
     def split(self) -> Metrics:
         """The same gradient in pieces: the loss's by token first, then each piece's backward with it as weights."""
-        rows = max(1, self.model.spec.token_budget // max(map(longest_row, self.groups)))
+        rows = rows_in_a_piece(self.groups, self.model.spec.token_budget)
         with torch.no_grad():
             pieces = list(self._chunks(rows))
         per_token = torch.cat(pieces, dim=1).requires_grad_()

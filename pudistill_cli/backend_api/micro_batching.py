@@ -57,13 +57,17 @@ def group_batches(groups: Sequence[TrainGroup], budget: int) -> Iterator[list[Tr
     """Groups together, the largest first; one alone may be larger than the budget."""
     batch: list[TrainGroup] = []
     for group in sorted(groups, key=longest_row, reverse=True):
-        rows = sum(len(g.rows) for g in batch) + len(group.rows)
-        if batch and rows * longest_row(batch[0]) > budget:
+        if batch and tokens_of([*batch, group]) > budget:
             yield batch
             batch = []
         batch.append(group)
     if batch:
         yield batch
+
+
+def rows_in_a_piece(groups: Sequence[TrainGroup], budget: int) -> int:
+    """Rows of a group too large for the budget that fit it behind their prompt; one at least."""
+    return max(1, (budget - max(map(_prefix, groups))) // max(map(_answer, groups)))
 
 
 def pieces_of(groups: Sequence[TrainGroup], rows: int) -> Iterator[Piece]:
@@ -76,9 +80,18 @@ def pieces_of(groups: Sequence[TrainGroup], rows: int) -> Iterator[Piece]:
         yield Piece(prompts, views, [Branch(owners.index(answer.owner), answer.tokens) for answer in chunk])
 
 
-def tokens_of(group: TrainGroup) -> int:
-    """Of a group, padding included."""
-    return len(group.rows) * longest_row(group)
+def tokens_of(groups: Sequence[TrainGroup]) -> int:
+    """Of groups that are computed together, padding included: a prompt is read once, however many answers it has."""
+    return len(groups) * max(map(_prefix, groups)) + sum(len(g.rows) for g in groups) * max(map(_answer, groups))
+
+
+def _prefix(group: TrainGroup) -> int:
+    """Tokens of the prompt, or of the view, which is longer."""
+    return max(len(group.view), max(len(row.prompt) for row in group.rows))
+
+
+def _answer(group: TrainGroup) -> int:
+    return max(1, *(len(row.completion) for row in group.rows))
 
 
 def longest_row(group: SftBatch | TrainGroup) -> int:

@@ -67,12 +67,14 @@ def command(
     try:
         checked = plan(loaded.recipe, console, offline=offline)
         check_rendering(loaded.recipe, checked.student.tokenizer, checked.prompts)
-        check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
+        with console.status("checking the teacher"):
+            check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
     except NotFetchedError as error:
         again = [*(changes or []), *_with_original(loaded.recipe, error.model)]
         command = resume_line(recipe, again, given, runs, until=last) + " --dry-run" * dry_run
         raise error.or_original(command) from None
-    check_exports(loaded.recipe.export, checked.student, runs)
+    with console.status("checking the exports"):
+        check_exports(loaded.recipe.export, checked.student, runs)
     if dry_run:
         print_dry_run(console, checked, runs / name)
         return

@@ -46,6 +46,7 @@ class RankSettings(Section):
     """The frozen weights that score: the student after SFT, as it came, or as it is when each round begins."""
     gates: Annotated[Flag, Stage.RANK] = True
     gate_prompts: Annotated[Count, Stage.RANK] = 100
+    """At most so many prompts, drawn by the seed; a gate ends as soon as its interval leaves the threshold out."""
     min_anchor: Annotated[Share, Stage.RANK] = 0.8
     """A model scorer prefers the anchor to a corrupted copy and to another prompt's in at least this share of pairs."""
     min_kendall: Annotated[float, Field(ge=-1, le=1, strict=True), Stage.RANK] = 0.2

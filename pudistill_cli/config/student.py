@@ -32,8 +32,8 @@ class StudentSettings(Section):
     sample_rows: Annotated[CountOrAuto, Stage.SFT] = None
     """At most this many sequences are decoded together; None or "auto" lets the backend choose."""
     token_budget: Annotated[CountOrAuto, Stage.SFT] = None
-    """At most this many tokens, padding included, in one forward pass of training or scoring; None or "auto" is 4,096,
-    or what fits the memory."""
+    """At most this many tokens, padding included, in one forward pass of training or scoring, but for a longer row;
+    None or "auto" is 4,096 on a card, on a CPU as many as take 1 GiB, 512 at least, or what fits the memory."""
 
 
 class BackendSettings(Section):

@@ -99,11 +99,14 @@ def diagnose(hardware: Hardware, installed: Mapping[str, Backend]) -> Diagnosis:
 
 
 def _fit(name: str, demand: MemoryDemand, hardware: Hardware, installed: Mapping[str, Backend]) -> StudentFit:
-    need = demand.learner_gib(2 if hardware.card else hardware.weight_bytes, demand.token_budget)
+    weight_bytes = 2 if hardware.card else hardware.weight_bytes
+    need = demand.learner_gib(weight_bytes, demand.wanted_tokens(weight_bytes, on_card=hardware.card is not None))
     try:
         choice = choose("auto", "auto", installed, hardware, demand)
     except BackendError as error:
         return StudentFit(name, need, error.message)
+    wanted = demand.wanted_tokens(weight_bytes, on_card=hardware.card is not None and choice.device != "cpu")
+    fits = choice.token_budget is None or choice.token_budget >= wanted
     return StudentFit(
         name,
         need,
@@ -111,7 +114,7 @@ def _fit(name: str, demand: MemoryDemand, hardware: Hardware, installed: Mapping
         learner=choice.learner.name,
         device=choice.device,
         suspend=choice.suspend,
-        token_budget=choice.token_budget,
+        token_budget=None if fits else choice.token_budget,
     )
 
 

@@ -32,7 +32,7 @@ class Choice:
     suspend: bool = False
     """Engine and learner do not fit beside each other: the one that is not at work gives its memory back."""
     token_budget: int | None = None
-    """The largest pass of training that fits, in tokens, where the one that is wanted may not."""
+    """Tokens in a pass of training: the recipe's, or what suits device and memory; None if no student is known."""
     engine_weights_gib: float | None = None
     """What the weights of an engine of its own may take; None where that is not known."""
     notices: tuple[str, ...] = ()
@@ -168,16 +168,18 @@ def _description(hardware: Hardware, card: Card | None) -> str:
 
 
 def _within_memory(choice: Choice, hardware: Hardware, card: Card | None, demand: MemoryDemand) -> Choice:
-    """The choice with what memory_estimate.py says about it; as it is where nothing tells how much memory there is."""
+    """The choice with what memory_estimate.py says about it; without notices where nothing tells how much there is."""
+    weight_bytes = 2 if card else hardware.weight_bytes
     learner_gib, engine_gib = usable_gib(hardware, card), usable_gib(hardware, None)
     if learner_gib is None or engine_gib is None:
-        return choice
+        return replace(choice, token_budget=demand.wanted_tokens(weight_bytes, on_card=card is not None))
     fit = demand.fit(
         learner_gib,
         engine_gib,
-        weight_bytes=2 if card else hardware.weight_bytes,
+        weight_bytes=weight_bytes,
         second_copy=choice.engine.name != choice.learner.name,
         one_memory=card is None or card.maker == "apple",
+        on_card=card is not None,
     )
     notices = (*choice.notices, *fit.notices)
     return replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from pudistill_cli.console import Console
@@ -26,7 +27,9 @@ def judge_file(
     """Evaluate the scorers on the groups that fit the model's context, and show how well they judge."""
     for notice in gold.notices:
         console.warn(notice)
-    with open_judge(settings, adapter, backend, context, console.warn) as loaded:
+    with ExitStack() as opened:
+        with console.status("loading the judge"):
+            loaded = opened.enter_context(open_judge(settings, adapter, backend, context, console.warn))
         console.say(f"judge: {settings.student.model}, {loaded.description}")
         with console.bar("tokenising", len(gold.groups), transient=True) as bar:
             data = build_evaluation_set(loaded.judge, scorers, gold.groups, loaded.context, bar.advance)

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over prompts, and agreement of two orders."""
+"""Intervals over prompts, by bootstrap or by betting, and agreement of two orders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+BETS = np.linspace(0.0, 1.0, 11)
+"""Shares of its capital that a bettor stakes (`betting_interval`)."""
+GRID = 1000
+"""Steps in which `betting_interval` looks for its ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,34 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int, n: int = 2000, leve
     """Mean of a - b over the same N prompts, with its bootstrap interval; sample counts may differ."""
     left, right = _per_prompt(a), _per_prompt(b)
     return bootstrap_mean(left - right, seed, n, level)
+
+
+def betting_interval(values: ArrayLike, lowest: float, highest: float, level: float = 0.95) -> Interval:
+    """Mean of (N,) independent values in [lowest, highest], with an interval that holds however often it is looked at.
+
+    A mean m, values and it scaled to [0, 1], is too low where bets against it have paid: by Ville's inequality
+    mean over b of prod_i (1 + b (x_i - m) / m), b in `BETS`, reaches 2 / (1 - level) with probability (1 - level) / 2
+    at most, whatever N it is stopped at, if the mean is m or less; likewise from above. No shape of the distribution
+    is assumed (diversified bets of Waudby-Smith and Ramdas 2024, arXiv 2010.09686). NaN without values.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if not x.size:
+        return Interval(math.nan, math.nan, math.nan)
+    mean, width = float(x.mean()), highest - lowest
+    scaled, counts = np.unique((x - lowest) / width, return_counts=True)
+    means = np.arange(1, GRID) / GRID
+    ends = np.round(lowest + width * means, 9)
+    above = ends[_capital(scaled, counts, means) >= 2 / (1 - level)]
+    below = ends[_capital(1 - scaled, counts, 1 - means) >= 2 / (1 - level)]
+    low, high = max(above, default=lowest), min(below, default=highest)
+    return Interval(mean, min(float(low), mean), max(float(high), mean))
+
+
+def _capital(x: Array, counts: NDArray[np.int64], means: Array) -> Array:
+    """(M,) what 1 has become by bets, in equal parts at each of `BETS`, that the mean of `x` is above each of M."""
+    with np.errstate(divide="ignore", over="ignore"):  # all staked and lost; enough won
+        logs = [np.log1p(bet * (x / means[:, None] - 1)) @ counts for bet in BETS]
+        return np.exp(logs).mean(axis=0)
 
 
 def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> float:

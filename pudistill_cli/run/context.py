@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pudistill_cli.backend_api.contract import Backend, Engine, Learner, Metrics, ModelSpec
 from pudistill_cli.config.schema import Recipe
@@ -21,6 +22,9 @@ from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.types import Adapter, Message, Tokens
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass
@@ -178,3 +182,17 @@ class Job:
         self.cache.close()
         self.ledger.close()
         self.folder.close()
+
+
+def shown_as(title: str) -> Callable[[Callable[Concatenate[Job, P], R]], Callable[Concatenate[Job, P], R]]:
+    """A decorator of a stage: that it is under way is shown wherever no bar inside of it says more."""
+
+    def decorated(stage: Callable[Concatenate[Job, P], R]) -> Callable[Concatenate[Job, P], R]:
+        @wraps(stage)
+        def shown(job: Job, *args: P.args, **kwargs: P.kwargs) -> R:
+            with job.console.status(title):
+                return stage(job, *args, **kwargs)
+
+        return shown
+
+    return decorated

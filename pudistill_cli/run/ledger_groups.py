@@ -62,25 +62,31 @@ class GroupTables(Tables):
         self, rollout: Rollout, key: str, scorer: str, scores: ArrayLike, anchor: float | None = None
     ) -> None:
         """One scorer's (K,) scores of a group that is there, and the anchor's."""
-        where = (rollout.purpose.value, rollout.round, key)
-        values = np.asarray(scores, dtype=np.float64)
+        self.add_all_scores(rollout, scorer, {key: GroupScores(np.asarray(scores, dtype=np.float64), anchor)})
+
+    def add_all_scores(self, rollout: Rollout, scorer: str, scores: Mapping[str, GroupScores]) -> None:
+        """One scorer's scores of groups that are there, by prompt: all or none are kept."""
         with self._file.transaction() as db:
-            ids = [
-                row[0]
-                for row in db.execute(
-                    "SELECT id FROM candidates WHERE purpose = ? AND round = ? AND prompt_key = ? ORDER BY k", where
+            for key, given in scores.items():
+                where = (rollout.purpose.value, rollout.round, key)
+                ids = [
+                    row[0]
+                    for row in db.execute(
+                        "SELECT id FROM candidates WHERE purpose = ? AND round = ? AND prompt_key = ? ORDER BY k", where
+                    )
+                ]
+                db.executemany(
+                    "INSERT OR REPLACE INTO scores VALUES (?, ?, ?)",
+                    [(i, scorer, float(s)) for i, s in zip(ids, given.candidates, strict=True)],
                 )
-            ]
-            db.executemany(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?)",
-                [(i, scorer, float(s)) for i, s in zip(ids, values, strict=True)],
-            )
-            db.execute(
-                "DELETE FROM anchor_scores WHERE purpose = ? AND round = ? AND prompt_key = ? AND scorer = ?",
-                (*where, scorer),
-            )
-            if anchor is not None:
-                db.execute("INSERT INTO anchor_scores VALUES (?, ?, ?, ?, ?)", (*where, scorer, float(anchor)))
+                db.execute(
+                    "DELETE FROM anchor_scores WHERE purpose = ? AND round = ? AND prompt_key = ? AND scorer = ?",
+                    (*where, scorer),
+                )
+                if given.anchor is not None:
+                    db.execute(
+                        "INSERT INTO anchor_scores VALUES (?, ?, ?, ?, ?)", (*where, scorer, float(given.anchor))
+                    )
 
     def scores(self, rollout: Rollout, scorer: str) -> dict[str, GroupScores]:
         """One scorer's scores of the groups, by prompt."""

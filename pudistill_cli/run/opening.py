@@ -36,7 +36,8 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
     folder = RunFolder.create_or_open(root, name, identity(checked))
     try:
         folder.write_recipe(checked.recipe)
-        return _load(checked, console, folder, offline=offline)
+        with console.status("loading the student"):
+            return _load(checked, console, folder, offline=offline)
     except BaseException:
         folder.close()
         raise
@@ -125,7 +126,8 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
     folder = RunFolder.reopen(path)
     try:
         folder.refuse_other_content(identity(checked))
-        job = _load(checked, console, folder, offline=False)
+        with console.status("loading the student"):
+            job = _load(checked, console, folder, offline=False)
     except BaseException:
         folder.close()
         raise
@@ -170,9 +172,10 @@ def teacher_of(
         def open_local(settings: LocalTeacher) -> Teacher:
             from pudistill_cli.teacher import local
 
-            model = local.open_local(
-                settings, recipe.backend.engine, DEFAULT_CONTEXT, offline=offline, make_room=make_room
-            )
+            with console.status("loading the teacher"):
+                model = local.open_local(
+                    settings, recipe.backend.engine, DEFAULT_CONTEXT, offline=offline, make_room=make_room
+                )
             opened.callback(model.close)
             console.say(f"teacher: {model.about}")
             return model

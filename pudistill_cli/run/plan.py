@@ -63,6 +63,11 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
     Raises:
         PudistillError: the first thing that would stop the run.
     """
+    with console.status("checking recipe, student and prompts"):
+        return _plan(recipe, console, offline=offline)
+
+
+def _plan(recipe: Recipe, console: Console, *, offline: bool) -> Plan:
     load_metric(recipe.eval.metric)
     prompts = read_prompt_sets(recipe.prompts)
     student = resolve_student(
@@ -107,8 +112,7 @@ def _choice(recipe: Recipe, student: Student, console: Console) -> Choice:
         read_json(student.folder / "config.json"),
         student.parameters,
         context=min(student.context, DEFAULT_CONTEXT),
-        token_budget=recipe.student.token_budget or TOKEN_BUDGET,
-        own_budget=recipe.student.token_budget is not None,
+        token_budget=recipe.student.token_budget,
         rank=recipe.lora.r,
         device=recipe.student.device,
         gguf=student.gguf is not None,

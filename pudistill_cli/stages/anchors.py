@@ -14,7 +14,7 @@ from pudistill_cli.method.scorers.reading import WORD, placed
 from pudistill_cli.method.scorers.registry import named_scorers
 from pudistill_cli.method.scorers.templates import ANSWERS, answers_in
 from pudistill_cli.prompts import Prompt
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.opening import teacher_of
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
 from pudistill_cli.teacher.asking import ask_all, cached_answer
@@ -54,11 +54,13 @@ class Anchors:
         return [self.rl_pool[(start + i) % len(self.rl_pool)] for i in range(self.per_round)]
 
 
+@shown_as("prompts")
 def keep_prompts(job: Job) -> None:
     """Put the prompts of every set into the ledger."""
     job.ledger.add_prompts([p for prompts in _sets(job).values() for p in prompts])
 
 
+@shown_as("anchors")
 def ask_teacher(job: Job) -> Anchors:
     """Ask for every answer that is not cached yet, and sort the anchored prompts by their use.
 

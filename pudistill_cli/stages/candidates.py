@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.rollouts import Rollout, of_round
 from pudistill_cli.stages.anchors import Anchored
 from pudistill_cli.types import Candidate, PromptTokens, Sampling
@@ -42,6 +42,7 @@ class CandidateGroup:
         return (*self.candidates, *(e.candidate for e in self.earlier))
 
 
+@shown_as("sampling")
 def sample_candidates(job: Job, prompts: list[Anchored], number: int) -> list[CandidateGroup]:
     """The round's groups; the user is warned where too many were cut off."""
     groups = draw_groups(job, prompts, of_round(number))

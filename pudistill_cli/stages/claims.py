@@ -13,7 +13,7 @@ from pudistill_cli.method.claims import Check, Group, concentration, order, stab
 from pudistill_cli.method.preferences import round_targets
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.statistics import mean_kendall
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import CLAIMS, of_round
 from pudistill_cli.stages.anchors import Anchored, Anchors, judge_reads
@@ -43,6 +43,7 @@ class Claim:
         return {True: "holds", False: "does not hold", None: "cannot be told"}[self.check.holds]
 
 
+@shown_as("claims")
 def measure_claims(job: Job, anchors: Anchors, best: Selection, scorer: Scorer | None) -> list[Claim]:
     """Check each claim; candidates and scores that the ledger holds are not computed again."""
     prompts = [a for a in best.dev if a.prompt.reference is not None and a.answer_tokens and judge_reads(job, a)]
@@ -101,7 +102,8 @@ def _label_free(job: Job, scorer: Scorer | None) -> dict[str, float]:
     )
     values: dict[str, float | None] = {}
     for report in reports:
-        values[f"{report['gate']} gate, {report['scorer']}"] = report["measure"]
+        prompts = f"{report['details']['prompts']:.0f} prompts"
+        values[f"{report['gate']} gate on {prompts}, {report['scorer']}"] = report["measure"]
         for detail in ("orders", "views"):
             values[f"{detail} alike, {report['scorer']}"] = report["details"].get(detail)
     for a, b in combinations(components(scorer) if scorer is not None else (), 2):

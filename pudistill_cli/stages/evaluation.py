@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from pudistill_cli.method.scorers import Scorer
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.claims import Claim, measure_claims
@@ -42,6 +42,7 @@ class Results:
         return self.measure != LIKENESS
 
 
+@shown_as("evaluation")
 def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer | None) -> Results:
     """Evaluate the systems on test and the extra sets, and write `results.json`."""
     sets = {name: rows for name, rows in anchors.held_out.items() if name != "dev" and rows}

@@ -14,11 +14,12 @@ from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.scorers.verdict import Verdict
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
-from pudistill_cli.metrics import chrf, distinct_n
+from pudistill_cli.metrics import chrf
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.ledger_answers import StoredAnswer
 from pudistill_cli.stages.anchors import Anchored, judge_reads
-from pudistill_cli.types import Continuations, PromptTokens, Sampling, Tokens
+from pudistill_cli.stages.distinct import distinct_bigrams
+from pudistill_cli.types import Continuations, PromptTokens, Sampling
 
 Values = NDArray[np.float64]
 GREEDY = 0.0
@@ -83,6 +84,7 @@ class Evaluator:
         self._samples = samples or job.recipe.eval.samples
         self.sets = sets
         self.scorer = scorer
+        self._nll: dict[tuple[str, str], Values] = {}
 
     # --- answers ---
 
@@ -141,7 +143,11 @@ class Evaluator:
             for p, row in zip(self.sets[name], answers, strict=True)
             if p.answer_tokens and judge_reads(self.job, p)
         ]
-        scores: dict[int, Values] = dict(scorer.score(self.job.judge(), items))
+        scores: dict[int, Values] = {}
+        with self.job.console.bar(f"{name}: {system.weights} by the judge", len(items), transient=True) as bar:
+            for index, of_item in scorer.score(self.job.judge(), items):
+                scores[index] = of_item
+                bar.advance()
         return np.array([scores[i] for i in range(len(items))]) if items else np.empty((0, 1))
 
     def _readable_pair(self, item: Item) -> bool:
@@ -173,17 +179,26 @@ class Evaluator:
         judge = self.job.judge()
         readable = [item for item in items if self._readable_pair(item)]
         by_prompt: dict[str, list[float]] = {}
-        for index, scores in Pairwise().score(judge, readable):
-            by_prompt.setdefault(readable[index].key, []).append(0.5 + 0.5 * float(np.sign(scores[0] - scores[1])))
+        with self.job.console.bar(f"{name}: {system.weights} in pairs", len(readable), transient=True) as bar:
+            for index, scores in Pairwise().score(judge, readable):
+                by_prompt.setdefault(readable[index].key, []).append(0.5 + 0.5 * float(np.sign(scores[0] - scores[1])))
+                bar.advance()
         return np.array([sum(wins) / len(wins) for wins in by_prompt.values()], dtype=np.float64)
 
     def anchor_nll(self, system: System, name: str) -> Values:
-        """(N,) mean -log p per token of the held-out anchors."""
+        """(N,) mean -log p per token of the held-out anchors, whatever the temperature: asked for once."""
+        known = (system.weights, name)
+        if known in self._nll:
+            return self._nll[known]
         prompts = [p for p in self.sets[name] if p.answer_tokens]
         adapter = self.job.adapter(system.adapter) if system.adapter else None
         requests = [Continuations(p.prompt_tokens, (p.answer_tokens,)) for p in prompts]
-        nll = {i: -float(np.mean(lp[0])) for i, lp in self.job.engine.logprobs(requests, adapter)}
-        return np.array([nll[i] for i in range(len(requests))])
+        nll: dict[int, float] = {}
+        with self.job.console.bar(f"{name}: {system.weights} NLL", len(requests), transient=True) as bar:
+            for i, logprobs in self.job.engine.logprobs(requests, adapter):
+                nll[i] = -float(np.mean(logprobs[0]))
+                bar.advance()
+        return self._nll.setdefault(known, np.array([nll[i] for i in range(len(requests))]))
 
     # --- what dev chooses by ---
 
@@ -244,30 +259,13 @@ class Evaluator:
                     add("wins over SFT (judge)", wins)
         add("tokens", np.array([[float(len(a.tokens)) for a in row] for row in answers]))
         add("truncated", np.array([[float(a.finish == "length") for a in row] for row in answers]))
-        measures["distinct-2"] = _distinct(answers, job.recipe.seed)
+        measures["distinct-2"] = distinct_bigrams(answers, job.recipe.seed)
         return Figures(system.name, name, temperature, len(answers), len(answers[0]), measures, gain)
 
 
 def _likeness(anchored: Sequence[tuple[Anchored, Sequence[StoredAnswer]]]) -> Values:
     """(N, S) chrF of each answer to the anchor of its prompt."""
     return np.array([[chrf(a.text, p.answer) for a in row] for p, row in anchored])
-
-
-def _distinct(answers: list[list[StoredAnswer]], seed: int, resamples: int = 200) -> Interval:
-    """Distinct bigrams over all bigrams of the first answer to each prompt; interval by the delete-half jackknife.
-
-    The spread of half samples drawn without replacement is that of the whole (Shao and Wu 1989); a bootstrap's
-    duplicates would lower the share of distinct bigrams by themselves.
-    """
-    tokens: list[Tokens] = [row[0].tokens for row in answers]
-    rng = np.random.default_rng(seed)
-    n = len(tokens)
-    halves: list[list[int]] = [rng.permutation(n)[: max(1, n // 2)].tolist() for _ in range(resamples)]
-    half = [distinct_n([tokens[i] for i in chosen], 2) for chosen in halves]
-    value = distinct_n(tokens, 2)
-    spread = np.array(half) - float(np.mean(half))
-    low, high = (float(np.quantile(spread, q)) for q in (0.025, 0.975))
-    return Interval(value, value + low, value + high)
 
 
 def reference_of(anchored: Anchored) -> str:

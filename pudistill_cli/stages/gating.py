@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
-from pudistill_cli.method.gates import GateReport, choose, drift_gate, examine
-from pudistill_cli.method.scorers import Item, Scorer
+from pudistill_cli.method.gates import GateReport, choose
+from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.scorers.registry import scorer_from
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
-from pudistill_cli.run.rollouts import of_round, policy_of
 from pudistill_cli.stages.anchors import Anchors
-from pudistill_cli.stages.candidates import CandidateGroup, sample_candidates
+from pudistill_cli.stages.candidates import CandidateGroup
 from pudistill_cli.stages.ending import Ending, Reason
-from pudistill_cli.stages.evaluator import components, item_of
-from pudistill_cli.stages.ranking import score_groups
+from pudistill_cli.stages.evaluator import components
+from pudistill_cli.stages.examining import examine, examine_again
 
 AUTO = ("likelihood", "token-f1")
 """What `scorer: auto` puts through the gates; the others are there for a recipe to name."""
 
 
+@shown_as("gates")
 def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
     """The recipe's scorer, or what passes of `AUTO`; None when the gates let nothing through."""
     rank = job.recipe.rank
@@ -43,15 +42,13 @@ def trusted_scorer(job: Job, anchors: Anchors) -> Scorer | None:
         passed = job.ledger.stage_detail(mark)["passed"]
         return _scorer(job, passed) if passed else None
     job.ledger.begin_stage(mark)
-    items = _items(job, sample_candidates(job, anchors.for_rl(1)[: rank.gate_prompts], 1))
-    scorers = [_scorer(job, [name]) for name in names]
-    with job.console.bar("gates", len(scorers)) as bar:
-        reports = examine(job.judge(), scorers, items, job.recipe.seed, rank.min_anchor, rank.min_kendall)
-        bar.advance(len(scorers))
+    scorers = {name: _scorer(job, [name]) for name in names}
+    reports = examine(job, list(scorers.values()), anchors.for_rl(1))
     for report in reports:
         job.console.say(f"gate: {_outcome(report)}: {'passed' if report.passed else 'failed'}")
     trusted = choose(reports) is not None
-    passed = [name for name, report in zip(names, reports, strict=True) if trusted and report.passed]
+    good = {report.scorer.name for report in reports if trusted and report.passed}
+    passed = [name for name, scorer in scorers.items() if scorer.name in good]
     job.ledger.finish_stage(mark, {"passed": passed, "reports": [_record(r) for r in reports]})
     if not trusted:
         job.console.warn(
@@ -68,18 +65,19 @@ def no_scorer_ending(job: Job, anchors: Anchors) -> Ending | None:
     return Ending.of(Reason.NO_SCORER if anchors.rl_pool else Reason.NO_PROMPTS, 0)
 
 
+@shown_as("gates")
 def gate_ending(job: Job, scorer: Scorer, groups: Sequence[CandidateGroup], number: int) -> Ending | None:
     """The end of the rounds, where what ranks round `number`, all scored by now, fails on its groups; decided once.
 
     The student has changed: its mistakes are other ones, and a refreshed judge is another one. A measure ends the
     rounds where it is below its threshold by more than chance.
     """
-    rank, mark = job.recipe.rank, Mark.ROUND_GATES(number)
-    if number == 1 or not rank.gates:
+    mark = Mark.ROUND_GATES(number)
+    if number == 1 or not job.recipe.rank.gates:
         return None
     if not job.ledger.stage_done(mark):
         job.ledger.begin_stage(mark)
-        reports = _reports(job, components(scorer), list(groups), number)
+        reports = examine_again(job, components(scorer), list(groups), number)
         fallen = [report for report in reports if report.fell]
         names = [report.scorer.name for report in fallen]
         job.ledger.finish_stage(mark, {"fell": names, "reports": [_record(report) for report in reports]})
@@ -96,31 +94,6 @@ def gate_ending(job: Job, scorer: Scorer, groups: Sequence[CandidateGroup], numb
     return Ending.of(Reason.GATE, number - 1, " and ".join(names), number) if names else None
 
 
-def _reports(job: Job, scorers: Sequence[Scorer], groups: list[CandidateGroup], number: int) -> list[GateReport]:
-    """The gates on the first of a round's groups; of a refreshed judge also whether it agrees with the first one."""
-    rank, seed, rollout = job.recipe.rank, job.recipe.seed, of_round(number)
-    known = {s.name: [scores[:-1] for scores in score_groups(job, s, groups, rollout)] for s in scorers}
-    shown = groups[: rank.gate_prompts]
-    known = {name: scores[: len(shown)] for name, scores in known.items()}
-    items = _items(job, shown)
-    judge = job.judge(rollout.policy)
-    student = replace(judge, adapter=job.adapter(policy_of(number)))
-    with job.console.bar(f"{rollout.title}: gates", len(scorers)) as bar:
-        reports = examine(judge, scorers, items, seed, rank.min_anchor, rank.min_kendall, student, known)
-        if rank.judge == "refreshed":
-            asked = [s for s in scorers if s.asks_model]
-            reports += [drift_gate(job.judge(), s, items, known[s.name], rank.min_kendall, seed) for s in asked]
-        bar.advance(len(scorers))
-    return reports
-
-
-def _items(job: Job, groups: Sequence[CandidateGroup]) -> list[Item]:
-    return [
-        item_of(g.anchored, [(c.tokens, job.decode(g.anchored.prompt_tokens, c.tokens)) for c in g.candidates])
-        for g in groups
-    ]
-
-
 def _scorer(job: Job, names: Sequence[str]) -> Scorer:
     rank = job.recipe.rank
     return scorer_from(names, rank.weighting, length_free=rank.length_free)
@@ -129,11 +102,14 @@ def _scorer(job: Job, names: Sequence[str]) -> Scorer:
 def _outcome(report: GateReport) -> str:
     what = {
         "corruption": "puts the anchor above a corrupted copy or another's in {:.0%} of the pairs (needs {:.0%})",
+        "candidates": "puts the anchor above the student's own answers in {:.0%} of the pairs (needs {:.0%})",
         "agreement": "agrees with likelihood inside groups, Kendall {:.2f} (needs {:.2f})",
         "drift": "agrees with the first round's judge inside groups, Kendall {:.2f} (needs {:.2f})",
     }[report.gate].format(report.measure.mean, report.threshold)
     length = report.details.get("length", math.nan)
-    return f"{report.scorer.name} {what}" + ("" if math.isnan(length) else f"; correlation with length {length:+.2f}")
+    prompts = f", on {report.details['prompts']:.0f} prompts"
+    correlation = "" if math.isnan(length) else f"; correlation with length {length:+.2f}"
+    return f"{report.scorer.name} {what}{prompts}{correlation}"
 
 
 def _record(report: GateReport) -> dict[str, object]:

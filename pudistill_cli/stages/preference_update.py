@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pudistill_cli.backend_api.contract import GroupBatch, Row, TrainGroup
 from pudistill_cli.errors import TrainingError
 from pudistill_cli.method.off_policy import sampler_gap
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import policy_of
 from pudistill_cli.stages.anchors import anchor_in_view
@@ -20,6 +20,7 @@ from pudistill_cli.stages.train_step import stopped, train_step
 from pudistill_cli.types import Adapter, Continuations, Floats
 
 
+@shown_as("update")
 def improve(job: Job, ranked: Ranked, number: int) -> None:
     """Train the policy on the round's groups and freeze the result as adapter `round-N`."""
     name = f"round-{number}"

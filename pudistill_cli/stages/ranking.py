@@ -20,7 +20,8 @@ from pudistill_cli.method.preferences import (
 from pudistill_cli.method.scorers import Array, Scorer
 from pudistill_cli.method.scorers.agreement import agreement_weights
 from pudistill_cli.method.scorers.ensemble import combine
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
+from pudistill_cli.run.ledger_groups import GroupScores
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import Rollout, of_round
 from pudistill_cli.stages.anchors import Anchored
@@ -58,6 +59,7 @@ class Ranked:
         return None if self.decision == "train" else Ending.of(Reason.named(self.decision), self.number - 1)
 
 
+@shown_as("ranking")
 def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], number: int) -> Ranked:
     """Score, standardise, and turn into preferences; scores in the ledger are not computed again."""
     groups = with_earlier(job, groups, number)
@@ -115,14 +117,15 @@ def scores_of_rows(job: Job, scorer: Scorer, groups: list[CandidateGroup], numbe
 
 
 def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], rollout: Rollout) -> list[Array]:
-    """Per group (K + 1,): the candidates' scores, then the anchor's."""
+    """Per group (K + 1,): the candidates' scores, then the anchor's; those that the ledger holds are read from it."""
     held = {
         key: np.append(scores.candidates, scores.anchor)
         for key, scores in job.ledger.scores(rollout, scorer.name).items()
         if scores.anchor is not None
     }
-    # The last bits of a score depend on what it was computed together with, so a half-done round is done again whole.
-    missing = groups if any(g.anchored.prompt.key not in held for g in groups) else []
+    # The last bits of a score depend on what it was computed together with, so a call is kept whole or done again.
+    missing = [g for g in groups if g.anchored.prompt.key not in held]
+    missing = groups if missing and scorer.relative else missing
     if missing:
         items = [
             item_of(
@@ -134,12 +137,15 @@ def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], rollout
             )
             for g in missing
         ]
+        new: dict[str, GroupScores] = {}
         with job.console.bar(f"{rollout.title}: {scorer.name}", len(groups)) as bar:
+            bar.advance(len(groups) - len(missing))
             for index, scores in scorer.score(job.judge(rollout.policy), items):
                 key = missing[index].anchored.prompt.key
-                job.ledger.add_scores(rollout, key, scorer.name, scores[:-1], float(scores[-1]))
+                new[key] = GroupScores(scores[:-1], float(scores[-1]))
                 held[key] = scores
                 bar.advance()
+        job.ledger.add_all_scores(rollout, scorer.name, new)
     return [held[g.anchored.prompt.key] for g in groups]
 
 

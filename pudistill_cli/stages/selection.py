@@ -53,6 +53,10 @@ class Selection:
 
     def consider(self, name: str) -> None:
         """Evaluate an adapter on dev at each of `eval.dev_temperatures`."""
+        with self.job.console.status("dev"):
+            self._consider(name)
+
+    def _consider(self, name: str) -> None:
         mark = Mark.DEV(name)
         job = self.job
         temperatures = list(job.recipe.eval.dev_temperatures)

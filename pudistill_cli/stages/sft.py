@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from pudistill_cli.config.sft_defaults import EPOCHS_WITHOUT_DEV, sft_shape
 from pudistill_cli.models.adapter_average import fresh_adapter, mean_adapter
-from pudistill_cli.run.context import Job
+from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.dev_check import FEWEST, DevCheck
@@ -29,6 +29,7 @@ class _Trained:
     """What dev decided, where it did."""
 
 
+@shown_as("SFT")
 def learn_anchors(job: Job, anchors: Anchors) -> None:
     """Train on the anchors of `sft.share` of the prompts and freeze the result as adapter `sft`.
 

@@ -7,8 +7,8 @@ from itertools import count, islice
 
 from pudistill_cli.backend_api.contract import Row, SftBatch
 from pudistill_cli.config.sft_defaults import SftShape
-from pudistill_cli.console import Bar
 from pudistill_cli.errors import TrainingError
+from pudistill_cli.progress import Bar
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.rewrites import Lessons
 from pudistill_cli.stages.schedule import shuffled_batches

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console as Terminal
@@ -13,6 +18,7 @@ from rich.table import Table
 
 from pudistill_cli.console import Console
 from pudistill_cli.errors import DataError
+from pudistill_cli.progress import TICK, Pulse
 from tests.tiny import Ended, Tiny
 
 ESCAPE = "\x1b"
@@ -39,7 +45,7 @@ def test_piped_output_has_no_escape_codes_and_no_carriage_returns(piped: Ended) 
 def test_results_are_on_stdout_and_progress_on_stderr(piped: Ended) -> None:
     assert "PU-RL - SFT" in piped.out
     assert "results.json" in piped.out
-    for line in ("SFT: 2/2", "round 1: sampling: 16/16", "export hf: 2/2"):
+    for line in ("SFT: 2/2  ", "round 1: sampling: 16/16  ", "export hf: 2/2  "):
         assert line in piped.err
         assert line not in piped.out
 
@@ -164,44 +170,215 @@ def test_a_bar_that_is_piped_is_one_line_at_its_end(capsys: pytest.CaptureFixtur
     assert line.endswith("loss 1.5")
 
 
-def test_a_long_bar_says_now_and_then_how_far_it_is(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pudistill_cli import console as module
+class Clock:
+    """Seconds that pass when they are told to."""
 
-    monkeypatch.setattr(module, "PLAIN_EVERY_SECONDS", 0.0)
-    with Console().bar("work", 3) as bar:
-        bar.advance()
-        (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("work: 1/3")
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        for module in ("console", "progress"):
+            monkeypatch.setattr(f"pudistill_cli.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
-def test_what_an_earlier_run_left_is_no_part_of_the_rate(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The console asks it for the time; nothing beats by itself."""
+    monkeypatch.setattr(Pulse, "__init__", lambda self, beat: None)
+    monkeypatch.setattr(Pulse, "stop", lambda self: None)
+    return Clock(monkeypatch)
+
+
+def beats(console: Console, clock: Clock, seconds: float) -> None:
+    for _ in range(round(seconds / TICK)):
+        clock.now += TICK
+        console.beat()
+
+
+def test_work_that_says_nothing_is_heard_of_every_two_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said is the innermost work, and what it is a part of again when that is done; at 1.75 s, 3.5 s, …"""
+    console = Console()
+    with console.status("dev"):
+        beats(console, clock, 4)
+        with console.bar("dev: sft greedy", 6, transient=True) as bar:
+            bar.advance()
+            beats(console, clock, 4)
+            bar.note(loss=0.5)
+            bar.advance(5)
+        beats(console, clock, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "dev: 2 s",
+        "dev: 4 s",
+        "dev: sft greedy: 1/6  1 s  0.8/s",
+        "dev: sft greedy: 1/6  3 s  0.3/s",
+        "dev: sft greedy: 6/6  4 s  0.2/s  loss 0.5",
+        "dev: 10 s",
+    ]
+
+
+def test_short_work_that_is_not_counted_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    with console.status("loading the student"):
+        beats(console, clock, 1.5)
+    beats(console, clock, 10)
+    assert capsys.readouterr().err == ""
+
+
+def test_in_json_the_pulse_is_an_event(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(as_json=True)
+    with console.status("loading the student"):
+        beats(console, clock, 2)
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {
+        "event": "progress", "stage": "loading the student", "done": 0, "total": None, "rate": 0.0, "seconds": 1.75,
+    }  # fmt: skip
+    assert err == ""
+
+
+def test_the_pulse_beats_until_the_work_is_done() -> None:
+    beaten = threading.Event()
+    pulse = Pulse(beaten.set)
+    assert beaten.wait(10)
+    pulse.stop()
+    beaten.clear()
+    assert not beaten.wait(2 * TICK)
+
+
+def test_work_that_fails_is_no_longer_under_way(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+
+    def stopped() -> None:
+        with console.status("SFT"), console.bar("SFT step", 3):
+            assert console.doing == "SFT step"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert console.doing is None
+    assert capsys.readouterr().err == ""
+    assert not [t for t in threading.enumerate() if t.name == "progress"]
+
+
+def test_work_that_ends_early_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().bar("gates: likelihood", 100) as bar:
+        bar.advance(24)
+        bar.expect(bar.done)
+    assert capsys.readouterr().err.splitlines() == ["gates: likelihood: 24/24  0 s"]
+
+
+def test_what_an_earlier_run_left_is_no_part_of_the_rate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """100 found, then 2 in 4 seconds: 0.5 a second, and no rate as long as nothing was done here."""
-    from pudistill_cli import console as module
-
     with Console().bar("work", 102) as bar:
-        monkeypatch.setattr(module.time, "monotonic", lambda: bar.started + 4.0)
+        clock.now += 4
         bar.advance(100)
         assert "/s" not in bar.figures()
         bar.advance()
         bar.advance()
         assert bar.figures() == "0.5/s"
-    assert capsys.readouterr().err.splitlines() == ["work: 102/102  0.5/s"]
+    assert capsys.readouterr().err.splitlines() == ["work: 102/102  4 s  0.5/s"]
 
 
-def test_on_a_terminal_the_bar_shows_stage_count_and_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console as Terminal
+def on_screen(columns: int) -> tuple[Console, io.StringIO]:
+    console, screen = Console(), io.StringIO()
+    console.err = Terminal(file=screen, force_terminal=True, width=columns)
+    return console, screen
 
-    console = Console()
-    screen = io.StringIO()
-    console.err = Terminal(file=screen, force_terminal=True, width=100)
+
+def draw(console: Console) -> None:
+    """What is drawn ten times a second."""
+    console._display._progress.refresh()
+
+
+def frames(screen: io.StringIO) -> list[str]:
+    """What was drawn, line by line, without colours."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
+
+
+def test_on_a_terminal_the_bar_shows_stage_count_and_figures() -> None:
+    console, screen = on_screen(100)
     with console.bar("round 1: sampling", 8) as bar:
         bar.note(loss=1.25)
         bar.advance(5)
-    shown = screen.getvalue()
-    assert ESCAPE in shown
-    for part in ("round 1: sampling", "5/8", "loss 1.25"):
-        assert part in shown
+        draw(console)
+    assert ESCAPE in screen.getvalue()
+    for part in ("round 1: sampling", "5/8", "0:00:00", "loss 1.25"):
+        assert any(part in line for line in frames(screen)[:-1])
+    assert frames(screen)[-1].startswith("round 1: sampling: 5/8")  # a line of it stays
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_on_a_terminal_one_line_shows_the_innermost_work(columns: int) -> None:
+    console, screen = on_screen(columns)
+    with console.status("ranking"), console.bar("round 12: likelihood", 4000, transient=True) as bar:
+        bar.advance(3999)
+        bar.note(loss=1.234, kl=0.0123)
+        console.say("said in between")
+        draw(console)
+    lines = frames(screen)
+    assert all(len(line) <= columns for line in lines)
+    drawn = [line for line in lines if "said in between" not in line]
+    assert not [line for line in drawn if "ranking" in line and "likelihood" in line]
+    assert {line.split()[1] for line in drawn} <= {"ranking", "round"}
+    assert any(re.search(r"3999/4000 +0:00:00", line) and "loss 1.234" in line for line in drawn)
+
+
+def test_results_are_not_drawn_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """stdout goes where it goes, also while a terminal shows a bar on stderr."""
+    console, screen = on_screen(80)
+    with console.status("export"):
+        console.result("result")
+        print("printed")
+    assert capsys.readouterr().out == "result\nprinted\n"
+    assert "result" not in screen.getvalue()
+
+
+# --- a whole run ---
+
+COMPUTES = {
+    "pudistill_cli.backend_api.engine:BaseEngine": ("sample", "logprobs", "choice_logits", "distributions", "resume"),
+    "pudistill_torch.learner:TorchLearner": ("step", "logprobs", "snapshot", "save", "load_adapter"),
+    "pudistill_cli.run.plan": ("read_prompt_sets", "resolve_student"),
+    "pudistill_cli.run.opening": ("load_metric",),
+    "pudistill_cli.stages.anchors": ("ask_all",),
+    "pudistill_cli.stages.class_prior": ("class_prior",),
+    "pudistill_cli.stages.ranking": ("round_targets",),
+    "pudistill_cli.stages.examining": ("corruption_gate", "kendall_gate", "candidates_gate"),
+    "pudistill_cli.stages.evaluator": ("bootstrap_mean", "paired_difference"),
+    "pudistill_cli.stages.claims": ("order", "concentration", "stability"),
+    "pudistill_cli.stages.exporting": ("writer_of", "compare"),
+    "pudistill_cli.loop": ("write_report",),
+}
+"""What takes long where students are large, by module or class."""
+
+
+def test_no_part_of_a_run_is_without_something_to_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+) -> None:
+    """Made and gone on with: whatever computes does so while a bar or a status is shown."""
+    consoles: list[Console] = []
+    made = Console.__init__
+    seen: dict[str, set[str | None]] = {}
+
+    def remembered(self: Console, **given: Any) -> None:
+        made(self, **given)
+        consoles.append(self)
+
+    def watched(name: str, computes: Callable[..., Any]) -> Callable[..., Any]:
+        def call_of_it(*args: Any, **kwargs: Any) -> Any:
+            seen.setdefault(name, set()).add(consoles[-1].doing)
+            return computes(*args, **kwargs)
+
+        return call_of_it
+
+    monkeypatch.setattr(Console, "__init__", remembered)
+    for place, names in COMPUTES.items():
+        module, _, of = place.partition(":")
+        owner = getattr(import_module(module), of) if of else import_module(module)
+        for name in names:
+            monkeypatch.setattr(owner, name, watched(f"{place} {name}", getattr(owner, name)))
+    tiny = Tiny.make(tmp_path, eval={"metric": "none"})
+    for until in ("sft", "rank", "prefer", "export"):
+        ended = call(*tiny.arguments("--until", until))
+        assert ended.code == 0, ended.err
+    assert len(seen) == sum(map(len, COMPUTES.values()))
+    assert not {name for name, doing in seen.items() if None in doing}
+    assert consoles[-1].doing is None

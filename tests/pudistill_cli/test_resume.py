@@ -66,8 +66,9 @@ def bomb(patch: pytest.MonkeyPatch, place: str, nth: int, *first: Any, after: bo
 
 LEDGER = "pudistill_cli.run.ledger:Ledger"
 LEARNER = "pudistill_torch.learner:TorchLearner"
-# 28 prompts are asked; SFT has 2 steps, then each round 2; the gates draw 4 groups, round 1 the other 12, round 2 16,
-# each of which has two scorers and the posterior; then 6 are drawn for the claims, for the two scorers.
+# 28 prompts are asked; SFT has 2 steps, then each round 2; the gates draw 4 groups, round 1 the other 12, round 2 16.
+# Scores are kept by scorer: one's of the gates' groups, two's of each round's and the claims', and the posteriors of 16
+# groups one by one, also of round 1 where a run that was stopped in round 2 goes on.
 POINTS: dict[str, Callable[[pytest.MonkeyPatch], Killed]] = {
     "teacher": lambda p: bomb(p, f"{LEDGER}.add_anchor", 5, after=True),
     "SFT": lambda p: bomb(p, f"{LEARNER}.step", 2),
@@ -76,7 +77,7 @@ POINTS: dict[str, Callable[[pytest.MonkeyPatch], Killed]] = {
     "gates": lambda p: bomb(p, "pudistill_cli.stages.gating:examine", 1, after=True),
     "dev": lambda p: bomb(p, f"{LEDGER}.add_eval_answers", 3, after=True),
     "sampling": lambda p: bomb(p, f"{LEDGER}.add_group", 9, after=True),
-    "scoring": lambda p: bomb(p, f"{LEDGER}.add_scores", 7, after=True),
+    "scoring": lambda p: bomb(p, f"{LEDGER}.add_all_scores", 2, after=True),
     "preferences": lambda p: bomb(p, f"{LEDGER}.add_targets", 5, after=True),
     "update": lambda p: bomb(p, f"{LEARNER}.step", 4),
     "round 1 saved, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "round-1"),
@@ -85,7 +86,7 @@ POINTS: dict[str, Callable[[pytest.MonkeyPatch], Killed]] = {
     "update, round 2": lambda p: bomb(p, f"{LEARNER}.step", 6),
     "round 2 saved, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "round-2"),
     "evaluation": lambda p: bomb(p, f"{LEDGER}.add_eval_answers", 21, after=True),
-    "claims": lambda p: bomb(p, f"{LEDGER}.add_scores", 100, after=True),
+    "claims": lambda p: bomb(p, f"{LEDGER}.add_all_scores", 54, after=True),
     "results written, not recorded": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "eval"),
     "export": lambda p: bomb(p, "pudistill_cli.stages.exporting:compare", 1),
     "between exports": lambda p: bomb(p, f"{LEDGER}.finish_stage", 1, "export/hf", after=True),

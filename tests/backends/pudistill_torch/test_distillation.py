@@ -145,11 +145,12 @@ def test_a_judge_that_is_the_policy_and_sees_the_prompt_alone_teaches_nothing(
 
 
 def test_views_count_against_the_token_budget(student: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass's rows, each as long as its longest: by the prompts alone the judge's would be larger."""
+    """A pass's prompts and answers, padded to the longest: by the prompts alone the judge's would be larger."""
     budget, passes, states = 100, [], gradients_module.branch_states
 
     def measured(model: Any, adapter: Any, prefixes: Any, branches: Any, rows: int) -> Any:
-        passes.append(len(branches) * (max(map(len, prefixes)) + max(len(b.tokens) for b in branches)))
+        answers = len(branches) * (1 + max(len(b.tokens) for b in branches))  # the last is predicted, not read
+        passes.append(len(prefixes) * max(map(len, prefixes)) + answers)
         return states(model, adapter, prefixes, branches, rows)
 
     monkeypatch.setattr(gradients_module, "branch_states", measured)

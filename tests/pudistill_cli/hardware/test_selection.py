@@ -228,26 +228,49 @@ def test_on_unified_memory_what_does_not_fit_in_16_bits_is_left_to_llamacpp_on_a
 
 
 def test_two_copies_that_do_not_fit_together_take_turns() -> None:
-    # The learner takes 15.3 GiB at 4,096 tokens in float32, the engine 0.7.
+    # The learner takes 2.5 GiB at 512 tokens in float32, the engine 0.7.
     assert not auto(CPU, SMOL).suspend
-    low = auto(replace(CPU, free_gib=1.0 + 15.6), SMOL)
+    low = auto(replace(CPU, free_gib=1.0 + 2.8), SMOL)
     assert low.suspend
     assert "take turns" in low.notices[0]
-    assert not auto(replace(CPU, free_gib=1.0 + 15.6), SMOL, installed(TORCH)).suspend
+    assert not auto(replace(CPU, free_gib=1.0 + 2.8), SMOL, installed(TORCH)).suspend
+
+
+FIVE_GIB = replace(GTX, cards=(Card("nvidia", "a card", 6, 5.0),))
 
 
 def test_a_pass_that_is_too_large_is_answered_by_one_that_fits() -> None:
-    choice = auto(replace(CPU, free_gib=1.0 + 5.0), SMOL, installed(TORCH))
+    choice = auto(FIVE_GIB, SMOL, installed(TORCH))
     budget = choice.token_budget
     assert budget is not None
     # What is left beside weights and adapter, over the bytes of a token.
-    fits = int((5.0 * 2**30 - 135e6 * 4 - 16 * 32 * 30 * (8 * 576 + 3 * 1536)) / (6 * 30 * 21_312))
+    fits = int((5.0 * 2**30 - 135e6 * 2 - 16 * 32 * 30 * (8 * 576 + 3 * 1536)) / (4 * 30 * 21_312))
     assert budget == fits // 64 * 64
-    assert SMOL.learner_gib(4, budget) <= 5.0 < SMOL.learner_gib(4, budget + 64)
+    assert SMOL.learner_gib(2, budget) <= 5.0 < SMOL.learner_gib(2, budget + 64)
     [notice] = choice.notices
     assert notice.endswith(f"so a new run's passes hold {budget:,}.")
-    [notice] = auto(replace(CPU, free_gib=1.0 + 5.0), replace(SMOL, own_budget=True), installed(TORCH)).notices
-    assert notice.endswith(f"--set student.token_budget={budget}")
+    told = auto(FIVE_GIB, replace(SMOL, token_budget=4096), installed(TORCH))
+    assert told.token_budget == 4096
+    assert told.notices[0].endswith(f"--set student.token_budget={budget}")
+
+
+@pytest.mark.parametrize(
+    ("demand", "hardware", "budget"),
+    [
+        pytest.param(SMOL, H100, 4096, id="a card"),
+        pytest.param(SMOL, MAC, 4096, id="Apple's"),
+        pytest.param(SMOL, CPU, 512, id="1 GiB would be 279 tokens of 3.8 MB"),
+        pytest.param(replace(SMOL, device="cpu"), H100, 512, id="a card that is not used"),
+        pytest.param(SMOL, replace(CPU, memory_gib=0.0), 512, id="nobody knows how much memory there is"),
+        pytest.param(TINY, CPU, 4096, id="1 GiB would be 31,500 tokens of 34 kB"),
+        # 2^30 / (6 · 8 · (21 · 320 + 6 · 860)) = 1,882
+        pytest.param(MemoryDemand("llama", 15_000_000, 8, 320, 860, 320, 8192), CPU, 1856, id="in multiples of 64"),
+        pytest.param(MemoryDemand("", 135_000_000), CPU, 4096, id="of unknown shape"),
+        pytest.param(replace(SMOL, token_budget=2048), CPU, 2048, id="the recipe's"),
+    ],
+)
+def test_a_cpu_s_passes_take_a_gibibyte(demand: MemoryDemand, hardware: Hardware, budget: int) -> None:
+    assert auto(hardware, demand).token_budget == budget
 
 
 @pytest.mark.parametrize(("demand", "free"), [(SMOL, 1.5), (LLAMA_3B, 8.0)])
@@ -266,9 +289,9 @@ def test_an_engine_that_does_not_fit_is_refused_too() -> None:
 def test_an_engines_weights_have_the_room_that_is_left_for_them() -> None:
     cache = (4 * 8 * 2048 * 30 * 192 + 4 * 512 * 49152) / 2**30
     beside = auto(CPU, SMOL).engine_weights_gib
-    assert beside == pytest.approx(19.0 - SMOL.learner_gib(4, 4096) - cache)
-    in_turns = auto(replace(CPU, free_gib=1.0 + 15.6), SMOL).engine_weights_gib
-    assert in_turns == pytest.approx(15.6 - cache)
+    assert beside == pytest.approx(19.0 - SMOL.learner_gib(4, 512) - cache)
+    in_turns = auto(replace(CPU, free_gib=1.0 + 2.8), SMOL).engine_weights_gib
+    assert in_turns == pytest.approx(2.8 - cache)
     on_a_card = choose("llamacpp", "torch", installed(TORCH, LLAMACPP), H100, SMOL).engine_weights_gib
     assert on_a_card == pytest.approx(119.0 - cache)
     assert auto(replace(CPU, memory_gib=0.0, free_gib=0.0), SMOL).engine_weights_gib is None

@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 
 from pudistill_cli.method.gates import (
-    SHARE,
-    STRETCH,
+    GateReport,
+    candidates_gate,
     choose,
     collect,
-    corrupted_items,
     corruption_gate,
-    drift_gate,
-    examine,
-    exchanged_items,
-    order_agreement,
+    kendall_gate,
+    length_correlation,
+    looks,
 )
-from pudistill_cli.method.scorers import Item, Judge
+from pudistill_cli.method.scorers import Item, Judge, Scorer
 from pudistill_cli.method.scorers.ensemble import Ensemble
+from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.likelihood import Likelihood
 from pudistill_cli.method.scorers.overlap import Chrf, TokenF1
 from pudistill_cli.method.scorers.pairwise import Pairwise
 from pudistill_cli.method.scorers.verdict import Verdict
-from pudistill_cli.method.statistics import kendall_tau_b
+from pudistill_cli.method.statistics import Interval
+from pudistill_cli.method.wrong_answers import SHARE, STRETCH, WrongAnswers, corrupted_items, exchanged_items
 from tests.pudistill_cli.method.scorers.engines import VOCABULARY, CharacterEngine, anchor_in, item, judge
 
 WORDS = ("open the door", "close a window", "turn on lamps", "play some music", "wake me at six")
@@ -61,41 +61,56 @@ BAD: dict[str, Callable[[str, str, int], float]] = {
 }
 
 
+def corruption(by: Judge, scorer: Scorer, items: Sequence[Item] = ITEMS, threshold: float = 0.8) -> GateReport:
+    return corruption_gate(by, scorer, WrongAnswers(by, by, items, seed=0), threshold)
+
+
+def agreement(by: Judge, scorer: Scorer, items: Sequence[Item] = ITEMS, threshold: float = 0.2) -> GateReport:
+    own, trusted = (collect(s, by, items) for s in (scorer, Likelihood()))
+    return kendall_gate("agreement", scorer, lambda n: (own[:n], trusted[:n]), looks(len(items)), threshold)
+
+
+def reports_of(by: Judge, min_kendall: float = 0.2) -> list[GateReport]:
+    return [corruption(by, Likelihood()), agreement(by, TokenF1(), threshold=min_kendall)]
+
+
 def test_a_judge_that_uses_the_anchor_passes():
-    (report,) = examine(judge(CharacterEngine(matching)), [Likelihood()], ITEMS, seed=0)
+    """1.25^24 in equal parts over stakes 0, .1 … 1 is 48.8: as few prompts as 40 = 2 / .05 can need."""
+    report = corruption(judge(CharacterEngine(matching)), Likelihood())
     assert report.passed
-    assert report.measure.mean == 1
-    assert report.details["prompts"] == len(ITEMS)
+    assert report.settled
+    assert report.measure.mean == report.measure.high == 1
+    assert report.measure.low >= 0.8
+    assert report.details == {"prompts": 24, "defined": 24}
 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_judges_fail(kind: str):
-    by = judge(CharacterEngine(BAD[kind]))
-    reports = examine(by, [Likelihood(), TokenF1()], ITEMS, seed=0)
+    reports = reports_of(judge(CharacterEngine(BAD[kind])))
     assert not reports[0].passed
     assert reports[0].measure.mean < 0.75
     assert choose(reports) is None
 
 
-def test_length_is_reported():
+def test_length_is_told():
     by = judge(CharacterEngine(BAD["length"]))
-    (report,) = examine(by, [Likelihood()], ITEMS, seed=0)
-    assert report.details["length"] == pytest.approx(1)
+    assert length_correlation(collect(Likelihood(), by, ITEMS), ITEMS) == pytest.approx(1)
 
 
 def test_string_scorers_must_agree_with_likelihood():
     """Where the judge values likeness, likeness passes; where it values the opposite, it does not."""
     for token, expected in ((matching, True), (BAD["reversed"], False)):
-        _, f1, chrf = examine(judge(CharacterEngine(token)), [Likelihood(), TokenF1(), Chrf()], ITEMS, seed=0)
-        assert f1.gate == chrf.gate == "agreement"
-        assert (f1.passed, chrf.passed) == (expected, expected)
+        by = judge(CharacterEngine(token))
+        for scorer in (TokenF1(), Chrf()):
+            report = agreement(by, scorer)
+            assert (report.gate, report.passed, report.fell) == ("agreement", expected, not expected)
 
 
 def test_auto_is_the_ensemble_of_what_passed():
     by = judge(CharacterEngine(matching))
-    assert choose(examine(by, [Likelihood(), TokenF1()], ITEMS, 0)) == Ensemble((Likelihood(), TokenF1()))
-    assert choose(examine(by, [Likelihood(), TokenF1()], ITEMS, 0, min_kendall=1.01)) == Likelihood()
-    assert choose(examine(by, [TokenF1()], ITEMS, 0)) is None
+    assert choose(reports_of(by)) == Ensemble((Likelihood(), TokenF1()))
+    assert choose(reports_of(by, min_kendall=1.01)) == Likelihood()
+    assert choose([agreement(by, TokenF1())]) is None
     assert choose([]) is None
 
 
@@ -104,11 +119,11 @@ def test_verdict_goes_through_the_model_gate():
         return 3.0 * int(word) * (1 if f"|rate {anchor_in(text)}|" in text else -1)
 
     good, bad = (judge(CharacterEngine(choice=c)) for c in (strict, lambda text, word: -strict(text, word)))
-    assert examine(good, [Verdict()], ITEMS, 0)[0].passed
-    assert not examine(bad, [Verdict()], ITEMS, 0)[0].passed
+    assert corruption(good, Verdict()).passed
+    assert not corruption(bad, Verdict()).passed
 
 
-def test_orders_are_reported():
+def test_orders_are_reported_of_the_pairs_that_are_asked_about():
     def first_place(text: str, word: str) -> float:
         return float(word == "A")
 
@@ -117,18 +132,135 @@ def test_orders_are_reported():
         answer = text.split(f"|{place} ")[1].split("|")[0]
         return float(crc32(answer.encode()) % 97)
 
-    assert order_agreement(judge(CharacterEngine(choice=first_place)), ITEMS[:4]) == 0
-    assert order_agreement(judge(CharacterEngine(choice=by_length)), ITEMS[:4]) == 1
-    (report,) = examine(judge(CharacterEngine(choice=first_place)), [Pairwise()], ITEMS[:4], 0)
-    assert report.details["orders"] == 0
-    assert not report.passed
+    for choice, alike in ((first_place, 0), (by_length, 1)):
+        engine = CharacterEngine(choice=choice)
+        report = corruption(judge(engine), Pairwise(), ITEMS[:4])
+        assert report.details["orders"] == alike
+        assert len(engine.prefixes) == 2 * 4  # both orders of a pair are one request
+    assert corruption(judge(CharacterEngine(choice=first_place)), Pairwise(), ITEMS[:4]).measure.mean == 0.5
 
 
-def test_other_wordings_are_compared():
-    by = judge(CharacterEngine(matching))
-    by = replace(by, templates=replace(by.templates, other_views=("{anchor}|ref {anchor}|",)))
-    (report,) = examine(by, [Likelihood()], ITEMS, 0)
-    assert report.details["views"] == pytest.approx(1)
+# --- how many prompts ---
+
+
+def test_looks_are_half_as_many_more_each_time():
+    assert [list(looks(most)) for most in (0, 5, 16, 17, 100)] == [
+        [0], [5], [16], [16, 17], [16, 24, 36, 54, 81, 100],
+    ]  # fmt: skip
+
+
+class Given:
+    """Scores candidate 0 above a share of the others that is given by prompt; says how many prompts it was asked."""
+
+    name, asks_model, sees_anchor, relative = "given", True, True, False
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        self.shares = dict(zip((i.key for i in LONG), shares, strict=False))
+        self.asked: list[str] = []
+
+    def questions(self, templates: object) -> tuple[str, ...]:
+        return ()
+
+    def score(self, by: Judge, items: Sequence[Item]) -> Iterator[tuple[int, np.ndarray]]:
+        for i, asked in enumerate(items):
+            self.asked.append(asked.key)
+            share = self.shares[asked.key]
+            yield i, np.array([0.0, *[-1.0 if n < 2 * share else 1.0 for n in range(len(asked.candidates) - 1)]])
+
+
+LONG = [item(f"prompt {i}", f"answer {i}") for i in range(100)]
+PLAIN = judge(CharacterEngine())
+
+
+def settled_at(values: Sequence[float], threshold: float) -> int:
+    """The first look where bets in equal parts against the threshold have become 40 from 1, the values in [0, 1]."""
+    stakes = np.arange(11)[:, None] / 10
+    for n in (16, 24, 36, 54, 81):
+        x = np.array(values[:n])
+        above, below = 1 + stakes * (x / threshold - 1), 1 + stakes * ((1 - x) / (1 - threshold) - 1)
+        if max(float(side.prod(axis=1).mean()) for side in (above, below)) >= 40:
+            return n
+    return 100
+
+
+@pytest.mark.parametrize(
+    ("shares", "passed"),
+    [
+        pytest.param([1.0], True, id="always"),
+        pytest.param([0.0], False, id="never"),
+        pytest.param([0.5], False, id="one of two"),
+        pytest.param([0.5, 1.0, 1.0, 1.0, 1.0], True, id="nine of ten"),
+        pytest.param([0.5, 1.0, 0.5, 1.0, 1.0], True, id="on the threshold: the mean decides at the end"),
+        pytest.param([0.5, 0.5, 0.5, 1.0, 1.0], False, id="seven of ten"),
+        pytest.param([0.0, 1.0, 1.0, 1.0], False, id="three of four"),
+    ],
+)
+def test_a_gate_looks_at_as_few_prompts_as_settle_it(shares: list[float], passed: bool):
+    values = (shares * 100)[:100]
+    scorer = Given(values)
+    report = corruption_gate(PLAIN, scorer, WrongAnswers(PLAIN, PLAIN, LONG, seed=0), 0.8)
+    prompts = settled_at(values, 0.8)
+    assert (report.details["prompts"], report.passed) == (prompts, passed)
+    assert scorer.asked == [i.key for i in LONG[:prompts]]  # in their order, each once
+    assert report.measure.mean == pytest.approx(np.mean(values[:prompts]))
+
+
+def test_a_relative_scorer_sees_each_pair_by_itself():
+    seen: list[int] = []
+
+    class Sees(Given):
+        relative = True
+
+        def score(self, by: Judge, items: Sequence[Item]) -> Iterator[tuple[int, np.ndarray]]:
+            seen.extend(len(i.candidates) for i in items)
+            return super().score(by, items)
+
+    corruption_gate(PLAIN, Sees([1.0] * 100), WrongAnswers(PLAIN, PLAIN, LONG, seed=0), 0.8)
+    assert seen == [2] * 48
+    assert corruption(judge(CharacterEngine(matching)), LengthFree(Likelihood())).measure.mean == 1
+
+
+def test_what_is_in_one_prompt_s_view_is_asked_at_once():
+    engine = CharacterEngine(matching)
+    corruption(judge(engine), Likelihood())
+    assert len(engine.prefixes) == len(set(engine.prefixes)) == 24
+
+
+@pytest.mark.parametrize(
+    ("exchanged", "passed"), [([0], True), ([4], False), ([2], True), ([1, 3], True), ([3, 2, 3], False)]
+)
+def test_a_kendall_gate_looks_at_as_few_prompts_as_settle_it(exchanged: list[int], passed: bool):
+    """Four answers, of whose six pairs the scorers order n differently: tau is 1 - n / 3."""
+    orders = [[1, 2, 3, 4], [2, 1, 3, 4], [2, 1, 4, 3], [2, 4, 1, 3], [3, 4, 1, 2]]
+    numbers = (exchanged * 100)[:100]
+    own, trusted = [np.array(orders[n], dtype=float) for n in numbers], [np.arange(4.0)] * 100
+    report = kendall_gate("agreement", TokenF1(), lambda n: (own[:n], trusted[:n]), looks(100), 0.2)
+    assert report.details["prompts"] == settled_at([1 - n / 6 for n in numbers], 0.6)
+    assert report.passed == passed
+
+
+def test_groups_without_a_tau_settle_nothing():
+    """Not even a threshold that everything reaches: the gate goes on until there is one."""
+    groups = [np.zeros(2)] * 20 + [np.arange(2.0)] * 80
+    report = kendall_gate("agreement", TokenF1(), lambda n: (groups[:n], groups[:n]), looks(100), -1.0)
+    assert report.details == {"prompts": 24, "defined": 4}
+    assert report.passed
+    none = kendall_gate("agreement", TokenF1(), lambda n: (groups[:20], groups[:20]), looks(20), -1.0)
+    assert (np.isnan(none.measure.mean), none.passed, none.fell, none.settled) == (True, False, False, False)
+
+
+def test_the_student_s_own_answers_stand_in_for_corrupted_ones():
+    """Anchors above 3 and 1 of 4; the copy of the anchor in the second is no answer of its own, and the third has none.
+
+    (3/4 + 1/3) / 2.
+    """
+    items = [item("p", "a", "b", "c", "d", "e"), item("q", "a", "b", "a", "c", "d"), item("r", "a", "a")]
+    scores = [np.array(s, dtype=float) for s in ([0, 0, 0, 2, 1], [2, 1, 2, 0, 1], [1, 1])]
+    scores[1][2] = 2.0
+    report = candidates_gate(Likelihood(), items, scores, 0.8)
+    assert report.measure.mean == pytest.approx((3 / 4 + 1 / 3) / 2)
+    assert report.details == {"prompts": 3, "defined": 2}
+    assert not report.settled
 
 
 def changed(item: Item) -> list[int]:
@@ -207,51 +339,31 @@ def test_another_s_anchor_fits_the_context_behind_the_view():
 
 
 def test_a_prompt_s_pairs_are_averaged_first():
-    """Two pairs of one prompt, one of the other: (1/2 + 1) / 2, not 2/3."""
-    first, second = item("p", "good", "good", "bad"), item("q", "good", "good", "bad")
-    pairs = [first, replace(first, candidates=first.candidates[::-1]), second]
-    report = corruption_gate(judge(CharacterEngine(matching)), Likelihood(), pairs, 0.8, seed=0)
+    """One of two, and the one that a prompt of one token has: (1/2 + 1) / 2, not 2/3."""
+    items = [item("prompt 0", "answer 0"), item("prompt 1", "")]
+    by = judge(CharacterEngine())
+    report = corruption_gate(by, Given([0.5, 1.0]), WrongAnswers(by, by, items, seed=0), 0.8)
     assert report.measure.mean == 0.75
-    assert report.details == {"prompts": 2}
+    assert report.details == {"prompts": 2, "defined": 2}
 
 
 def test_a_scorer_falls_only_by_more_than_chance():
-    """Half of 40 wins: the binomial's deviation is 0.08, so 0.7 is beyond chance and 0.6 is not."""
-    coin = [[1.0, 0.0], [0.0, 1.0]] * 20
-
-    class Coin:
-        name, model = "coin", True
-
-        def score(self, judge: Judge, items: Sequence[Item]) -> Iterator[tuple[int, np.ndarray]]:
-            return ((i, np.array(coin[i])) for i in range(40))
-
-    for threshold, fell in ((0.6, False), (0.7, True)):
-        report = corruption_gate(judge(CharacterEngine()), Coin(), ITEMS, threshold, seed=0)
-        assert report.measure.mean == 0.5
-        assert not report.passed
-        assert report.fell == fell
+    for high, fell in ((0.81, False), (0.79, True)):
+        report = GateReport(Likelihood(), "corruption", Interval(0.75, 0.7, high), 0.8)
+        assert (report.passed, report.fell) == (False, fell)
 
 
 def test_drift_is_against_the_first_judge():
     first, same, turned = (judge(CharacterEngine(token)) for token in (matching, matching, BAD["reversed"]))
     for now, expected in ((same, 1), (turned, -1)):
-        report = drift_gate(first, Likelihood(), ITEMS, collect(Likelihood(), now, ITEMS), 0.2, seed=0)
+        own, before = (collect(Likelihood(), by, ITEMS) for by in (now, first))
+        report = kendall_gate("drift", Likelihood(), lambda n, o=own, b=before: (o[:n], b[:n]), looks(40), 0.2)
         assert report.measure.mean == pytest.approx(expected)
         assert report.fell == (expected < 0)
-
-
-def test_known_scores_are_not_asked_for():
-    """Only the two pairs of each prompt that the gates make themselves are left to score."""
-    engine = CharacterEngine(matching)
-    known = {s.name: collect(s, judge(engine), ITEMS) for s in (Likelihood(), TokenF1())}
-    asked = examine(judge(engine), [Likelihood(), TokenF1()], ITEMS, 0)
-    before = len(engine.prefixes)
-    assert examine(judge(engine), [Likelihood(), TokenF1()], ITEMS, 0, known=known) == asked
-    assert len(engine.prefixes) - before == 2 * len(ITEMS)
+        assert report.details["prompts"] == 16
 
 
 def test_nothing_to_measure_does_not_pass():
-    (report,) = examine(judge(CharacterEngine(matching)), [Likelihood()], [item("p", "", "a", "b")], 0)
+    report = corruption(judge(CharacterEngine(matching)), Likelihood(), [item("p", "", "a", "b")])
     assert np.isnan(report.measure.mean)
     assert not report.passed
-    assert np.isnan(kendall_tau_b([1.0], [1.0]))

@@ -166,10 +166,10 @@ def test_without_the_truth_the_gates_and_the_ensemble_speak(tmp_path: Path, call
     (detail,) = tiny.rows("SELECT detail FROM stages WHERE name = 'rank'")
     likelihood, overlap = json.loads(detail[0])["reports"]
     known = claims_of(tiny)["order"]["label_free"]
-    assert known["corruption gate, likelihood"] == likelihood["measure"]
-    assert known["agreement gate, token-f1"] == overlap["measure"]
+    assert known["corruption gate on 4 prompts, likelihood"] == likelihood["measure"]
+    assert known["agreement gate on 4 prompts, token-f1"] == overlap["measure"]
     assert -1 <= known["Kendall, likelihood and token-f1"] <= 1
-    assert "without it: corruption gate, likelihood" in " ".join(ended.out.split())
+    assert "without it: corruption gate on 4 prompts, likelihood" in " ".join(ended.out.split())
 
 
 def test_at_most_so_many_prompts_are_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:

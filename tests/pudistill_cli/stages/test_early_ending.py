@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.judges_scorers import Planted
 from pudistill_cli.method.gates import GateReport
+from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.statistics import Interval
-from pudistill_cli.stages import gating
+from pudistill_cli.stages import examining, gating
 from pudistill_cli.stages.evaluator import Evaluator, System
 from tests.tiny import SIZES, Ended, Tiny
 
@@ -120,15 +122,18 @@ def test_another_measure_of_the_recipe_decides_anew(
 
 
 def falling(monkeypatch: pytest.MonkeyPatch, number: int, measure: Interval) -> list[int]:
-    """The gates find `measure` of the first scorer in that round; returns a list that grows by each examination."""
-    examine, examined = gating.examine, [0]
+    """The gates find `measure` of the first scorer in that round; returns the rounds that they are asked about."""
+    examine_again, examined = gating.examine_again, []
 
-    def found(*given: Any) -> list[GateReport]:
-        first, *others = examine(*given)
-        examined.append(len(examined))
-        return [replace(first, measure=measure, threshold=0.8) if len(examined) - 1 == number else first, *others]
+    def found(job: Any, scorers: Any, groups: Any, asked: int) -> list[GateReport]:
+        first, *others = examine_again(job, scorers, groups, asked)
+        examined.append(asked)
+        return [
+            replace(first, gate="corruption", measure=measure, threshold=0.8) if asked == number else first,
+            *others,
+        ]
 
-    monkeypatch.setattr(gating, "examine", found)
+    monkeypatch.setattr(gating, "examine_again", found)
     return examined
 
 
@@ -147,11 +152,11 @@ def test_a_scorer_that_falls_below_its_gate_ends_the_rounds_once_and_for_all(
     with monkeypatch.context() as patch:
         patch.setattr("pudistill_cli.run.ledger.Ledger.finish_stage", killed)
         assert call(*tiny.arguments("--until", "eval")).code == 130
-    examined = falling(monkeypatch, 1, Interval(0.5, 0.4, 0.6))  # of this process: the gates before round 1 are done
+    examined = falling(monkeypatch, 2, Interval(0.5, 0.4, 0.6))
     ended = call(*tiny.arguments("--until", "eval"))
     assert ended.code == 0, ended.err
     assert (
-        "Round 2: likelihood puts the anchor above a corrupted copy or another's in 50% of the pairs (needs 80%)"
+        "Round 2: likelihood puts the anchor above a corrupted copy or another's in 50% of the pairs (needs 80%), on "
         in ended.flat
     )
     assert "The rounds end before the update of round 2" in ended.flat
@@ -159,10 +164,10 @@ def test_a_scorer_that_falls_below_its_gate_ends_the_rounds_once_and_for_all(
     assert f"The rounds ended after 1 of 3: {why}." in results(tiny)["verdict"]
     assert recorded(tiny) == {"reason": "gate", "after": 1, "why": why}
     assert adapters(tiny) == ["round-1", "sft"]
-    assert len(examined) == 2
+    assert examined == [2]
     again = call(*tiny.arguments("--until", "eval"))
     assert again.code == 0, again.err
-    assert len(examined) == 2
+    assert examined == [2]
     assert adapters(tiny) == ["round-1", "sft"]
 
 
@@ -172,29 +177,144 @@ def test_a_measure_below_its_gate_by_chance_ends_nothing(
     tiny = Tiny.make(tmp_path)
     examined = falling(monkeypatch, 2, Interval(0.75, 0.6, 0.85))
     assert call(*tiny.arguments("--until", "prefer")).code == 0
-    assert len(examined) == 3  # before round 1, and in round 2
+    assert examined == [2]
     assert adapters(tiny) == ["round-1", "round-2", "sft"]
 
 
-def test_the_gates_look_at_what_the_round_s_policy_drew_and_score_nothing_twice(
+def asked_of_the_model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """A list that grows by (what, the adapter) with every call of the engine that computes something."""
+    engine, calls = import_module("pudistill_cli.backend_api.engine").BaseEngine, []
+
+    def watch(name: str, at: int) -> None:
+        asked = getattr(engine, name)
+
+        def call(self: Any, *given: Any) -> Any:
+            path = self._adapters.get(given[at])
+            calls.append((name, path and path.name))
+            return asked(self, *given)
+
+        monkeypatch.setattr(engine, name, call)
+
+    for name, at in (("logprobs", 1), ("choice_logits", 2), ("distributions", 2), ("sample", 3)):
+        watch(name, at)
+    return calls
+
+
+def during(monkeypatch: pytest.MonkeyPatch, name: str, calls: list[Any]) -> list[Any]:
+    """What grows by the part of `calls` that is made inside of gating's function `name`."""
+    inner, inside = getattr(gating, name), []
+
+    def watched(*given: Any) -> Any:
+        before = len(calls)
+        result = inner(*given)
+        inside.extend(calls[before:])
+        return result
+
+    monkeypatch.setattr(gating, name, watched)
+    return inside
+
+
+def test_later_gates_are_read_from_the_scores_of_the_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    examine, calls = gating.examine, []
-    monkeypatch.setattr(gating, "examine", lambda *given: (calls.append(given), examine(*given))[1])
+    """Where the student's answers are below the anchors the model is asked nothing more."""
+    asked = during(monkeypatch, "examine_again", asked_of_the_model(monkeypatch))
+    tiny = Tiny.make(tmp_path)  # its gates let everything through
+    assert call(*tiny.arguments("--until", "prefer")).code == 0
+    assert asked == []
+    reports = json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'gates/round-2'"))["reports"]
+    assert [(r["scorer"], r["gate"], r["details"]["prompts"]) for r in reports] == [
+        ("likelihood", "candidates", SIZES["train"]), ("token-f1", "agreement", SIZES["train"]),
+    ]  # fmt: skip
+    drawn = tiny.rows(
+        "SELECT prompt_key, json(c.tokens), s.score, a.score, json(anchors.tokens) FROM candidates AS c "
+        "JOIN scores AS s ON candidate_id = id JOIN anchors USING (prompt_key) "
+        "JOIN anchor_scores AS a USING (prompt_key, scorer, round) WHERE round = 2 AND scorer = 'likelihood'"
+    )
+    shares: dict[str, list[float]] = {}
+    for key, tokens, score, anchor, of_anchor in drawn:
+        if tokens != of_anchor:
+            shares.setdefault(key, []).append((np.sign(anchor - score) + 1) / 2)
+    assert reports[0]["measure"] == pytest.approx(np.mean([np.mean(s) for s in shares.values()]))
+
+
+def test_later_gates_ask_about_corrupted_anchors_where_the_round_s_scores_do_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """The tokens are the round's own policy's, and at most `rank.gate_prompts` are asked about."""
+    asked = during(monkeypatch, "examine_again", asked_of_the_model(monkeypatch))
+    settled = gating.GateReport.settled
+    monkeypatch.setattr(
+        gating.GateReport, "settled", property(lambda self: self.gate != "candidates" and settled.fget(self))
+    )
     tiny = Tiny.make(tmp_path)
     assert call(*tiny.arguments("--until", "prefer")).code == 0
-    _, (judge, scorers, items, *_, student, known) = calls
-    assert judge.adapter != student.adapter
-    assert len(items) == 4
-    assert set(known) == {scorer.name for scorer in scorers} == {"likelihood", "token-f1"}
-    drawn = tiny.rows(
-        "SELECT prompt_key, k, text, score FROM candidates JOIN scores ON candidate_id = id "
-        "WHERE round = 2 AND scorer = 'likelihood'"
+    assert asked == [("distributions", "round-1")] * 4 + [("logprobs", "sft")]
+    reports = json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'gates/round-2'"))["reports"]
+    assert [(r["gate"], r["details"]["prompts"]) for r in reports] == [("corruption", 4), ("agreement", SIZES["train"])]
+
+
+def test_a_round_without_likelihood_asks_for_it_as_long_as_the_gate_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    asked = during(monkeypatch, "examine_again", asked_of_the_model(monkeypatch))
+    tiny = Tiny.make(tmp_path, rank={"scorer": ["pmi", "chrf"]})
+    assert call(*tiny.arguments("--until", "prefer")).code == 0
+    reports = json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'gates/round-2'"))["reports"]
+    assert [(r["scorer"], r["details"]["prompts"]) for r in reports] == [("pmi", SIZES["train"]), ("chrf", 4)]
+    assert all(-1 <= r["details"]["length"] <= 1 for r in reports)
+    assert asked == [("logprobs", "sft")]
+    assert [(s,) for s in ("chrf", "likelihood", "pmi", "posterior")] == tiny.rows(
+        "SELECT DISTINCT scorer FROM scores JOIN candidates ON id = candidate_id WHERE round = 1 ORDER BY 1"
     )
-    by_place = {(key, k): (text, score) for key, k, text, score in drawn}
-    for item, scores in zip(items, known["likelihood"], strict=True):
-        for k, (candidate, score) in enumerate(zip(item.candidates, scores, strict=True)):
-            assert by_place[item.key, k] == (candidate.text, score)
+
+
+def test_the_first_gates_score_nothing_that_the_round_scores_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """4 of 16 prompts are drawn and scored by the gates: 4 copies, their scores, 4 prompts' candidates and scores."""
+    calls = asked_of_the_model(monkeypatch)
+    asked = during(monkeypatch, "examine", calls)
+    tiny = Tiny.make(tmp_path, prefer={"rounds": 1})
+    assert call(*tiny.arguments("--until", "rank")).code == 0
+    assert asked == [*[("distributions", "sft")] * 4, ("logprobs", "sft"), ("sample", "sft"), ("logprobs", "sft")]
+    before = tiny.rows("SELECT candidate_id, scorer, score FROM scores ORDER BY 1, 2")
+    assert len(before) == 4 * 2
+    assert call(*tiny.arguments("--until", "prefer")).code == 0
+    after = tiny.rows("SELECT candidate_id, scorer, score FROM scores WHERE scorer != 'posterior' ORDER BY 1, 2")
+    assert set(before) < set(after)
+    assert len(after) == 16 * 2 * 2
+
+
+def test_without_a_model_scorer_that_passed_nothing_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    bad = Planted(SCORERS["likelihood"])
+    monkeypatch.setitem(SCORERS, bad.name, bad)
+    asked = during(monkeypatch, "examine", asked_of_the_model(monkeypatch))
+    for scorer, reports in (("chrf", 0), ([bad.name, "chrf"], 1)):
+        tiny = Tiny.make(tmp_path / str(reports), rank={"scorer": scorer, "min_anchor": 0.8})
+        ended = call(*tiny.arguments("--until", "rank"))
+        assert ended.code == 0, ended.err
+        assert "No scorer passed its gate" in ended.flat
+        assert len(json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'rank'"))["reports"]) == reports
+        assert tiny.value("SELECT count(*) FROM candidates") == 0
+    assert {name for name, _ in asked} == {"distributions", "logprobs"}
+
+
+def test_the_prompts_of_the_gates_are_drawn_by_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """Not the first of the file, and the same ones when the run is made again."""
+
+    def drawn(folder: str, seed: int) -> set[str]:
+        tiny = Tiny.make(tmp_path / folder, seed=seed)
+        assert call(*tiny.arguments("--until", "rank")).code == 0
+        return {key for (key,) in tiny.rows("SELECT DISTINCT prompt_key FROM candidates")}
+
+    first, again, other = drawn("first", 0), drawn("again", 0), drawn("other", 1)
+    assert len(first) == 4
+    assert first == again != other
 
 
 @pytest.mark.parametrize(
@@ -237,18 +357,21 @@ def test_a_refreshed_judge_is_the_student_as_the_round_begins(
     assert set(asked) == {"sft", "round-1"}
     reports = json.loads(tiny.value("SELECT detail FROM stages WHERE name = 'gates/round-2'"))["reports"]
     assert [(r["scorer"], r["gate"]) for r in reports] == [
-        ("likelihood", "corruption"), ("token-f1", "agreement"), ("likelihood", "drift"),
+        ("likelihood", "candidates"), ("likelihood", "drift"), ("token-f1", "agreement"),
     ]  # fmt: skip
-    assert 0 < reports[-1]["measure"] <= 1
+    assert 0 < reports[1]["measure"] <= 1
 
 
 def test_a_refreshed_judge_that_disagrees_with_the_first_one_ends_the_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    drift = gating.drift_gate
-    monkeypatch.setattr(
-        gating, "drift_gate", lambda *given: replace(drift(*given), measure=Interval(0, -0.2, 0.1), threshold=0.2)
-    )
+    kendall_gate = examining.kendall_gate
+
+    def disagrees(gate: str, *given: Any) -> GateReport:
+        report = kendall_gate(gate, *given)
+        return replace(report, measure=Interval(0, -0.2, 0.1), threshold=0.2) if gate == "drift" else report
+
+    monkeypatch.setattr(examining, "kendall_gate", disagrees)
     tiny = Tiny.make(tmp_path, rank={"judge": "refreshed"})
     ended = call(*tiny.arguments("--until", "eval"))
     assert ended.code == 0, ended.err
