@@ -44,11 +44,11 @@ def distil(job: Job, until: Stage = Stage.EXPORT) -> None:
     if until is Stage.PREFER:
         return
     print_results(job.console, final_evaluation(job, anchors, best, scorer))  # test is read once
-    write_report(job.folder.path)  # whatever becomes of the exports
+    _report(job)  # whatever becomes of the exports
     if until is Stage.EXPORT:
         with job.console.status("export"):
             exports = export_best(job, anchors, best.choice.name)
-        write_report(job.folder.path)
+        _report(job)
         exports.check()
 
 
@@ -64,6 +64,11 @@ def train_rounds(job: Job, anchors: Anchors, scorer: Scorer, best: Selection) ->
         if ending := best.dev_ending(number):
             return ending
     return None
+
+
+def _report(job: Job) -> None:
+    with job.console.status("report"):
+        write_report(job.folder.path)
 
 
 def export_run(job: Job, adapter: str | None) -> Exports:

@@ -84,10 +84,16 @@ def _tell(job: Job, prior: Prior, decision: Decision, number: int) -> None:
     elif decision == "too few":
         job.console.warn(
             f"{line}; below {prefer.prior_start:.0%} ranking has too little to find, so the rounds do not start. "
-            "Try a run with more anchors, or with rounds all the same: "
-            f"--name {job.folder.name}-2 --set prefer.prior_start=0"
+            f"{_more_sft(job)}; or with rounds all the same: --name {job.folder.name}-2 --set prefer.prior_start=0"
         )
     elif prior.estimate < prefer.prior_start:
         job.console.warn(f"{line}; below {prefer.prior_start:.0%} ranking has little to find. More SFT may be better.")
     else:
         job.console.say(line)
+
+
+def _more_sft(job: Job) -> str:
+    """What brings more candidates up to the anchors."""
+    if job.recipe.sft.epochs == "auto":
+        return "Try a run with more anchors"
+    return f"Try SFT that goes on until dev stops improving: --name {job.folder.name}-2 --set sft.epochs=auto"

@@ -65,7 +65,7 @@ def test_rounds_do_not_start_with_too_few_good_candidates(
     ended = call(*tiny.arguments("--until", "eval"))
     assert ended.code == 0, ended.err
     assert "below 30% ranking has too little to find, so the rounds do not start" in ended.flat
-    assert "--name tiny-2 --set sft.epochs=2; or with rounds all the same: --name tiny-2 --set prefer" in ended.flat
+    assert "--name tiny-2 --set sft.epochs=auto; or with rounds all the same: --name tiny-2 --set prefer" in ended.flat
     assert sorted(p.name for p in (tiny.run / "adapters").iterdir()) == ["sft"]
     assert tiny.rows(DECISION) == [("too few",)]
     assert json.loads((tiny.run / "results.json").read_text())["verdict"].startswith("SFT only: too few")
