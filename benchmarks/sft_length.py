@@ -59,11 +59,17 @@ def main() -> None:
                 cells[key] = _cell({
                     "task": task, "seed": seed, "set": list(settings), "ranking": "", "epochs": [], "dev only": False,
                 })  # fmt: skip
-                RESULTS.write_text(json.dumps(cells, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                _keep(cells)
                 print(f"{key}: {cells[key]['core seconds']} core-seconds", flush=True)
     for task in chosen.tasks:
         for kind in ("plain", "default"):
             _print_gain(cells, task, kind)
+
+
+def _keep(cells: dict[str, Any]) -> None:
+    """A cell a line."""
+    lines = (f"{json.dumps(key)}: {json.dumps(cell, separators=(',', ':'))}" for key, cell in sorted(cells.items()))
+    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def _cell(settings: dict[str, Any]) -> dict[str, Any]:
