@@ -19,7 +19,11 @@ def headline(results: Results) -> str:
     first = results.gained[0]
     change = _change(first, results)
     if not results.has_metric:
-        return f"Whether the answers are better is not known (eval.metric is none). How like the teacher's: {change}"
+        became = "likelier" if first.gain.low > 0 else "less likely" if first.gain.high < 0 else "no likelier"
+        return (
+            "Whether the answers are better is not known (eval.metric is none). What the teacher said on "
+            f"{first.set} became {became}: {change}"
+        )
     if first.gain.low > 0:
         return change
     if first.gain.high < 0:
@@ -70,6 +74,8 @@ def _nearer(gained: Gained, results: Results) -> list[str]:
 def _change(gained: Gained, results: Results) -> str:
     """Before -> after, and the gain."""
     at, gain = temperature_name(gained.temperature), _gain(gained, gained.gain)
+    if not results.has_metric:
+        return f"log p {gained.base.mean:.2f} -> {gained.final.mean:.2f} nats a token, {gain}"
     if not gained.is_share:
         before, after = number(gained.base.mean), number(gained.final.mean)
         return f"{results.measure} on {gained.set} {before} -> {after}, {at}: {gain}"

@@ -224,13 +224,6 @@ class Evaluator:
 
     # --- the table ---
 
-    def measured(self, system: System, name: str, temperature: float) -> Values:
-        """(N, S) values of `measure`; of the prompts with an anchor, where it is likeness to that."""
-        if self.job.metric_function is not None:
-            return self.quality(system, name, temperature)
-        answers = self.answers(system, name, temperature)
-        return _likeness([(p, row) for p, row in zip(self.sets[name], answers, strict=True) if p.answer])
-
     def figures(
         self, system: System, baseline: System, name: str, temperature: float, base_temperature: float
     ) -> Figures:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
-from pudistill_cli.stages.evaluator import Evaluator, System
+from pudistill_cli.stages.evaluator import Evaluator, System, Values
 
 SHARES = ("exact", "json")
 """Metrics that are 1 or 0; a function of the user's is one where all its values are."""
@@ -19,6 +20,7 @@ class Gained:
 
     set: str
     temperature: float
+    """Of the answers, where they are measured."""
     prompts: int
     is_share: bool
     """Whether the measure is a share of right answers."""
@@ -42,7 +44,14 @@ def measure_gained(
     """On one set, from answers that the ledger holds; None where nothing there can be compared."""
     job = evaluator.job
     metric, temperature = job.recipe.eval.metric, min(job.recipe.eval.temperatures)
-    values = {s: evaluator.measured(s, name, temperature) for s in (base, sft, *([rounds] if rounds else []))}
+
+    def measured(system: System) -> Values:
+        """By the metric, or without one by how likely the teacher's answers are, in nats a token."""
+        if job.metric_function is None:
+            return -evaluator.anchor_nll(system, name)
+        return evaluator.quality(system, name, temperature)
+
+    values = {s: measured(s) for s in (base, sft, *([rounds] if rounds else []))}
     if not values[base].size:
         return None
 
@@ -53,7 +62,7 @@ def measure_gained(
         set=name,
         temperature=temperature,
         prompts=len(values[base]),
-        is_share=metric in SHARES or (":" in metric and all(np.isin(v, (0.0, 1.0)).all() for v in values.values())),
+        is_share=job.metric_function is not None and _is_share(metric, values.values()),
         has_truth=job.metric_function is not None and any(p.prompt.reference for p in evaluator.sets[name]),
         base=bootstrap_mean(values[base], seed=job.recipe.seed),
         final=bootstrap_mean(values[kept], seed=job.recipe.seed),
@@ -61,3 +70,7 @@ def measure_gained(
         sft=over(sft, base),
         rounds=None if rounds is None else over(rounds, sft),
     )
+
+
+def _is_share(metric: str, values: Iterable[Values]) -> bool:
+    return metric in SHARES or (":" in metric and all(np.isin(v, (0.0, 1.0)).all() for v in values))

@@ -108,16 +108,20 @@ def test_without_test_prompts_the_gain_is_not_known() -> None:
     assert "prompts.test_share" in added(results())[0]
 
 
-def test_without_a_metric_likeness_is_no_quality() -> None:
-    gain = Interval(0.546, 0.46, 0.63)
-    found = results(gained(gain, is_share=False, has_truth=False, base=at(0.11), final=at(0.656)), measure=LIKENESS)
+def test_without_a_metric_what_the_teacher_said_is_likelier_or_not() -> None:
+    def told(gain: Interval) -> Results:
+        one = gained(gain, is_share=False, has_truth=False, base=at(-2.01), final=at(-2.01 + gain.mean))
+        return results(one, measure=LIKENESS)
+
+    found = told(Interval(0.15, 0.05, 0.25))
     assert headline(found) == (
-        "Whether the answers are better is not known (eval.metric is none). How like the teacher's: chrF to anchor on "
-        "test 0.110 -> 0.656, greedy: +0.546 [+.460, +.630]"
+        "Whether the answers are better is not known (eval.metric is none). What the teacher said on test became "
+        "likelier: log p -2.01 -> -1.86 nats a token, +0.150 [+.050, +.250]"
     )
     assert "--set eval.metric=" in added(found)[-1]
-    unchanged = results(gained(EMPTY, is_share=False, has_truth=False), measure=LIKENESS)
-    assert "sft.lr" not in "".join(added(unchanged))
+    assert "became less likely: " in headline(told(Interval(-0.2, -0.3, -0.1)))
+    assert "became no likelier: " in headline(told(EMPTY))
+    assert "sft.lr" not in "".join(added(told(EMPTY)))
 
 
 def test_a_metric_that_is_no_share_keeps_its_name_and_its_unit() -> None:

@@ -33,6 +33,7 @@ from pudistill_cli.stages import evaluator
 from pudistill_cli.stages.anchors import Anchored, Anchors, ask_teacher
 from pudistill_cli.stages.evaluation import _verdict
 from pudistill_cli.stages.evaluator import Evaluator, Figures, System, item_of
+from pudistill_cli.stages.gained import measure_gained
 from pudistill_cli.stages.selection import Considered, Selection
 from tests.tiny import QUICKSTART, SIZES, STUDENT, Ended, Tiny, lines_of, write_lines
 
@@ -329,6 +330,20 @@ def test_systems_are_compared_on_the_same_random_numbers(job: Job, anchors: Anch
     first = evaluator.answers(System("SFT", "sft"), "test", 0.9)
     assert first == evaluator.answers(System("the same weights", "copy"), "test", 0.9)
     assert first != evaluator.answers(System("base", None), "test", 0.9)
+
+
+def test_without_a_metric_gained_is_the_likelihood_of_what_the_teacher_said(
+    job: Job, anchors: Anchors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "metric_function", None)
+    evaluator = Evaluator(job, {"test": anchors.held_out["test"]})
+    base, sft = System("base", None), System("SFT", "sft")
+    found = measure_gained(evaluator, "test", base, sft, None, sft)
+    assert found is not None
+    before, after = (-float(np.mean(evaluator.anchor_nll(s, "test"))) for s in (base, sft))
+    assert (found.base.mean, found.final.mean) == pytest.approx((before, after))
+    assert found.gain.mean == found.sft.mean == pytest.approx(after - before)
+    assert (found.is_share, found.has_truth, found.rounds) == (False, False, None)
 
 
 def test_a_system_wins_half_of_the_time_against_itself(job: Job, anchors: Anchors) -> None:
