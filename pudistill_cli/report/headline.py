@@ -39,7 +39,8 @@ def added(results: Results) -> list[str]:
     lines = [f"SFT on the teacher's answers {_effect(first, first.sft)}."]
     if first.rounds is not None:
         kept = "SFT is kept" if results.chosen == "sft" else f"{results.chosen} is kept"
-        lines.append(f"The rounds {_effect(first, first.rounds)}; {kept}.")
+        at = f", {temperature_name(first.temperature)}" if results.has_metric else ""
+        lines.append(f"The rounds {_effect(first, first.rounds)}{at}; {kept}.")
     lines += [f"{_change(of_set, results)}." for of_set in others]
     if not results.has_metric:
         return [*lines, "To measure these answers: pudistill eval RUN --set eval.metric=json (or exact, or chrf)"]

@@ -38,16 +38,16 @@ def test_a_gain_is_told_from_the_student_that_was_given_to_what_is_kept() -> Non
     assert headline(found) == "40 % -> 74.5 % of the test prompts right, greedy: +34.5 points [+30.8, +38.3]"
     assert added(found) == [
         "SFT on the teacher's answers added +34.8 points [+31.0, +38.0].",
-        "The rounds added nothing measurable: -0.3 points [-1.3, +0.8]; round-2 is kept.",
+        "The rounds added nothing measurable: -0.3 points [-1.3, +0.8], greedy; round-2 is kept.",
     ]
 
 
 def test_rounds_that_add_something_and_rounds_that_make_it_worse() -> None:
     gain = Interval(0.3, 0.2, 0.4)
     better = results(gained(gain, rounds=Interval(0.05, 0.01, 0.09)))
-    assert added(better)[1] == "The rounds added +5 points [+1, +9]; round-2 is kept."
+    assert added(better)[1] == "The rounds added +5 points [+1, +9], greedy; round-2 is kept."
     worse = results(gained(gain, rounds=Interval(-0.05, -0.09, -0.01)), chosen="sft")
-    assert added(worse)[1] == "The rounds made it worse: -5 points [-9, -1]; SFT is kept."
+    assert added(worse)[1] == "The rounds made it worse: -5 points [-9, -1], greedy; SFT is kept."
 
 
 def test_without_a_round_only_sft_is_told_of() -> None:
