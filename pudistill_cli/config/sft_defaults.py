@@ -11,8 +11,9 @@ from pudistill_cli.errors import UsageError
 if TYPE_CHECKING:
     from pudistill_cli.config.training import SftSettings
 
-SMALL_STUDENT = 10_000_000
-"""Parameters up to which SFT takes seconds: there three students with rewrites are trained, above it one without."""
+SMALL_STUDENT = 500_000
+"""Parameters up to which three students with rewrites are trained, above it one without. On one task three won at 0.2
+million, and lost .04 at 0.7 million; above that they would take three to six times the minutes (LOG.md)."""
 STUDENTS = 3
 EPOCHS_WITHOUT_DEV = 6
 """Where too few dev anchors could tell when to stop."""
@@ -25,10 +26,10 @@ STEPS_AN_EPOCH = 12
 def default_sft_lr(width: int) -> float:
     """Peak rate of SFT for a student whose hidden states have `width` entries (ours).
 
-    1e-3 (576 / width)^0.6: 3.3e-3 at 80 and 1e-3 at 576, both measured here (LOG.md), 4.7e-4 at 2,048 and 3.1e-4 at
-    4,096. Published practice for LoRA on billions of parameters lies there: 5e-4 at 2,000, falling as width^-0.781,
-    fits Llama models (Schulman et al. 2025, "LoRA Without Regret"); QLoRA takes 2e-4 at 7 and 13 billion parameters
-    (Dettmers et al. 2023, arXiv 2305.14314).
+    1e-3 (576 / width)^0.6: 3.3e-3 at 80, 2.2e-3 at 160 and 1e-3 at 576 are measured here (LOG.md); 4.7e-4 at 2,048 and
+    3.1e-4 at 4,096 are near published practice for LoRA on billions of parameters: 5e-4 at 2,000, falling as
+    width^-0.781, fits Llama models (Schulman et al. 2025, "LoRA Without Regret"); QLoRA takes 2e-4 at 7 and 13 billion
+    parameters (Dettmers et al. 2023, arXiv 2305.14314).
     """
     return 1e-3 * math.pow(576 / width, 0.6)
 
@@ -40,7 +41,7 @@ def default_sft_batch(anchors: int) -> int:
 
 
 def default_sft_students(parameters: int) -> int:
-    """Three of a student that is trained in seconds, else one."""
+    """Three of a small student, else one."""
     return STUDENTS if parameters <= SMALL_STUDENT else 1
 
 

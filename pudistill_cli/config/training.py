@@ -22,11 +22,11 @@ class SftSettings(Section):
     epochs: Annotated[Count | Auto, Stage.SFT] = "auto"
     """Of each student; `auto` trains until dev stops improving (docs/method.md)."""
     students: Annotated[Count | Auto, Stage.SFT] = "auto"
-    """That are fine-tuned, each from a start of its own; the mean of what they learned is kept. `auto`: three up to 10
-    million parameters, else one."""
+    """That are fine-tuned, each from a start of its own; the mean of what they learned is kept. `auto`: three up to
+    half a million parameters, else one."""
     rewrites: Annotated[Flag | Auto, Stage.SFT] = "auto"
     """Train as often on what the base writes with the anchor in view (`rank.view`), another answer an epoch; `auto`
-    where the student has up to 10 million parameters and looks at the anchor."""
+    where the student has up to half a million parameters and looks at the anchor."""
     rewrite_temperature: Annotated[Positive, Stage.SFT] = 0.3
     soft: Annotated[Share, Stage.SFT] = 0.5
     """Where there are rewrites: the share of the loss that is KL to the base with the anchor in view."""
