@@ -346,20 +346,6 @@ def test_without_a_metric_gained_is_the_likelihood_of_what_the_teacher_said(
     assert (found.is_share, found.has_truth, found.rounds) == (False, False, None)
 
 
-def test_without_a_metric_gained_is_the_likelihood_of_what_the_teacher_said(
-    job: Job, anchors: Anchors, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job, "metric_function", None)
-    evaluator = Evaluator(job, {"test": anchors.held_out["test"]})
-    base, sft = System("base", None), System("SFT", "sft")
-    found = measure_gained(evaluator, "test", base, sft, None, sft)
-    assert found is not None
-    before, after = (-float(np.mean(evaluator.anchor_nll(s, "test"))) for s in (base, sft))
-    assert (found.base.mean, found.final.mean) == pytest.approx((before, after))
-    assert found.gain.mean == found.sft.mean == pytest.approx(after - before)
-    assert (found.is_share, found.has_truth, found.rounds) == (False, False, None)
-
-
 def test_a_system_wins_half_of_the_time_against_itself(job: Job, anchors: Anchors) -> None:
     evaluator = Evaluator(job, {"test": anchors.held_out["test"]})
     wins = evaluator.wins(System("a", "sft"), System("b", "sft"), "test", 1.0)
