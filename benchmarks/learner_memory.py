@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.smollm2_shape import machine
+from benchmarks.timed_runs import machine
 from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
 from pudistill_cli.backend_api.registry import usable
 from pudistill_cli.hardware.memory_estimate import MemoryDemand

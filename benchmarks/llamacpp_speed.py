@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.llamacpp_peers import HighLevel, Transformers, batched_bench, timed
-from benchmarks.smollm2_shape import build_student, machine
+from benchmarks.smollm2_shape import build_student
+from benchmarks.timed_runs import machine
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.types import Continuations, PromptTokens, Sampling
 

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cells import ROOT
 from benchmarks.fixtures.smollm2.fetch import FetchError, fetch
-from benchmarks.smollm2_shape import ROOT, machine, timed_run, verifications
+from benchmarks.timed_runs import machine, timed_run, verifications
 
 RESULTS = ROOT / "benchmarks" / "results" / "real_student.json"
 RECIPE = "smollm2"
