@@ -98,8 +98,11 @@ def _as_first_resolved(checked: Plan, resolved: Mapping[str, str], kept: int | N
     if not own:
         learner = _fitting(learner, kept)
         return learner, learner
-    options = {k: v for k, v in own.items() if k not in ("device", "threads", "rows")}
-    engine = replace(checked.spec, threads=_threads(own), token_budget=budget, options=options)
+    options = {k: v for k, v in own.items() if k not in ("device", "dtype", "threads", "rows")}
+    own_dtype: Literal["float32", "bfloat16", "auto"] = checked.spec.dtype
+    if "dtype" in own:
+        own_dtype = "bfloat16" if own["dtype"] == "bfloat16" else "float32"
+    engine = replace(checked.spec, dtype=own_dtype, threads=_threads(own), token_budget=budget, options=options)
     return engine, _fitting(learner, kept)
 
 

@@ -60,6 +60,19 @@ def test_no_rounds_are_sft_alone(tmp_path: Path, call: Call) -> None:
     assert tiny.value("SELECT count(*) FROM candidates") == 0
 
 
+@pytest.mark.parametrize(("engine", "learner"), [("mlx", "torch"), ("torch", "mlx")])
+def test_an_engine_samples_beside_a_learner_of_another_framework(
+    engine: str, learner: str, tmp_path: Path, call: Call
+) -> None:
+    """What the engine resolved for itself, its dtype too, is kept in the run and given back to it."""
+    pytest.importorskip("mlx.core")
+    changes = {"backend": {"engine": engine, "learner": learner}, "student": {"threads": None}}
+    tiny = Tiny.make(tmp_path, prefer={"rounds": 0}, **changes)
+    ended = call(*tiny.arguments("--until", "sft"))
+    assert ended.code == 0, ended.err
+    assert json.loads((tiny.run / "state" / "run.json").read_text())["resolved"]["engine.dtype"] == "float32"
+
+
 def test_a_scorer_that_is_named_without_gates_is_used(tmp_path: Path, call: Call) -> None:
     tiny = Tiny.make(tmp_path, rank={"gates": False, "scorer": "chrf"}, prefer={"rounds": 1})
     ended = call(*tiny.arguments("--until", "prefer"))
