@@ -1,0 +1,1 @@
+"""What may happen to a run overnight, done to small real runs: the parts of `benchmarks.faults`."""

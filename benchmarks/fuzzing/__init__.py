@@ -1,0 +1,1 @@
+"""Malformed inputs for every reader, made from a seed: what `benchmarks.faults` feeds them."""
