@@ -125,16 +125,51 @@ def row_of(part: str, found: dict[str, Any]) -> Row:
             return Row(f"fuzz, {found['reader']}", what, bad, f"{found['peak_mib']:,.0f} MiB at most")
 
 
-def table(results: dict[str, Any]) -> tuple[str, int]:
-    """The lines, and the sum of all faults."""
-    rows = [row_of(part, found) for part in PARTS if part in results for found in results[part]["found"]]
-    lines, total = [], 0
+def lines_of(part: str, found: list[dict[str, Any]]) -> tuple[str, int]:
+    """A part's lines, and how many faults they show."""
+    rows = [row_of(part, result) for result in found]
+    lines = []
     for row in rows:
-        bad = {kind: n for kind, n in row.faults.items() if n}
-        total += sum(bad.values())
-        verdict = ", ".join(f"{n} {kind}" for kind, n in bad.items()) or "ok"
-        lines.append(f"{row.attack:<46} {row.done:<52} {verdict:<14} {row.beside}".rstrip())
-    return "\n".join([*lines, f"faults: {total}"]), total
+        bad = ", ".join(f"{n} {kind}" for kind, n in row.faults.items() if n)
+        lines.append(f"{row.attack:<44} {row.done:<50} {bad or 'ok':<14} {row.beside}".rstrip())
+    return "\n".join(lines) or f"{part}: not possible on this system", sum(sum(row.faults.values()) for row in rows)
+
+
+def summary(results: dict[str, list[dict[str, Any]]]) -> str:
+    """The table: each promise and what was found."""
+    killed, asked, full = (results.get(part, []) for part in ("kills", "questions", "disks"))
+    flips, offline, fuzzed = (results.get(part, []) for part in ("bits", "sockets", "fuzz"))
+    lines: dict[str, str] = {}
+    if killed:
+        lines["kills survived"] = f"{total(killed, 'survived')} of {total(killed, 'kills')}"
+    if killed or full or flips:
+        spread = sum(flip["outcome"] == SPREAD for flip in flips)
+        lines["files that differ"] = str(sum(len(found["differing"]) for found in (*killed, *full)) + spread)
+    if killed or asked:
+        on_their_way = total(killed, "repeated") + sum(min(a["repeated"], a["allowed"]) for a in asked)
+        again = total(killed, "repeated_otherwise") + sum(max(0, a["repeated"] - a["allowed"]) for a in asked)
+        lines["questions repeated"] = f"{again}, beside {on_their_way} that were on their way at a kill"
+    if full:
+        lines["full disks survived"] = f"{sum(not disk['differing'] for disk in full)} of {len(full)}"
+    if offline:
+        lines["sockets opened"] = str(sum(run["sockets"] or 0 for run in offline))
+    if flips:
+        read = [flip for flip in flips if flip["outcome"] != UNREAD]
+        noticed = sum(flip["said"] for flip in read)
+        lines["damaged files noticed"] = f"{noticed} of {len(read)}; {len(flips) - len(read)} are never read"
+    if fuzzed:
+        lines["inputs"] = f"{total(fuzzed, 'inputs'):,}"
+    every = [found for part in results.values() for found in part]
+    lines["tracebacks"] = str(total(every, "tracebacks") + total(every, "crashes"))
+    lines["hangs"] = str(total(every, "hangs"))
+    if fuzzed:
+        lines["largest memory"] = f"{max(f['peak_mib'] for f in fuzzed):,.0f} MiB beside the imports"
+    return "\n".join(f"{name:<24} {value}" for name, value in lines.items())
+
+
+def total(found: list[dict[str, Any]], name: str) -> int:
+    """A count over all of a part's results."""
+    return sum(result.get(name, 0) for result in found)
 
 
 def main() -> None:
@@ -147,16 +182,19 @@ def main() -> None:
     options = parser.parse_args()
     results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     code = code_hash(DEPENDS_ON)
+    shown: dict[str, list[dict[str, Any]]] = {}
+    faults = 0
     for part in options.only:
         asked = {"code": code, "kills": options.kills, "inputs": options.inputs}
-        if results.get(part, {}).get("asked") == asked:
-            continue
-        with tempfile.TemporaryDirectory() as name:
-            results[part] = {"asked": asked, "found": list(PARTS[part](Path(name), options))}
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(table({part: results[part]})[0], flush=True)
-    text, faults = table(results)
-    print(text)
+        if results.get(part, {}).get("asked") != asked:
+            with tempfile.TemporaryDirectory() as name:
+                results[part] = {"asked": asked, "found": list(PARTS[part](Path(name), options))}
+            options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        shown[part] = results[part]["found"]
+        lines, found = lines_of(part, shown[part])
+        faults += found
+        print(lines, flush=True)
+    print(f"\n{summary(shown)}\n{'faults':<24} {faults}")
     raise SystemExit(int(faults > 0))
 
 
