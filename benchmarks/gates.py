@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.cells import ROOT, code_hash, run_alone
 from benchmarks.evidence.rows import PLAIN
 from benchmarks.evidence.store import FIXTURES
-from benchmarks.evidence.tasks import TASKS, able
+from benchmarks.evidence.tasks import OUR_CODE, TASKS, able
 from benchmarks.fixtures.judge.trained import Trained, trained
 from benchmarks.judges_report import provenance
 from benchmarks.judges_scorers import Length, Planted
@@ -41,7 +41,7 @@ from pudistill_cli.method.scorers import Array, Item, Judge, Scorer
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.statistics import bootstrap_mean, mean_kendall, pair_accuracy
 from pudistill_cli.method.wrong_answers import corrupted_items, exchanged_items
-from pudistill_cli.metrics import load_metric
+from pudistill_cli.metrics.registry import measure_of
 from pudistill_cli.run.opening import open_run
 from pudistill_cli.run.plan import plan
 from pudistill_cli.stages.anchors import Anchored, ask_teacher
@@ -127,14 +127,14 @@ def learned(folder: Path, task: str, seed: int) -> Generator[Trained]:
     TASKS[task].write(folder, seed)
     own = (f"seed={seed}", "prefer.rounds=0")
     recipe = load_recipe(str(folder / "recipe.yaml"), [*PLAIN[task], *own]).recipe
-    metric = load_metric(recipe.eval.metric)
+    metric = measure_of(recipe.eval.metric, OUR_CODE).metric
     assert metric is not None, "a task says what is good"
 
     def grade(row: Anchored, text: str) -> float:
         return metric(text, row.prompt.reference or "", row.prompt.messages[-1].content)
 
     console = Console()
-    job = open_run(plan(recipe, console), console, folder, "gates")
+    job = open_run(plan(recipe, console, allowed=OUR_CODE), console, folder, "gates")
     try:
         anchors = ask_teacher(job)
         learn_anchors(job, anchors)

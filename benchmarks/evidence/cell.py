@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence.rounds import rounds
-from benchmarks.evidence.tasks import TASKS
+from benchmarks.evidence.tasks import OUR_CODE, TASKS
 from benchmarks.evidence.variants import offer
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.stages import Stage
@@ -23,7 +23,9 @@ from pudistill_cli.loop import distil
 from pudistill_cli.method.sampling import uniforms
 from pudistill_cli.method.scorers import Item, Judge, Scores, no_questions
 from pudistill_cli.method.scorers.registry import SCORERS
-from pudistill_cli.metrics import Metric, distinct_n, load_metric
+from pudistill_cli.metrics.metric import Metric
+from pudistill_cli.metrics.registry import measure_of
+from pudistill_cli.metrics.texts import distinct_n
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.opening import open_run
@@ -50,7 +52,7 @@ class Truth:
     @classmethod
     def of(cls, folder: Path) -> Truth:
         """Of a task's files."""
-        metric = load_metric(load_recipe(str(folder / "recipe.yaml"), []).recipe.eval.metric)
+        metric = measure_of(load_recipe(str(folder / "recipe.yaml"), []).recipe.eval.metric, OUR_CODE).metric
         assert metric is not None
         lines = (json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines())
         return cls(metric, {line["prompt"]: line["reference"] for line in lines})
@@ -132,7 +134,7 @@ def learned(
         SCORERS[settings["ranking"]] = _ranking(folder, settings)
     recipe = load_recipe(str(folder / "recipe.yaml"), [*settings["set"], *overrides, *fixed]).recipe
     console = Console(as_json=False)
-    job = open_run(plan(recipe, console), console, folder / "runs", f"cell-{number}")
+    job = open_run(plan(recipe, console, allowed=OUR_CODE), console, folder / "runs", f"cell-{number}")
     distil(job, until=Stage.PREFER)
     anchors = ask_teacher(job)
     best = Selection(job, anchors, None)

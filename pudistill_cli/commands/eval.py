@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption, SetOption
+from pudistill_cli.allowed_code import AllowedCode
+from pudistill_cli.commands.options import (
+    RUNS,
+    AllowCodeOption,
+    JsonOption,
+    MetricOption,
+    RunArgument,
+    RunsOption,
+    SetOption,
+)
 from pudistill_cli.commands.stopping import stoppable
 from pudistill_cli.console import Console
 from pudistill_cli.errors import UsageError
@@ -19,6 +28,8 @@ def command(
     changes: SetOption = None,
     show: Annotated[int, typer.Option("--show", min=0, help="Also print this many prompts with each answer.")] = 0,
     runs: RunsOption = RUNS,
+    metric: MetricOption = None,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a finished run on its test set: from the answers it holds, or anew where settings changed.
@@ -28,6 +39,8 @@ def command(
       pudistill eval quickstart --show 3
 
       pudistill eval my-run --set eval.metric=chrf
+
+      pudistill eval my-run --metric my_metric.py:score
     """
     from pudistill_cli.config.stages import Stage
     from pudistill_cli.loop import distil
@@ -43,7 +56,7 @@ def command(
     console = Console(as_json=as_json)
     with (
         stoppable(console, "the answers so far are kept, and the run is as it was. The same command goes on."),
-        closing(reopen(run, runs, console, changes or [])) as job,
+        closing(reopen(run, runs, console, changes or [], allowed=AllowedCode(allow_code, metric))) as job,
     ):
         before = job.ledger.stage_detail(Mark.EVAL())["chosen"]
         distil(job, Stage.EVAL)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption
+from pudistill_cli.allowed_code import AllowedCode
+from pudistill_cli.commands.options import RUNS, AllowCodeOption, JsonOption, RunArgument, RunsOption
 from pudistill_cli.commands.stopping import stoppable
 from pudistill_cli.console import Console
 
@@ -46,6 +47,7 @@ def command(
         str | None, typer.Option("--adapter", help="sft or round-N; by default the one that dev chose.")
     ] = None,
     runs: RunsOption = RUNS,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Export a run, load the result back and compare it with the trained model.
@@ -74,9 +76,9 @@ def command(
         changes.append(f"export.group_size={group_size}")
     with (
         stoppable(console, "exports that were finished, now or before, are as they were."),
-        closing(reopen(run, runs, console, changes)) as job,
+        closing(reopen(run, runs, console, changes, allowed=AllowedCode(allow_code), grades=False)) as job,
     ):
-        check_exports(job.recipe.export, job.student, job.folder.path)
+        check_exports(job.recipe.export, job.student, job.folder.path, job.allowed)
         exports = export_run(job, adapter)
         for exported in exports.done:
             kl, ratio = exported.comparison.kl, exported.comparison.ratio

@@ -24,5 +24,20 @@ NameOption: TypeAlias = Annotated[
 RunsOption: TypeAlias = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print events as JSON lines instead of text.")]
 OfflineOption: TypeAlias = Annotated[bool, typer.Option("--offline", help="Never open a connection: use what is here.")]
+AllowCodeOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Run the code that the recipe names: eval.metric as package.module:function, export.llama_cpp.",
+    ),
+]
+MetricOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="FILE.py:FUNCTION",
+        help="Grade answers by a function of a Python file, in place of the recipe's eval.metric.",
+    ),
+]
 
 RUNS = Path("runs")

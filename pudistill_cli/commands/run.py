@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from pudistill_cli.allowed_code import NO_CODE, AllowedCode
 from pudistill_cli.commands.options import (
     RUNS,
+    AllowCodeOption,
     JsonOption,
+    MetricOption,
     NameOption,
     OfflineOption,
     RecipeArgument,
@@ -35,6 +38,8 @@ def command(
         str, typer.Option("--until", help=f"Stop after this stage: {', '.join(TITLES[:-1])} or {TITLES[-1]}.")
     ] = Stage.EXPORT.title,
     offline: OfflineOption = False,
+    metric: MetricOption = None,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe from teacher to exported weights; an unfinished run goes on where it stopped.
@@ -61,25 +66,25 @@ def command(
         raise UsageError(
             f"--until {until}: no such stage{did_you_mean(until, TITLES)}.", f"One of: {', '.join(TITLES)}."
         )
-    console = Console(as_json=as_json)
+    console, allowed = Console(as_json=as_json), AllowedCode(allow_code, metric)
     loaded = load_recipe(recipe, changes or [])
     given, name = name, name or loaded.recipe.name
     try:
-        checked = plan(loaded.recipe, console, offline=offline)
+        checked = plan(loaded.recipe, console, offline=offline, allowed=allowed)
         check_rendering(loaded.recipe, checked.student.tokenizer, checked.prompts)
         with console.status("checking the teacher"):
             check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
     except NotFetchedError as error:
         again = [*(changes or []), *_with_original(loaded.recipe, error.model)]
-        command = resume_line(recipe, again, given, runs, until=last) + " --dry-run" * dry_run
+        command = resume_line(recipe, again, given, runs, until=last, allowed=allowed) + " --dry-run" * dry_run
         raise error.or_original(command) from None
     with console.status("checking the exports"):
-        check_exports(loaded.recipe.export, checked.student, runs)
+        check_exports(loaded.recipe.export, checked.student, runs, allowed)
     if dry_run:
         print_dry_run(console, checked, runs / name)
         return
     console.say(f"{name}: {checked.choice.reason}; {checked.student.description}")
-    again = resume_line(recipe, changes, name, runs, until=last, offline=offline)
+    again = resume_line(recipe, changes, name, runs, until=last, offline=offline, allowed=allowed)
     with (
         stoppable(console, f"all finished work is kept. Go on with: {again}"),
         closing(open_run(checked, console, runs, name, offline=offline)) as job,
@@ -96,6 +101,7 @@ def resume_line(
     *,
     until: Stage = Stage.EXPORT,
     offline: bool = False,
+    allowed: AllowedCode = NO_CODE,
 ) -> str:
     """The command that goes on with this run; without a name, the one that starts it."""
     from shlex import quote
@@ -104,7 +110,8 @@ def resume_line(
     parts += [f"--name {quote(name)}"] if name else []
     parts += [f"--runs {quote(str(runs))}"] if runs != RUNS else []
     parts += [f"--until {until.title}"] if until is not Stage.EXPORT else []
-    return " ".join([*parts, "--offline"] if offline else parts)
+    parts += ["--offline"] * offline + allowed.options
+    return " ".join(parts)
 
 
 def _with_original(recipe: Recipe, model: PackagedModel) -> list[str]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from pudistill_cli.config.fields import Count, Flag, NonNegative, Section
+from pudistill_cli.config.metric_settings import MetricSetting, metric_from, setting_of
 from pudistill_cli.config.stages import Effect, Stage
 
-METRICS = ("none", "exact", "chrf", "json")
-ENTRY_POINT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 Temperatures: TypeAlias = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
 
 
 class EvalSettings(Section):
     """What is measured on dev and test."""
 
-    metric: Annotated[str, Stage.EVAL, Effect.SAME_ANSWERS] = "none"
-    """none, exact, chrf, json, or `package.module:function`."""
+    metric: Annotated[
+        MetricSetting, PlainValidator(metric_from), PlainSerializer(setting_of), Stage.EVAL, Effect.SAME_ANSWERS
+    ] = "none"
+    """none, exact, chrf, json, number, regex or contains, or a mapping of its name and settings (metrics/); or
+    `package.module:function`, which runs only with --allow-code on the command line."""
     temperatures: Annotated[Temperatures, Stage.EVAL, Effect.SAME_ANSWERS] = (1.0, 0.0)
     """Reported in the final table; 0 is greedy."""
     dev_temperatures: Annotated[Temperatures, Stage.EVAL, Effect.SAME_ANSWERS] = (1.0, 0.7, 0.5, 0.0)
@@ -31,10 +32,3 @@ class EvalSettings(Section):
     dev_prompts: Annotated[Count | None, Stage.EVAL, Effect.SAME_ANSWERS] = None
     claims: Annotated[Flag, Stage.EVAL, Effect.SAME_ANSWERS] = True
     """Draw and rank `prefer.k` candidates of up to 200 dev prompts once more, to measure what the paper claims."""
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, value: str) -> str:
-        if value not in METRICS and not ENTRY_POINT.fullmatch(value):
-            raise ValueError(f"must be one of {', '.join(METRICS)}, or package.module:function")
-        return value

@@ -8,7 +8,11 @@ from typing import Any, cast
 from pudistill_cli.config.validation_errors import Problem
 from pudistill_cli.config.yaml_lines import Dotted, YamlProblem, read_yaml
 
-_LONG_FORM: dict[Dotted, Dotted] = {("backend",): ("engine", "learner"), ("train", "objective"): ("name",)}
+_LONG_FORM: dict[Dotted, Dotted] = {
+    ("backend",): ("engine", "learner"),
+    ("train", "objective"): ("name",),
+    ("eval", "metric"): ("name",),
+}
 """Sections that may be written as one word, and the keys that the word stands for."""
 
 

@@ -14,7 +14,7 @@ from pudistill_cli.config.yaml_lines import Dotted
 from pudistill_cli.did_you_mean import did_you_mean
 
 _NOT_A_MAPPING = ("model_type", "model_attributes_type", "dict_type")
-_NOT_SHOWN = ("value_error", "objective", "missing", "extra_forbidden", *_NOT_A_MAPPING)
+_NOT_SHOWN = ("value_error", "objective", "metric", "missing", "extra_forbidden", *_NOT_A_MAPPING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,5 +34,6 @@ def print_next_steps(job: Job, last: Stage) -> None:
     for name, path in paths.items():
         job.console.result(f"{name:<{width}}{path}")
     job.console.result("")
-    job.console.result(f"Read some answers:  pudistill eval {quote(str(folder.path))} --show 3")
+    again = ["pudistill eval", quote(str(folder.path)), *job.measure.options, "--show 3"]
+    job.console.result(f"Read some answers:  {' '.join(again)}")
     job.console.event("done", run=str(folder.path), **{name: str(path) for name, path in paths.items()})

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from pudistill_cli.allowed_code import NO_CODE, AllowedCode
 from pudistill_cli.backend_api.contract import Backend, Engine, Learner, Metrics, ModelSpec
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.training import default_preference_lr
 from pudistill_cli.console import Console
 from pudistill_cli.method.scorers import Judge
-from pudistill_cli.metrics import Metric
+from pudistill_cli.metrics.metric import Metric
+from pudistill_cli.metrics.registry import Measure
 from pudistill_cli.models.student import Student
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import PromptSets
@@ -47,8 +49,11 @@ class Job:
     """What `auto` means in this run: device, dtype, threads."""
     model_pair: ModelPair
     cache: AnswerCache
-    metric_function: Metric | None
+    measure: Measure
+    """What grades answers: `eval.metric`, or what the command line named in its place."""
     offline: bool = False
+    allowed: AllowedCode = NO_CODE
+    """What of the person's code may run."""
     _max_new_tokens: int | None = None
     _adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
     _told: set[str] = field(default_factory=set[str])
@@ -67,6 +72,11 @@ class Job:
     def tokenizer(self) -> StudentTokenizer:
         """The student's own: the one that rules the run."""
         return self.student.tokenizer
+
+    @property
+    def metric_function(self) -> Metric | None:
+        """What grades an answer; None where nothing does."""
+        return self.measure.metric
 
     # --- text and tokens ---
 

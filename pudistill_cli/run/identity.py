@@ -15,12 +15,15 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.run.plan import Plan
 
+METRIC_FILE = "eval.metric.file"
+"""What `--metric` names, by name and content; it is there only where it was given."""
 CONTENTS = {
     "version": Stage.PROMPTS,
     "prompts.fingerprint": Stage.PROMPTS,
     "student.fingerprint": Stage.SFT,
     "backend.resolved": Stage.SFT,
     "export.original": Stage.EXPORT,
+    METRIC_FILE: Stage.EVAL,
 }
 """What is no setting of the recipe, and the first stage that it changes."""
 
@@ -51,6 +54,7 @@ def identity(checked: Plan) -> dict[str, str]:
         "export.original": "given" if checked.student.original else "none",
         "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
         "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
+        **({METRIC_FILE: checked.measure.file.identity} if checked.measure.file else {}),
         **flattened(checked.recipe.model_dump(mode="json", exclude=_named_by_content(Recipe))),
     }
 
@@ -70,6 +74,8 @@ def stage_of(key: str) -> Stage:
 
 def effects_of(key: str) -> frozenset[Effect]:
     """What the field of a key declares beside its stage."""
+    if key == METRIC_FILE:
+        key = "eval.metric"
     return frozenset(mark for mark in _declared(key) if isinstance(mark, Effect))
 
 

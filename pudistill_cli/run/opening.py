@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
+from pudistill_cli.allowed_code import NO_CODE, AllowedCode
 from pudistill_cli.backend_api.contract import Engine, Learner, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.backend_api.oom_retry import halving_notice
 from pudistill_cli.cache_dir import cache_path
@@ -17,10 +18,9 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
-from pudistill_cli.errors import RunError
-from pudistill_cli.metrics import load_metric
+from pudistill_cli.errors import RunError, UsageError
 from pudistill_cli.run.context import Job
-from pudistill_cli.run.folder import RunFolder
+from pudistill_cli.run.folder import RunFolder, measured_by
 from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
@@ -70,8 +70,9 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         resolved=resolved,
         model_pair=model_pair,
         cache=AnswerCache(cache_path() / "anchors.sqlite"),
-        metric_function=load_metric(recipe.eval.metric),
+        measure=checked.measure,
         offline=offline,
+        allowed=checked.allowed,
     )
 
 
@@ -118,14 +119,28 @@ def _threads(resolved: Mapping[str, str]) -> int | None:
     return int(resolved["threads"]) if "threads" in resolved else None
 
 
-def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Job:
+def reopen(
+    run: str,
+    root: Path,
+    console: Console,
+    changes: Sequence[str],
+    *,
+    allowed: AllowedCode = NO_CODE,
+    grades: bool = True,
+) -> Job:
     """The job of a finished run, from its resolved recipe with some settings changed for this time only.
+
+    Without `grades` nothing is evaluated, and no metric is needed.
 
     Raises:
         RunError: there is no such run, it is not finished, or its student or prompts have become others.
+        UsageError: it is graded by code, which the command line does not allow.
     """
     path = find_run(run, root)
-    checked = plan(load_recipe(str(path / "recipe.yaml"), changes).recipe, console)
+    if grades and allowed.metric is None and not any(c.lstrip().startswith("eval.metric") for c in changes):
+        _refuse_missing_file(path)
+    recipe = load_recipe(str(path / "recipe.yaml"), changes).recipe
+    checked = plan(recipe, console, allowed=allowed, grades=grades)
     folder = RunFolder.reopen(path)
     try:
         folder.refuse_other_content(identity(checked))
@@ -138,6 +153,16 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
         job.close()
         raise not_finished(path)
     return job
+
+
+def _refuse_missing_file(path: Path) -> None:
+    """A run that was graded by a file of the person's is not graded by its recipe's metric unless they say so."""
+    if (file := measured_by(path)) is not None:
+        name = file.split()[0]
+        raise UsageError(
+            f"The run {path.name!r} was graded by a Python file that is no part of it: {file}.",
+            f"Name the file: --metric {quote(name)}, with its path. Or another metric: --set eval.metric=json",
+        )
 
 
 def find_run(run: str, root: Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pudistill_cli.allowed_code import NO_CODE, AllowedCode
 from pudistill_cli.backend_api.contract import Measures, ModelSpec
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.config.objective_settings import DEFAULT
@@ -17,7 +18,8 @@ from pudistill_cli.errors import BackendError
 from pudistill_cli.hardware.machine import detect
 from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of
 from pudistill_cli.hardware.selection import Choice, choose
-from pudistill_cli.metrics import load_metric
+from pudistill_cli.metrics.metric import Metric
+from pudistill_cli.metrics.registry import Measure, measure_of
 from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.student import Student, resolve_student, with_original
 from pudistill_cli.prompt_files import read_prompts
@@ -50,6 +52,9 @@ class Plan:
     """The engine's."""
     resolved: Mapping[str, str]
     """What `auto` means here by rule: the learner's device, dtype, threads, and the engine's, where it is another."""
+    measure: Measure
+    """What grades answers."""
+    allowed: AllowedCode = NO_CODE
 
     @property
     def learner_spec(self) -> ModelSpec:
@@ -57,19 +62,31 @@ class Plan:
         return replace(self.spec, folder=self.student.folder, options={})
 
 
-def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
+def plan(
+    recipe: Recipe,
+    console: Console,
+    *,
+    offline: bool = False,
+    allowed: AllowedCode = NO_CODE,
+    grades: bool = True,
+) -> Plan:
     """Check recipe, student, prompts and machine against each other; no weight is read.
+
+    Without `grades` no answer will be graded, so a metric that is code need not be allowed, and is not loaded.
 
     Raises:
         PudistillError: the first thing that would stop the run.
     """
     with console.status("checking recipe, student and prompts"):
-        return _plan(recipe, console, offline=offline)
+        checked = _plan(recipe, console, offline, measure_of(recipe.eval.metric, allowed), grades)
+        return replace(checked, allowed=allowed)
 
 
-def _plan(recipe: Recipe, console: Console, *, offline: bool) -> Plan:
-    load_metric(recipe.eval.metric)
+def _plan(recipe: Recipe, console: Console, offline: bool, measure: Measure, grades: bool) -> Plan:
+    metric = measure.metric if grades else None
     prompts = read_prompt_sets(recipe.prompts)
+    if metric is not None and (notice := unreachable_references(metric, prompts)):
+        console.warn(notice)
     student = resolve_student(
         recipe.student.model,
         recipe.student.revision,
@@ -102,7 +119,7 @@ def _plan(recipe: Recipe, console: Console, *, offline: bool) -> Plan:
         token_budget=recipe.student.token_budget or choice.token_budget or TOKEN_BUDGET,
         options=recipe.backend.options if recipe.backend.engine in ("auto", choice.engine.name) else {},
     )
-    checked = Plan(recipe, student, prompts, choice, spec, {})
+    checked = Plan(recipe, student, prompts, choice, spec, {}, measure)
     return replace(checked, resolved=_resolved(choice, spec, checked.learner_spec))
 
 
@@ -190,6 +207,19 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
     given = {name: read(path) for name, path in files.items() if path is not None}  # the recipe asked for all three
     given["train"] = replace(given["train"], prompts=given["train"].prompts[: settings.limit])
     return given_prompts({**given, **extra})
+
+
+def unreachable_references(metric: Metric, prompts: PromptSets) -> str | None:
+    """What is said where no answer to some held-out prompts can be right by their references."""
+    held_out = [p for part in (prompts.dev, prompts.test, *prompts.extra.values()) for p in part if p.reference]
+    found = [(p, problem) for p in held_out if (problem := metric.problem(p.reference or "")) is not None]
+    if not found:
+        return None
+    first, problem = found[0]
+    return (
+        f"No answer to {len(found)} of {len(held_out)} held-out prompts can be right by eval.metric {metric.name}: the "
+        f"reference of {first.source}:{first.line} {problem}."
+    )
 
 
 def _check_capabilities(recipe: Recipe, choice: Choice) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from pudistill_cli.allowed_code import NO_CODE, AllowedCode, refused_code
 from pudistill_cli.backend_api.export_formats import CORE
 from pudistill_cli.backend_api.registry import exporter_of
 from pudistill_cli.cache_dir import cache_path
@@ -48,14 +49,16 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
         route_to(settings.base_url)
 
 
-def check_exports(export: ExportSettings, student: Student, runs: Path) -> None:
+def check_exports(export: ExportSettings, student: Student, runs: Path, allowed: AllowedCode = NO_CODE) -> None:
     """Ask the backends whether they can write what is wanted of this student, and whether it fits the disk.
 
     Raises:
         BackendError: no backend writes a format.
         ExportError: this student cannot be written so, or the disk is too full.
+        UsageError: it takes the converter of `export.llama_cpp`, and the command line allows no code.
     """
-    converter = Path(export.llama_cpp) if export.llama_cpp else None
+    named = Path(export.llama_cpp) if export.llama_cpp else None
+    converter = named if allowed.of_recipe else None
     for target in formats_of(export, student.export_formats):
         if target.format == "hf" and student.only_gguf:
             raise ExportError(
@@ -67,6 +70,9 @@ def check_exports(export: ExportSettings, student: Student, runs: Path) -> None:
             continue
         exporter, source = exporter_of(target.format), student.export_source(target.format)
         if problem := exporter.export_problem(source, target.format, target.variant, converter):
+            if converter != named and exporter.export_problem(source, target.format, target.variant, named) is None:
+                without = f"Or leave {target.format} out of export.formats: pudistill's own writer cannot write it."
+                raise refused_code("export.llama_cpp", f"a converter that runs from {named}", without)
             raise ExportError(f"This student cannot be exported as {target}: {problem}", "Or leave that format out.")
         needed = exporter.export_bytes(source, target.format, target.variant)
         free = shutil.disk_usage(_existing(runs)).free

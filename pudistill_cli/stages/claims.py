@@ -50,7 +50,7 @@ def measure_claims(job: Job, anchors: Anchors, best: Selection, scorer: Scorer |
     why = _why_unknown(job, scorer, prompts)
     groups = _held_out_groups(job, scorer, prompts[:MOST_PROMPTS]) if scorer is not None and not why else []
     why = why or "nothing: in no group do the candidates differ by eval.metric"
-    seed, metric, k = job.recipe.seed, job.recipe.eval.metric, job.recipe.prefer.k
+    seed, metric, k = job.recipe.seed, job.measure.name, job.recipe.prefer.k
     ordered, concentrated = order(groups, seed), concentration(groups, seed)
     pairs = f"of the pairs among {k} candidates are ordered as by {metric}; chance is .5"
     way = f"of the way from uniform to the best of {k} by {metric} is how far the labels go"
@@ -121,5 +121,5 @@ def _stability(job: Job, best: Selection) -> Claim:
     if check.value is None:
         return Claim("stability", "nothing: no dev prompts" if rounds else "nothing: no round", check)
     worst = next(name for name, gain in check.beside.items() if gain == check.value)
-    measure = best.considered[0].measure
+    measure = best.evaluator.selection_name
     return Claim("stability", f"gain over SFT in dev's {measure} of {worst}, the lowest of {len(rounds)} rounds", check)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pudistill_cli.metrics import Metric
+from pudistill_cli.metrics.metric import Metric
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.anchors import Anchored
 from pudistill_cli.stages.evaluator import GREEDY, reference_of
@@ -53,7 +53,7 @@ class DevCheck:
     @property
     def measure(self) -> str:
         """The figure that decides: the recipe's metric, or the likelihood of the held-out anchors where it has none."""
-        return self.job.recipe.eval.metric if self._metric is not None else "log p of the anchors"
+        return self.job.measure.name if self._metric is not None else "log p of the anchors"
 
     def look(self, path: Path | None, base: DevLook | None = None) -> DevLook:
         """At the adapter in a folder; None is the bare base, whose look is `base` in the later ones."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pudistill_cli.method.statistics import Interval
-from pudistill_cli.metrics import distinct_n
+from pudistill_cli.metrics.texts import distinct_n
 from pudistill_cli.run.ledger_answers import StoredAnswer
 from pudistill_cli.types import Tokens
 

@@ -14,7 +14,7 @@ from pudistill_cli.method.scorers.length import LengthFree
 from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.scorers.verdict import Verdict
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
-from pudistill_cli.metrics import chrf
+from pudistill_cli.metrics.texts import chrf
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.ledger_answers import StoredAnswer
 from pudistill_cli.stages.anchors import Anchored, judge_reads
@@ -205,14 +205,19 @@ class Evaluator:
     @property
     def measure(self) -> str:
         """The first column of the table: the recipe's metric, or chrF to the anchor without one."""
-        return LIKENESS if self.job.metric_function is None else self.job.recipe.eval.metric
+        return LIKENESS if self.job.metric_function is None else self.job.measure.name
 
     @property
     def selection_name(self) -> str:
         """What dev is compared by: the recipe's metric, else the judge's mean score, else the anchors' NLL."""
         if self.job.metric_function is not None:
-            return self.job.recipe.eval.metric
+            return self.job.measure.name
         return "judge's score" if self.scorer is not None else "-NLL of the anchors"
+
+    @property
+    def selection_identity(self) -> str:
+        """What tells it from any other measure, its settings included: only values by the same one are compared."""
+        return self.job.measure.identity if self.job.metric_function is not None else self.selection_name
 
     def selection_values(self, system: System, name: str, temperature: float) -> Values:
         """(N,) per prompt; a higher mean is a better system."""
@@ -240,7 +245,7 @@ class Evaluator:
 
         if job.metric_function is not None:
             quality = self.quality(system, name, temperature)
-            add(job.recipe.eval.metric, quality, lambda: self.quality(baseline, name, base_temperature))
+            add(job.measure.name, quality, lambda: self.quality(baseline, name, base_temperature))
         anchored = [(p, row) for p, row in zip(self.sets[name], answers, strict=True) if p.answer]
         if anchored:
             nll = self.anchor_nll(system, name)

@@ -169,7 +169,7 @@ class OfBackend:
             generation=_generation(job, name),
             now=job.folder.date(),
             calibration=tuple(a.prompt_tokens + a.answer_tokens for a in anchors.for_sft[:CALIBRATION_ROWS]),
-            converter=Path(path) if (path := job.recipe.export.llama_cpp) else None,
+            converter=Path(path) if (path := job.recipe.export.llama_cpp) and job.allowed.of_recipe else None,
         )
 
     def write(self) -> WrittenExport:

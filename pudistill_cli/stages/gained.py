@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
+from pudistill_cli.metrics.metric import Metric
 from pudistill_cli.stages.evaluator import Evaluator, System, Values
-
-SHARES = ("exact", "json")
-"""Metrics that are 1 or 0; a function of the user's is one where all its values are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +41,11 @@ def measure_gained(
 ) -> Gained | None:
     """On one set, from answers that the ledger holds; None where nothing there can be compared."""
     job = evaluator.job
-    metric, temperature = job.recipe.eval.metric, min(job.recipe.eval.temperatures)
+    metric, temperature = job.metric_function, min(job.recipe.eval.temperatures)
 
     def measured(system: System) -> Values:
         """By the metric, or without one by how likely the teacher's answers are, in nats a token."""
-        if job.metric_function is None:
+        if metric is None:
             return -evaluator.anchor_nll(system, name)
         return evaluator.quality(system, name, temperature)
 
@@ -62,8 +60,8 @@ def measure_gained(
         set=name,
         temperature=temperature,
         prompts=len(values[base]),
-        is_share=job.metric_function is not None and _is_share(metric, values.values()),
-        has_truth=job.metric_function is not None and any(p.prompt.reference for p in evaluator.sets[name]),
+        is_share=metric is not None and _is_share(metric, values.values()),
+        has_truth=metric is not None and any(p.prompt.reference for p in evaluator.sets[name]),
         base=bootstrap_mean(values[base], seed=job.recipe.seed),
         final=bootstrap_mean(values[kept], seed=job.recipe.seed),
         gain=over(kept, base),
@@ -72,5 +70,8 @@ def measure_gained(
     )
 
 
-def _is_share(metric: str, values: Iterable[Values]) -> bool:
-    return metric in SHARES or (":" in metric and all(np.isin(v, (0.0, 1.0)).all() for v in values))
+def _is_share(metric: Metric, values: Iterable[Values]) -> bool:
+    """As the metric says; a function of the person's is one where it only said 1 or 0."""
+    if metric.is_share is None:
+        return all(np.isin(v, (0.0, 1.0)).all() for v in values)
+    return metric.is_share

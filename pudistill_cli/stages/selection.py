@@ -60,7 +60,7 @@ class Selection:
         mark = Mark.DEV(name)
         job = self.job
         temperatures = list(job.recipe.eval.dev_temperatures)
-        measure = self.evaluator.selection_name
+        shown, measure = self.evaluator.selection_name, self.evaluator.selection_identity
         if job.ledger.stage_done(mark):
             held = Considered(**job.ledger.stage_detail(mark))
             if (held.measure, held.tried, len(held.values)) == (measure, temperatures, len(self.dev)):
@@ -75,11 +75,11 @@ class Selection:
         temperature = max(means, key=lambda t: (means[t], -t))
         on_average = values.mean(axis=0).tolist()
         considered = Considered(name, measure, temperatures, on_average, means[temperature], temperature)
-        job.metrics("dev", len(self.considered), 0, {f"{measure}@{t:g}": mean for t, mean in means.items()})
+        job.metrics("dev", len(self.considered), 0, {f"{shown}@{t:g}": mean for t, mean in means.items()})
         self.considered.append(considered)
         job.ledger.finish_stage(mark, asdict(considered))
         job.console.say(
-            f"{name}: dev {measure} {considered.score:.3f} over temperatures, "
+            f"{name}: dev {shown} {considered.score:.3f} over temperatures, "
             f"{considered.best:.3f} at {temperature_name(temperature)}"
         )
 

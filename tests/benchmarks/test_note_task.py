@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.tasks import note
+from benchmarks.evidence.tasks import OUR_CODE, note
 from benchmarks.fixtures.note.rubric import Spec, grade
 from pudistill_cli.config.loading import load_recipe
-from pudistill_cli.metrics import load_metric
+from pudistill_cli.metrics.registry import measure_of
 
 HELD_OUT = ("prompts-dev.jsonl", "prompts-test.jsonl", "prompts-other.jsonl")
 
@@ -55,7 +55,7 @@ def test_no_prompt_occurs_twice_and_each_that_is_learned_or_judged_has_one_ancho
 
 def test_the_anchors_are_good_by_the_recipe_s_own_metric(seed_3: Path) -> None:
     references = {one["prompt"]: one["reference"] for path in seed_3.glob("prompts*.jsonl") for one in lines(path)}
-    metric = load_metric(load_recipe(str(seed_3 / "recipe.yaml"), []).recipe.eval.metric)
+    metric = measure_of(load_recipe(str(seed_3 / "recipe.yaml"), []).recipe.eval.metric, OUR_CODE).metric
     assert metric is not None
     anchors = lines(seed_3 / "anchors.jsonl")
     worths = [metric(one["answer"], references[one["prompt"]], one["prompt"]) for one in anchors]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence.tasks import story
+from benchmarks.evidence.tasks import OUR_CODE, story
 from benchmarks.fixtures.story.rubric import grade
 from pudistill_cli.config.loading import load_recipe
-from pudistill_cli.metrics import load_metric
+from pudistill_cli.metrics.registry import measure_of
 
 FILES = {"prompts": 100, "prompts-dev": 300, "prompts-test": 300, "prompts-other": 150, "anchors": 700}
 
@@ -65,7 +65,7 @@ def test_the_recipe_is_whole(checkpoint: Path, tmp_path: Path) -> None:
     recipe = load_recipe(str(tmp_path / "0" / "recipe.yaml")).recipe
     assert recipe.student.model == str(checkpoint)
     assert recipe.prompts.format == "text"
-    metric = load_metric(recipe.eval.metric)
+    metric = measure_of(recipe.eval.metric, OUR_CODE).metric
     assert metric is not None
     line = json.loads((tmp_path / "0" / "prompts-dev.jsonl").read_text().splitlines()[0])
     assert metric("", line["reference"], line["prompt"]) == 0

@@ -83,7 +83,7 @@ def test_all_errors_at_once_each_with_its_place_and_what_was_meant(tiny: Tiny, c
     ],
 )
 def test_what_this_installation_cannot_do(setting: str, code: int, words: list[str], tiny: Tiny, call: Call) -> None:
-    refused(call(*tiny.arguments("--set", setting)), code, *words)
+    refused(call(*tiny.arguments("--set", setting, "--allow-code")), code, *words)
     assert not tiny.runs.exists()
 
 

@@ -42,7 +42,7 @@ def convert_with_upstream(
         ExportError: no checkout, or the converter failed; nothing is at `out` then.
     """
     if (reason := problem(llama_cpp)) is not None:
-        raise ExportError(f"{reason[0].upper()}{reason[1:]}.", "Correct it: --set export.llama_cpp=FOLDER")
+        raise ExportError(f"{reason[0].upper()}{reason[1:]}.", "Correct it: --set export.llama_cpp=FOLDER --allow-code")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as folder:
         source, written = checkpoint, Path(folder) / "model.gguf"

@@ -253,7 +253,7 @@ def test_an_eval_that_chooses_another_adapter_says_what_that_changes(
         "seen = []\n\n\ndef metric(answer, reference, prompt):\n    seen.append(answer)\n    return len(seen) <= 6\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=first:metric")
+    ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=first:metric", "--allow-code")
     assert ended.code == 0, ended.err
     assert f"Dev now finds sft best, where it was {chosen}" in ended.flat
     assert "To go back: pudistill eval tiny" in ended.flat
@@ -268,7 +268,7 @@ def test_a_metric_that_fails_is_one_message(
 ) -> None:
     (tmp_path / "fragile.py").write_text("def metric(answer, reference, prompt):\n    return 1 / len(answer[:0])\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=fragile:metric")
+    ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=fragile:metric", "--allow-code")
     assert ended.code == 2
     assert "fragile:metric failed on an answer: ZeroDivisionError" in ended.flat
     assert "Traceback" not in ended.err

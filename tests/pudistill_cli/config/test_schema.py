@@ -11,11 +11,15 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.student import BackendSettings, LoraSettings, check_base
 from pudistill_cli.config.teacher import EndpointTeacher, FileTeacher
 from pudistill_cli.config.training import default_preference_lr
+from pudistill_cli.config.validation_errors import problems_of
 from pudistill_cli.errors import BackendError
 from pudistill_cli.method.objectives.dpo import Dpo
 from pudistill_cli.method.objectives.ldl_grpo import LdlGrpo
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 from pudistill_cli.method.scorers.templates import TEXT_VIEW, VERDICT, Templates
+from pudistill_cli.metrics.json_values import Json
+from pudistill_cli.metrics.numbers import Number
+from pudistill_cli.metrics.patterns import Contains, Regex
 
 SMALLEST: dict[str, Any] = {
     "name": "a",
@@ -151,8 +155,67 @@ def test_formats_and_bases_that_are_not_there_are_refused_clearly() -> None:
 
 def test_metrics() -> None:
     assert recipe(eval={"metric": "my_package.metrics:score"}).eval.metric == "my_package.metrics:score"
-    for wrong in ("bleu", "a:b:c", "os.system('x'):f"):
-        assert "must be one of none, exact, chrf, json" in refusal(eval={"metric": wrong})
+    for wrong in ("bleu", "a:b:c", "os.system('x'):f", 3, None, ["json"], {"name": "a:b"}, {"fields": ["a"]}):
+        assert "no such metric" in (said := refusal(eval={"metric": wrong}))
+        assert "none, exact, chrf, json, number, regex, contains" in said
+    assert "did you mean 'json'" in refusal(eval={"metric": {"name": "jsn"}})
+
+
+@pytest.mark.parametrize(
+    ("given", "metric", "kept"),
+    [
+        ("json", "json", "json"),
+        ({"name": "json"}, "json", "json"),
+        ({"name": "number", "absolute": 0}, "number", "number"),
+        ({"name": "number", "absolute": 1}, Number(absolute=1.0), {"name": "number", "absolute": 1.0}),
+        (
+            {"name": "json", "fields": ["do", "when.day"]},
+            Json(fields={"do": 1, "when.day": 1}),
+            {"name": "json", "fields": {"do": 1.0, "when.day": 1.0}},
+        ),
+        ({"name": "regex", "pattern": "^a"}, Regex(pattern="^a"), {"name": "regex", "pattern": "^a"}),
+        (
+            {"name": "contains", "strings": ["a"], "ignore_case": True},
+            Contains(strings=["a"], ignore_case=True),
+            {"name": "contains", "strings": ["a"], "ignore_case": True},
+        ),
+    ],
+)
+def test_metrics_with_settings_are_kept_as_they_are_given(given: Any, metric: Any, kept: Any) -> None:
+    found = recipe(eval={"metric": given})
+    assert found.eval.metric == metric
+    assert found.model_dump(mode="json")["eval"]["metric"] == kept
+    assert recipe(eval={"metric": kept}) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "message"),
+    [
+        ({"name": "regex"}, "pattern", "is required by the metric regex"),
+        ("regex", "pattern", "is required by the metric regex"),
+        ({"name": "regex", "pattern": "("}, "pattern", "is no regular expression"),
+        ({"name": "regex", "pattern": ""}, "pattern", "must not be empty"),
+        ({"name": "regex", "patern": "a", "pattern": "a"}, "patern", "unknown key (did you mean 'pattern'?)"),
+        ({"name": "json", "fields": {"a": 0}}, "fields.a", "must be greater than 0"),
+        ({"name": "json", "fields": {"a": True}}, "fields.a", "must be a valid number"),
+        ({"name": "json", "fields": {"a": float("inf")}}, "fields.a", "must be a finite number"),
+        ({"name": "json", "fields": []}, "fields", "must not be empty"),
+        ({"name": "json", "fields": "a"}, "fields", "must be a mapping, or a list without repeats"),
+        ({"name": "json", "fields": ["a", "a"]}, "fields", "must be a mapping, or a list without repeats"),
+        ({"name": "number", "relative": -1}, "relative", "must be greater than or equal to 0"),
+        ({"name": "contains", "strings": ["a", ""]}, "strings.1", "must not be empty"),
+        ({"name": "contains", "strings": "a"}, "strings", "must be a list"),
+        ({"name": "contains", "strings": ["a"], "ignore_case": "no"}, "ignore_case", "must be a valid boolean"),
+    ],
+)
+def test_settings_of_metrics_that_are_wrong_are_named(given: Any, place: str, message: str) -> None:
+    data = SMALLEST | {"eval": {"metric": given}}
+    with pytest.raises(ValidationError) as error:
+        Recipe.model_validate(data)
+    (problem,) = problems_of(error.value, data, Recipe)
+    assert problem.message == message or problem.message.startswith(f"{message} ")
+    expected = ("eval", "metric", *place.split("."))
+    assert problem.path == (expected if isinstance(given, dict) else expected[:2]) or place not in given
 
 
 def test_words_and_numbers_where_both_go() -> None:

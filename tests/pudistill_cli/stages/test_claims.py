@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.metrics import chrf
+from pudistill_cli.metrics.texts import chrf
 from pudistill_cli.stages import claims
 from tests.tiny import SIZES, Ended, Tiny
 

@@ -26,7 +26,8 @@ from pudistill_cli.method.scorers.pmi import Pmi
 from pudistill_cli.method.scorers.reading import ask
 from pudistill_cli.method.scorers.verdict import Verdict
 from pudistill_cli.method.statistics import Interval
-from pudistill_cli.metrics import json_equal
+from pudistill_cli.metrics.json_values import json_equal
+from pudistill_cli.metrics.registry import measure_of
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.stages import evaluator
@@ -155,7 +156,7 @@ def test_a_metric_of_the_user_s_is_a_share_where_it_only_says_yes_or_no(
     (tmp_path / f"{module}.py").write_text(f"def grade(answer, reference, prompt):\n    return {returned}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     tiny = whole.copy(tmp_path / "runs")
-    ended = call("eval", "tiny", "--runs", str(tiny.runs), "--set", f"eval.metric={module}:grade")
+    ended = call("eval", "tiny", "--runs", str(tiny.runs), "--set", f"eval.metric={module}:grade", "--allow-code")
     assert ended.code == 0, ended.err
     assert [p["is_share"] for p in results(tiny)["gained"]] == [is_share, is_share]
     assert ("right, greedy" in ended.out) == is_share
@@ -335,7 +336,7 @@ def test_systems_are_compared_on_the_same_random_numbers(job: Job, anchors: Anch
 def test_without_a_metric_gained_is_the_likelihood_of_what_the_teacher_said(
     job: Job, anchors: Anchors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "metric_function", None)
+    monkeypatch.setattr(job, "measure", measure_of("none"))
     evaluator = Evaluator(job, {"test": anchors.held_out["test"]})
     base, sft = System("base", None), System("SFT", "sft")
     found = measure_gained(evaluator, "test", base, sft, None, sft)

@@ -28,6 +28,6 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         what = f"{model_type} ({', '.join(names)})" if config.get("architectures") else str(model_type)
         raise ExportError(
             f"A student of type {what} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can.",
-            "Point at a checkout of llama.cpp, whose converter knows more: --set export.llama_cpp=FOLDER",
+            "Point at a checkout of llama.cpp, whose converter knows more: --set export.llama_cpp=FOLDER --allow-code",
         )
     return architecture
