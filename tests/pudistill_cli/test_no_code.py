@@ -1,0 +1,149 @@
+"""Nothing that a recipe, a run's folder or a checkpoint names is run, unless the command line says so."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pudistill_cli.allowed_code import AllowedCode
+from pudistill_cli.commands.run import resume_line
+from tests.tiny import STUDENT, Ended, Tiny
+
+Call = Callable[..., Ended]
+METRIC = "trap_metric:score"
+
+
+@pytest.fixture
+def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is there once the module `trap_metric`, which can be imported, has been."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "trap_metric.py").write_text(
+        f"from pathlib import Path\nPath({str(folder / 'sprung')!r}).touch()\n\n"
+        "def score(answer, reference, prompt):\n    return len(answer) % 2\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "trap_metric", raising=False)
+    return folder / "sprung"
+
+
+def refused(ended: Ended) -> None:
+    assert ended.code == 2, ended.err
+    assert f"asks for code to be run: eval.metric is the Python function {METRIC}" in ended.flat
+    assert "--allow-code" in ended.flat
+    assert "exact, chrf, json, number, regex, contains" in ended.flat
+    assert "Traceback" not in ended.err
+
+
+def as_if_run_with(run: Path, metric: str) -> None:
+    """Somebody else's run: its recipe says so."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["eval"]["metric"] = metric
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--until", "prompts")])
+def test_a_recipe_s_function_is_refused_before_anything_is_written(
+    options: tuple[str, ...], tmp_path: Path, sprung: Path, call: Call
+) -> None:
+    tiny = Tiny.make(tmp_path / "recipe", eval={"metric": METRIC})
+    refused(call(*tiny.arguments(*options)))
+    assert not tiny.runs.exists()
+    assert not sprung.exists()
+
+
+def test_so_is_one_that_is_set(tmp_path: Path, sprung: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path / "recipe")
+    refused(call(*tiny.arguments("--set", f"eval.metric={METRIC}")))
+    assert not sprung.exists()
+
+
+def test_commands_that_grade_nothing_neither_need_it_nor_run_it(tmp_path: Path, sprung: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path / "recipe", eval={"metric": METRIC})
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text('{"prompt": "book tea", "anchor": "{}", "chosen": "{}", "rejected": "no"}\n' * 4)
+    judge = ("judge", str(STUDENT), str(gold), "--recipe", str(tiny.recipe), "--scorer", "chrf")
+    for command in (("anchors", str(tiny.recipe), "--out", str(tmp_path / "out.jsonl")), judge):
+        ended = call(*command)
+        assert ended.code == 0, ended.err
+    assert not sprung.exists()
+
+
+def test_a_run_s_folder_is_a_recipe_too(copied: Tiny, sprung: Path, call: Call) -> None:
+    as_if_run_with(copied.run, METRIC)
+    refused(call("eval", str(copied.run)))
+    refused(call("eval", str(copied.run), "--set", "eval.samples=1"))
+    refused(call("run", str(copied.run / "recipe.yaml"), "--runs", str(copied.runs)))
+    for command in (("report", str(copied.run)), ("export", str(copied.run), "--format", "adapter")):
+        ended = call(*command)
+        assert ended.code == 0, ended.err
+    assert call("eval", str(copied.run), "--set", "eval.metric=json").code == 0
+    assert not sprung.exists()
+
+
+def test_with_permission_it_grades(copied: Tiny, sprung: Path, call: Call) -> None:
+    as_if_run_with(copied.run, METRIC)
+    ended = call("eval", str(copied.run), "--allow-code")
+    assert ended.code == 0, ended.err
+    assert f"{METRIC}" in ended.out or "right, greedy" in ended.out
+    assert sprung.exists()
+
+
+def metric_file(folder: Path, text: str) -> Path:
+    path = folder / "my_metric.py"
+    path.write_text(f"def score(answer, reference, prompt):\n    return {text}\n")
+    return path
+
+
+def test_a_file_of_the_command_line_grades_and_is_part_of_the_run(
+    tmp_path: Path, sprung: Path, copied: Tiny, call: Call
+) -> None:
+    """Its content, not its place; the recipe's own metric has no say, and need not be allowed."""
+    file = metric_file(tmp_path, "len(answer) / 100")
+    ended = call(*copied.arguments("--metric", f"{file}:score"))
+    assert ended.code == 0, ended.err
+    assert f"pudistill eval {copied.run} --metric {file}:score --show 3" in ended.out
+    assert json.loads((copied.run / "results.json").read_text())["measure"] == "my_metric.py:score"
+    identity = json.loads((copied.run / "state" / "run.json").read_text())["identity"]
+    assert identity["eval.metric.file"].startswith("my_metric.py:score sha256 ")
+    table = (copied.run / "results.json").read_bytes()
+
+    ended = call("eval", "tiny", "--runs", str(copied.runs))
+    assert ended.code == 2
+    assert "graded by a Python file that is no part of it: my_metric.py:score sha256" in ended.flat
+    assert "--metric my_metric.py:score" in ended.flat
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file = file.rename(elsewhere / file.name)
+    ended = call("eval", "tiny", "--runs", str(copied.runs), "--metric", f"{file}:score")
+    assert ended.code == 0, ended.err
+    assert (copied.run / "results.json").read_bytes() == table
+
+    metric_file(elsewhere, "-len(answer) / 100")
+    ended = call(*copied.arguments("--metric", f"{file}:score"))
+    assert ended.code == 0, ended.err
+    assert (copied.run / "results.json").read_bytes() != table
+    ended = call(*copied.arguments())  # without it: by the recipe's metric again
+    assert ended.code == 0, ended.err
+    assert json.loads((copied.run / "results.json").read_text())["measure"] == "json"
+    assert call("eval", "tiny", "--runs", str(copied.runs)).code == 0
+    assert not sprung.exists()
+
+
+def test_the_same_metric_with_other_settings_chooses_anew(copied: Tiny, call: Call) -> None:
+    for pattern in ("^x", "^y"):
+        changed = f"eval.metric={{name: regex, pattern: {pattern}}}"
+        assert call("eval", "tiny", "--runs", str(copied.runs), "--set", changed).code == 0
+        details = [json.loads(d) for (d,) in copied.rows("SELECT detail FROM stages WHERE name LIKE 'dev/%'")]
+        assert all(pattern in d["measure"] for d in details)
+
+
+def test_the_command_to_go_on_with_says_it_again() -> None:
+    allowed = AllowedCode(of_recipe=True, metric="my file.py:score")
+    again = resume_line("r.yaml", None, "n", "runs", offline=True, allowed=allowed)
+    assert again == "pudistill run r.yaml --name n --runs runs --offline --metric 'my file.py:score' --allow-code"
