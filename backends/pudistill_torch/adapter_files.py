@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS
+from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS, refuse_linked_away
 
 _WRITE_AGAIN = f"An adapter is a folder with {CONFIG} and {WEIGHTS}; run the stage that writes it again."
 
@@ -22,6 +22,7 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     Raises:
         DataError: a file is missing or broken, or it is another kind of adapter.
     """
+    refuse_linked_away(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(folder / WEIGHTS)

@@ -18,6 +18,7 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.validation_errors import Problem, problems_of
 from pudistill_cli.config.yaml_lines import Document, Dotted, YamlProblem, read_yaml
 from pudistill_cli.errors import UsageError
+from pudistill_cli.paths_inside import leads_inside, real_path
 
 __all__ = ["LoadedRecipe", "ShippedRecipe", "load_recipe", "resolved_yaml", "shipped_recipes"]
 
@@ -50,7 +51,8 @@ class LoadedRecipe:
 def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read and check a recipe; `overrides` are "a.b=c", the value in YAML.
 
-    Paths in the file are relative to its folder, those in overrides to the working directory.
+    Paths in the file are relative to its folder, and stay in it; those in overrides are relative to the working
+    directory. An absolute path is taken as it is.
 
     Raises:
         UsageError: every error of file and overrides, each on a line: 'file:line: dotted.path: message'.
@@ -61,7 +63,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecip
     overridden, bad = apply_overrides(data, overrides)
     data.setdefault("name", _default_name(path))
     problems += [*bad, *_keys_in(data, ())]
-    _make_absolute(data, path.parent.resolve(), overridden)
+    problems += _make_absolute(data, path.parent.resolve(), overridden)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -115,7 +117,8 @@ def _keys_in(value: Any, path: Dotted) -> Iterator[Problem]:
         yield Problem(path, "looks like an API key; name its environment variable in teacher.api_key_env")
 
 
-def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dotted]) -> None:
+def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dotted]) -> Iterator[Problem]:
+    """Make the paths absolute; yield those of the file that are relative and lead out of its folder."""
     for path in [
         *PATHS,
         *MODELS,
@@ -125,10 +128,21 @@ def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dott
         value = section.get(path[-1])
         if not isinstance(value, str) or not value:
             continue
-        base = Path.cwd() if any(path[: len(o)] == o for o in overridden) else folder
-        absolute = Path(os.path.normpath(base / Path(value).expanduser()))
-        if path not in MODELS or (_local(section) and _is_a_path(value, absolute)):
-            section[path[-1]] = str(absolute)
+        typed = any(path[: len(o)] == o for o in overridden)
+        given = Path(os.path.expanduser(value))
+        absolute = Path(os.path.normpath((Path.cwd() if typed else folder) / given))
+        if path in MODELS and not (_local(section) and _is_a_path(value, absolute)):
+            continue
+        section[path[-1]] = str(absolute)
+        try:
+            if not typed and not given.is_absolute() and not leads_inside(folder, absolute):
+                yield Problem(
+                    path,
+                    f"leads out of the recipe's folder, to {real_path(absolute)}. Put it beside the recipe, write its "
+                    f"absolute path, or name it yourself: --set {'.'.join(path)}=PATH",
+                )
+        except ValueError as error:
+            yield Problem(path, f"is no path: {error}")
 
 
 def _local(section: Mapping[str, Any]) -> bool:

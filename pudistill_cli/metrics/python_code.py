@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class MetricFile:
         file, _, function = named.rpartition(":")
         if not file.endswith(".py") or not function.isidentifier():
             raise UsageError(f"--metric {named}: it is FILE.py:FUNCTION, as in --metric my_metric.py:score.", _SHAPE)
-        path = Path(file).expanduser()
+        path = Path(os.path.expanduser(file))
         try:
             return cls(path, function, path.read_bytes())
         except OSError as error:

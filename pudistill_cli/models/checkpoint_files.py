@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.file_kinds import SAFETENSORS, advice_for, kind_of_file
+from pudistill_cli.paths_inside import goes_up, leads_inside, real_path
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -78,6 +79,8 @@ def _indexed(folder: Path, files: list[Path]) -> tuple[Path, ...]:
     names = sorted(set(map(str, places.values())))
     if (folder / SINGLE).is_file() and names != [SINGLE]:
         raise _two_answers(folder, f"{SINGLE} beside {INDEX}, which names other files")
+    for name in names:
+        refuse_outside(folder, name, INDEX)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
         raise DataError(
@@ -102,6 +105,27 @@ def _indexed(folder: Path, files: list[Path]) -> tuple[Path, ...]:
             "Download or copy the student again, the index together with all of its files.",
         )
     return tuple(folder / name for name in names)
+
+
+def refuse_outside(folder: Path, name: str, named_by: str) -> None:
+    """See that a file is in its folder, links followed; in the hub's cache they lead into that of the repository.
+
+    Raises:
+        DataError: it is not.
+    """
+    real = real_path(folder)
+    cached = real.parent.name == "snapshots" and (real.parent.parent / "blobs").is_dir()
+    try:
+        inside = not goes_up(name) and leads_inside(real.parent.parent if cached else real, folder / name)
+    except ValueError:  # no system has such a path
+        inside = False
+    if not inside:
+        raise DataError(
+            f"{folder / named_by} names {name!r}, which is not in its folder."
+            if named_by != name
+            else f"{folder / name} is a link that leads out of its folder.",
+            "Copy all files that belong together into one folder, and no links.",
+        )
 
 
 def _two_answers(folder: Path, what: str) -> DataError:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import ExportError
-from pudistill_cli.models.checkpoint_files import read_json
+from pudistill_cli.models.checkpoint_files import read_json, refuse_outside
 from pudistill_cli.models.safetensors_io import FLOATS, stored_tensors, to_float32
 
 CONFIG = "adapter_config.json"
@@ -65,6 +65,7 @@ def read_adapter(folder: Path) -> dict[str, LowRank]:
     Raises:
         ExportError: no LoRA adapter, or one that is more than an addition to weight matrices.
     """
+    refuse_linked_away(folder)
     config = read_json(folder / CONFIG)
     _refuse_more_than_lora(folder, config)
     if not (folder / WEIGHTS).is_file():
@@ -80,6 +81,16 @@ def read_adapter(folder: Path) -> dict[str, LowRank]:
             raise _cannot_merge(folder, f"its tensor {spec.name} is not finite")
         sides.setdefault(match["module"], {})[match["side"]] = matrix
     return {module: _low_rank(folder, module, pair, config) for module, pair in sides.items()}
+
+
+def refuse_linked_away(folder: Path) -> None:
+    """See that both files of an adapter are in its folder.
+
+    Raises:
+        DataError: one is a link that leads out of it.
+    """
+    for name in (CONFIG, WEIGHTS):
+        refuse_outside(folder, name, name)
 
 
 def _low_rank(folder: Path, module: str, pair: dict[str, NDArray[np.float32]], config: Mapping[str, Any]) -> LowRank:

@@ -17,6 +17,7 @@ from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size,
 from pudistill_cli.models.language_part import language_part, parts_of
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
 from pudistill_cli.models.original import text_difference
+from pudistill_cli.models.own_code import refuse_own_code
 from pudistill_cli.models.packaged import local_model
 from pudistill_cli.models.soundness import refuse_quantised, refuse_unsound
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -224,12 +225,7 @@ def _locate(model: str, revision: str | None, offline: bool, *, weights: bool = 
 def _checked_config(folder: Path) -> dict[str, Any]:
     """config.json, of a kind that can be trained without running the checkpoint's own code."""
     config = read_json(folder / "config.json")
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in read_json(folder / name):
-            raise DataError(
-                f"{folder / name} has an auto_map: the checkpoint wants its own code run, which is refused.",
-                "Use a student whose model type transformers has built in.",
-            )
+    refuse_own_code(folder)
     if not config and (folder / "adapter_config.json").is_file():
         raise DataError(f"{folder} is an adapter, not a model.", "Merge it into its base model first.")
     if not isinstance(config.get("model_type"), str):

@@ -19,6 +19,7 @@ from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import RunError, UsageError
+from pudistill_cli.metrics.registry import measure_of
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.folder import RunFolder, measured_by
 from pudistill_cli.run.identity import identity
@@ -183,11 +184,19 @@ def find_run(run: str, root: Path) -> Path:
 
 def not_finished(path: Path) -> RunError:
     """What is said of a run that has no final table yet."""
+    recipe = path / "recipe.yaml"
+    parts = ["pudistill run", quote(str(recipe)), f"--name {path.name} --runs {quote(str(path.parent))}"]
     return RunError(
         f"The run {path.name!r} is not finished.",
-        f"Go on with: pudistill run {quote(str(path / 'recipe.yaml'))} --name {path.name} "
-        f"--runs {quote(str(path.parent))}",
+        f"Go on with: {' '.join([*parts, *_code_of(path, load_recipe(str(recipe)).recipe)])}",
     )
+
+
+def _code_of(path: Path, recipe: Recipe) -> list[str]:
+    """What the command line has to allow for a run to go on."""
+    file = measured_by(path)
+    needed = file is None and bool(measure_of(recipe.eval.metric).options)
+    return AllowedCode(needed or recipe.export.llama_cpp is not None, file.split()[0] if file else None).options
 
 
 @contextmanager

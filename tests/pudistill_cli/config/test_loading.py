@@ -71,14 +71,14 @@ def test_paths_are_relative_to_the_file_and_overridden_ones_to_here(
     (file.parent / "org" / "name").mkdir(parents=True)
     monkeypatch.chdir(here)
     file.write_text(
-        "student: {model: org/name}\nteacher: {kind: file, path: ../a.jsonl}\n"
+        "student: {model: org/name}\nteacher: {kind: file, path: sub/../a.jsonl}\n"
         "prompts: {path: p.jsonl, extra: {other: sub/o.jsonl}}\n"
     )
     recipe = load_recipe(str(file)).recipe
     assert recipe.student.model == str(file.parent / "org" / "name")
     assert recipe.prompts.path == str(file.parent / "p.jsonl")
     assert recipe.prompts.extra == {"other": str(file.parent / "sub" / "o.jsonl")}
-    assert recipe.teacher.model_dump()["path"] == str(file.parent.parent / "a.jsonl")
+    assert recipe.teacher.model_dump()["path"] == str(file.parent / "a.jsonl")
     recipe = load_recipe(str(file), ["student.model=org/name", "prompts={path: q.jsonl}"]).recipe
     assert recipe.student.model == str(here / "org" / "name")
     assert recipe.prompts.path == str(here / "q.jsonl")
@@ -99,13 +99,13 @@ def test_a_gguf_model_lies_beside_the_recipe_but_an_endpoint_names_its_own(
     for teacher, model in teachers.items():
         file.write_text(
             f"student: {{model: s.gguf, original: org/name}}\nteacher: {teacher}\n"
-            "prompts: {path: p.jsonl}\nexport: {llama_cpp: ../llama.cpp}\n"
+            "prompts: {path: p.jsonl}\nexport: {llama_cpp: llama.cpp}\n"
         )
         recipe = load_recipe(str(file)).recipe
         assert recipe.student.model == str(file.parent / "s.gguf")
         assert recipe.student.original == "org/name"
         assert recipe.teacher.model_dump()["model"] == model
-        assert recipe.export.llama_cpp == str(file.parent.parent / "llama.cpp")
+        assert recipe.export.llama_cpp == str(file.parent / "llama.cpp")
 
 
 def test_overrides_are_yaml_and_make_sections(file: Path) -> None:
@@ -302,3 +302,90 @@ def test_every_scorer_and_objective_is_documented() -> None:
         documented = (ROOT / "docs" / page).read_text(encoding="utf-8").lower()
         assert [name for name in SCORERS if f"`{name}`" not in documented] == []
         assert [name for name in OBJECTIVES if name not in documented] == []
+
+
+# --- files stay in the recipe's folder ---
+
+PLACES = {
+    "prompts.path": "prompts: {{path: {0}}}",
+    "prompts.train": "prompts: {{train: {0}, dev: d.jsonl, test: t.jsonl}}",
+    "prompts.dev": "prompts: {{train: a.jsonl, dev: {0}, test: t.jsonl}}",
+    "prompts.test": "prompts: {{train: a.jsonl, dev: d.jsonl, test: {0}}}",
+    "prompts.extra.more": "prompts: {{path: p.jsonl, extra: {{more: {0}}}}}",
+    "teacher.path": "teacher: {{kind: file, path: {0}}}",
+    "teacher.model": "teacher: {{kind: local, model: {0}}}",
+    "student.model": "student: {{model: {0}}}",
+    "student.original": "student: {{model: s.gguf, original: {0}}}",
+    "export.llama_cpp": "export: {{llama_cpp: {0}}}",
+}
+WHOLE = {"student": "{model: org/name}", "teacher": "{kind: file, path: a.jsonl}", "prompts": "{path: p.jsonl}"}
+
+
+def naming(place: str, path: str) -> str:
+    """A recipe that names a path in one place."""
+    line = PLACES[place].format(path)
+    rest = [f"{section}: {value}" for section, value in WHOLE.items() if not line.startswith(section)]
+    return "\n".join([line, *rest, ""])
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("path", ["../x", "sub/../../x", "./../x", "link/x", "link", "sub/up/x"])
+def test_a_relative_path_that_leaves_the_recipe_s_folder_is_refused(place: str, path: str, tmp_path: Path) -> None:
+    folder = tmp_path / "recipe"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "x").mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "sub" / "up").symlink_to("../..")
+    recipe = folder / "r.yaml"
+    recipe.write_text(naming(place, path))
+    (line,) = refusal(recipe)
+    assert line.startswith(f"{recipe}:1: {place}: leads out of the recipe's folder, to {tmp_path.resolve()}")
+    assert f"--set {place}=PATH" in line
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_paths_inside_absolute_ones_and_those_that_the_person_types_are_taken(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, here = tmp_path / "recipe", tmp_path / "here"
+    (folder / "sub" / "real").mkdir(parents=True)
+    here.mkdir()
+    (folder / "link").symlink_to(folder / "sub")
+    monkeypatch.chdir(here)
+    recipe = folder / "r.yaml"
+    for path in ("./x", "sub/../x", "link/real", "sub/link/../x", str(tmp_path / "x"), "~/x"):
+        recipe.write_text(naming(place, path))
+        load_recipe(str(recipe))
+    recipe.write_text(naming(place, "./x"))
+    loaded = load_recipe(str(recipe), [f"{place}=../elsewhere/x"]).recipe.model_dump()
+    for key in place.split("."):
+        loaded = loaded[key]
+    assert loaded == str(tmp_path / "elsewhere" / "x")
+
+
+def test_a_recipe_may_be_reached_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "r.yaml").write_text(naming("prompts.path", "p.jsonl"))
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    recipe = load_recipe(str(tmp_path / "link" / "r.yaml")).recipe
+    assert recipe.prompts.path == str((tmp_path / "real" / "p.jsonl").resolve())
+
+
+@pytest.mark.parametrize("path", ['"a\\0b"', '"./\\ud800"', '"../\\0"'])
+def test_what_is_no_path_is_said_to_be_none(path: str, file: Path) -> None:
+    file.write_text(naming("prompts.path", path))
+    assert refusal(file)[0].startswith(f"{file}:1: prompts.path: ")
+
+
+def test_a_home_of_nobody_is_no_traceback(file: Path) -> None:
+    file.write_text(naming("prompts.path", "~nobody-of-this-name/x"))
+    assert load_recipe(str(file)).recipe.prompts.path == str(file.parent / "~nobody-of-this-name" / "x")
+    with pytest.raises(UsageError, match="No such recipe"):
+        load_recipe("~nobody-of-this-name/r.yaml")
+
+
+@pytest.mark.parametrize("name", ["../x", "/abs", "a/b", "..", ".hidden", "-x", "a\\\\b", "C:x", "", "x" * 101])
+def test_names_are_of_one_folder_in_runs(name: str, file: Path) -> None:
+    file.write_text(f'name: "{name}"\n' + SMALLEST)
+    (line,) = refusal(file)
+    assert line.startswith(f"{file}:1: name: ")

@@ -130,3 +130,58 @@ def test_half_a_shard_is_cut_off(folder: Path) -> None:
     (folder / B).write_bytes((folder / B).read_bytes()[:-2])
     refused(folder, "was cut off")
     assert set(load_file(folder / A)) == {"x", "y"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.safetensors", "sub/../../outside.safetensors", "sub/../model-1.safetensors", "..\\outside.safetensors",
+     "C:outside.safetensors", "\\outside.safetensors", "\0", "\ud800/../x"],
+)  # fmt: skip
+def test_an_index_names_no_file_outside_of_its_folder(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    save(tmp_path, "outside.safetensors", "x")
+    index(folder, x=name)
+    refused(folder, INDEX, "not in its folder")
+
+
+def test_nor_by_an_absolute_path_or_a_link(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save(tmp_path, "outside.safetensors", "x")
+    index(folder, x=str(tmp_path / "outside.safetensors"))
+    refused(folder, "not in its folder")
+    (folder / A).symlink_to("../outside.safetensors")
+    index(folder, x=A)
+    refused(folder, A, "not in its folder")
+    (folder / "up").symlink_to("..")
+    index(folder, x="up/outside.safetensors")
+    refused(folder, "not in its folder")
+
+
+def test_an_index_may_name_a_folder_below_and_links_within(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    save(folder / "sub", "x.safetensors", "x")
+    index(folder, x="sub/x.safetensors")
+    assert weight_files(folder) == (folder / "sub" / "x.safetensors",)
+    (folder / A).symlink_to("sub/x.safetensors")
+    index(folder, x=A)
+    assert weight_files(folder) == (folder / A,)
+    (tmp_path / "link").symlink_to(folder)
+    assert weight_files(tmp_path / "link") == (tmp_path / "link" / A,)
+
+
+def test_in_the_hub_s_cache_files_are_links_to_the_repository_s_blobs(tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    folder = repository / "snapshots" / "0123"
+    folder.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    save(repository / "blobs", "abcd", "x")
+    (folder / A).symlink_to("../../blobs/abcd")
+    index(folder, x=A)
+    assert weight_files(folder) == (folder / A,)
+    save(tmp_path, "outside", "x")
+    (folder / A).unlink()
+    (folder / A).symlink_to("../../../outside")
+    refused(folder, "not in its folder")

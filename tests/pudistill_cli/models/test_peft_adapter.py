@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.errors import ExportError
+from pudistill_cli.errors import DataError, ExportError
 from pudistill_cli.models.peft_adapter import read_adapter
 from pudistill_cli.models.safetensors_io import TensorSpec, write_tensors
 
@@ -97,3 +97,16 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path):
     (adapter(tmp_path / "a") / "adapter_model.safetensors").rename(tmp_path / "a" / "adapter_model.bin")
     with pytest.raises(ExportError, match=r"holds no adapter_model\.safetensors"):
         read_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_file_that_is_a_link_out_of_the_folder_is_refused(name: str, tmp_path: Path):
+    folder = adapter(tmp_path / "a")
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(DataError, match="leads out of its folder"):
+        read_adapter(folder)
+    (folder / name).unlink()
+    (tmp_path / name).rename(folder / "blob")
+    (folder / name).symlink_to("blob")
+    assert read_adapter(folder)
