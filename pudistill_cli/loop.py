@@ -78,8 +78,8 @@ def export_run(job: Job, adapter: str | None) -> Exports:
         UsageError: no such adapter.
     """
     name = adapter or str(job.ledger.stage_detail(Mark.EVAL())["chosen"])
-    if not job.folder.adapter(name).is_dir():
-        known = sorted(p.name for p in job.folder.adapter("").iterdir())
+    known = sorted(p.name for p in job.folder.adapter("").iterdir())
+    if name not in known:
         raise UsageError(f"This run has no adapter {name!r}.", f"It has: {', '.join(known)}.")
     with job.console.status("export"):
         return export_targets(job, ask_teacher(job), name, formats_of(job.recipe.export, job.student.export_formats))

@@ -20,6 +20,7 @@ from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import RunError, UsageError
 from pudistill_cli.metrics.registry import measure_of
+from pudistill_cli.paths_inside import RUN_NAME
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.folder import RunFolder, measured_by
 from pudistill_cli.run.identity import identity
@@ -172,7 +173,8 @@ def find_run(run: str, root: Path) -> Path:
     Raises:
         RunError: there is no such run.
     """
-    path = Path(run) if (Path(run) / "recipe.yaml").is_file() else root / run
+    named = RUN_NAME.fullmatch(run) is not None and not (Path(run) / "recipe.yaml").is_file()
+    path = root / run if named else Path(run)
     if not (path / "recipe.yaml").is_file():
         known = sorted(p.parent.name for p in root.glob("*/recipe.yaml"))
         raise RunError(

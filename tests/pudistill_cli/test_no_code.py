@@ -147,3 +147,60 @@ def test_the_command_to_go_on_with_says_it_again() -> None:
     allowed = AllowedCode(of_recipe=True, metric="my file.py:score")
     again = resume_line("r.yaml", None, "n", "runs", offline=True, allowed=allowed)
     assert again == "pudistill run r.yaml --name n --runs runs --offline --metric 'my file.py:score' --allow-code"
+
+
+# --- names of runs are of one folder ---
+
+OUTSIDE = ("../x", "/abs/x", "a/b", "..", ".", ".hidden", "-x", "a\\b", "C:x", "x" * 101, "")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_name_that_leaves_the_runs_is_refused_before_anything(
+    name: str, options: tuple[str, ...], tmp_path: Path, call: Call
+) -> None:
+    tiny = Tiny.make(tmp_path / "recipe")
+    before = sorted(tmp_path.rglob("*"))
+    ended = call(*tiny.arguments(f"--name={name}", *options))
+    assert ended.code == 2, ended.err
+    assert "cannot name a run" in ended.flat
+    assert "--name my-run" in ended.flat
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["run", "anchors", "judge"])
+def test_so_is_one_of_a_recipe(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    tiny = Tiny.make(tmp_path / "recipe", name="../x")
+    monkeypatch.chdir(tmp_path / "recipe")
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text('{"prompt": "book tea", "anchor": "{}", "chosen": "{}", "rejected": "no"}\n')
+    before = sorted(tmp_path.rglob("*"))
+    ended = (
+        call("judge", str(STUDENT), str(gold), "--recipe", str(tiny.recipe))
+        if command == "judge"
+        else call(command, str(tiny.recipe))
+    )
+    assert ended.code == 2
+    assert "tiny.yaml:1: name:" in ended.flat
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["eval", "export", "report"])
+def test_a_run_outside_is_found_by_its_path_and_never_by_a_name(
+    command: str, copied: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """`../tiny` among the runs of another folder; it is no path from here."""
+    others = copied.runs / "others"
+    others.mkdir()
+    monkeypatch.chdir(tmp_path)
+    ended = call(command, "../tiny", "--runs", str(others))
+    assert ended.code == 7
+    assert "There is no run '../tiny'" in ended.flat
+
+
+def test_an_adapter_that_is_none_of_the_run_s_is_not_exported(copied: Tiny, call: Call) -> None:
+    (copied.run / "elsewhere").mkdir()
+    for name in ("../elsewhere", "..", ".", str(copied.run / "adapters" / "sft")):
+        ended = call("export", str(copied.run), "--format", "adapter", "--adapter", name)
+        assert ended.code == 2
+        assert f"has no adapter {name!r}" in ended.flat
