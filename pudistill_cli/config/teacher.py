@@ -14,6 +14,9 @@ from pudistill_cli.config.stages import Effect, Stage
 RESERVED = frozenset(
     {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stream", "n"}
 )
+MinScore: TypeAlias = Annotated[float | None, Field(allow_inf_nan=False), Stage.ANCHORS]
+"""Answers that `eval.metric` grades below it are not learned from; None grades none. Against a prompt's reference, or
+without one by what needs none: a pattern, strings, JSON with its fields, a number."""
 VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
@@ -28,6 +31,7 @@ class FileTeacher(_Settings):
     path: Annotated[str, Stage.ANCHORS] = Field(min_length=1)
     on_bad_line: Annotated[Literal["fail", "skip"], Stage.ANCHORS] = "fail"
     """What a line that is no answer does; either way it is named by its number."""
+    min_score: MinScore = None
 
 
 class EndpointTeacher(_Settings):
@@ -64,6 +68,7 @@ class EndpointTeacher(_Settings):
     """Per million prompt tokens."""
     price_out: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0)
     """Per million answer tokens."""
+    min_score: MinScore = None
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +127,7 @@ class LocalTeacher(_Settings):
     max_new_tokens: Annotated[int, Stage.ANCHORS] = Field(default=512, ge=1)
     temperature: Annotated[float, Stage.ANCHORS] = Field(default=0.0, ge=0.0)
     """0 is greedy."""
+    min_score: MinScore = None
 
 
 TeacherSettings: TypeAlias = Annotated[FileTeacher | EndpointTeacher | LocalTeacher, Field(discriminator="kind")]

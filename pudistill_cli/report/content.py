@@ -20,6 +20,7 @@ from pudistill_cli.report.charts import Point
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.ledger_answers import HeldAnswer
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.stages.anchor_check import graded_too_low
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.selection import Considered
 from pudistill_cli.stages.verification import Comparison
@@ -74,7 +75,7 @@ def read_run(folder: Path) -> Content:
     with closing(Ledger(folder / "ledger.sqlite")) as ledger:
         return Content(
             name=folder.name,
-            facts=_facts(load_recipe(str(folder / "recipe.yaml"), []).recipe, results),
+            facts=_facts(load_recipe(str(folder / "recipe.yaml"), []).recipe, results, ledger),
             results=results,
             dev=_dev(ledger, results),
             prior=_prior(ledger),
@@ -100,15 +101,19 @@ def read_results(path: Path) -> Results:
         ) from error
 
 
-def _facts(recipe: Recipe, results: Results) -> list[tuple[str, str]]:
+def _facts(recipe: Recipe, results: Results, ledger: Ledger) -> list[tuple[str, str]]:
     teacher = recipe.teacher
     model = getattr(teacher, "model", None) or getattr(teacher, "path", "")
+    anchors = ledger.anchors().values()
+    too_low = graded_too_low(anchors)
+    left_out = [("not learned from", f"{too_low} of {len(anchors)} anchors: graded below teacher.min_score")]
     return [
         ("student", recipe.student.model),
         ("teacher", f"{teacher.kind}: {model}"),
         ("objective", recipe.train.objective.name),
         ("rounds", f"at most {recipe.prefer.rounds}, {recipe.prefer.k} candidates a prompt"),
         ("kept", results.chosen),
+        *(left_out if too_low else []),
     ]
 
 

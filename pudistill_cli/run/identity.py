@@ -17,6 +17,8 @@ from pudistill_cli.run.plan import Plan
 
 METRIC_FILE = "eval.metric.file"
 """What `--metric` names, by name and content; it is there only where it was given."""
+CHECKED_BY = "teacher.min_score.metric"
+"""What grades the anchors before they are learned from; it is there only where they are graded."""
 CONTENTS = {
     "version": Stage.PROMPTS,
     "prompts.fingerprint": Stage.PROMPTS,
@@ -24,10 +26,12 @@ CONTENTS = {
     "backend.resolved": Stage.SFT,
     "export.original": Stage.EXPORT,
     METRIC_FILE: Stage.EVAL,
+    CHECKED_BY: Stage.ANCHORS,
 }
 """What is no setting of the recipe, and the first stage that it changes."""
 
 _SHOWN = 70
+_OPEN = str(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +58,19 @@ def identity(checked: Plan) -> dict[str, str]:
         "export.original": "given" if checked.student.original else "none",
         "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
         "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
+        **({CHECKED_BY: checked.measure.identity} if checked.recipe.teacher.min_score is not None else {}),
         **({METRIC_FILE: checked.measure.file.identity} if checked.measure.file else {}),
         **flattened(checked.recipe.model_dump(mode="json", exclude=_named_by_content(Recipe))),
     }
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
-    """What differs between two identities, in the order of the stages; settings without an effect do not count."""
-    keys = [k for k in dict.fromkeys((*old, *new)) if old.get(k) != new.get(k) and Effect.NONE not in effects_of(k)]
+    """What differs between two identities, in the order of the stages; settings without an effect do not count.
+
+    A setting that an older version did not have is one that was left open.
+    """
+    different = [k for k in dict.fromkeys((*old, *new)) if old.get(k, _OPEN) != new.get(k, _OPEN)]
+    keys = [k for k in different if Effect.NONE not in effects_of(k)]
     return sorted((Difference(k, old.get(k), new.get(k), stage_of(k)) for k in keys), key=lambda d: d.stage.place)
 
 

@@ -64,6 +64,11 @@ class PromptTables(Tables):
                 ),
             )
 
+    def refuse_anchor(self, key: str, detail: str) -> None:
+        """Keep an answer, but not to be learned from; `detail` says why."""
+        with self._file.transaction() as db:
+            db.execute("UPDATE anchors SET status = 'refused', detail = ? WHERE prompt_key = ?", (detail, key))
+
     def add_anchor_tokens(self, tokens: Mapping[str, Tokens]) -> None:
         """The student's token ids of anchors, by prompt."""
         with self._file.transaction() as db:

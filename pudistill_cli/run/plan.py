@@ -14,7 +14,7 @@ from pudistill_cli.config.prompts import PromptSettings
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.student import check_base
 from pudistill_cli.console import Console
-from pudistill_cli.errors import BackendError
+from pudistill_cli.errors import BackendError, UsageError
 from pudistill_cli.hardware.machine import detect
 from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of
 from pudistill_cli.hardware.selection import Choice, choose
@@ -84,6 +84,11 @@ def plan(
 
 def _plan(recipe: Recipe, console: Console, offline: bool, measure: Measure, grades: bool) -> Plan:
     metric = measure.metric if grades else None
+    if grades and metric is None and recipe.teacher.min_score is not None:
+        raise UsageError(
+            "teacher.min_score is given, and nothing grades the teacher's answers: eval.metric is none.",
+            "Name a metric, for example --set eval.metric=json, or leave teacher.min_score out.",
+        )
     prompts = read_prompt_sets(recipe.prompts)
     if metric is not None and (notice := unreachable_references(metric, prompts)):
         console.warn(notice)

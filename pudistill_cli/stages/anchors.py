@@ -16,6 +16,7 @@ from pudistill_cli.method.scorers.templates import ANSWERS, answers_in
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.opening import teacher_of
+from pudistill_cli.stages.anchor_check import checked_anchors
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
 from pudistill_cli.teacher.asking import ask_all, cached_answer
 from pudistill_cli.teacher.summary import warnings_of
@@ -69,7 +70,7 @@ def ask_teacher(job: Job) -> Anchors:
     """
     sets = _sets(job)
     wanted = [p for name, prompts in sets.items() for p in prompts if name in ASKED or p.reference is None]
-    answers = _answers(job, wanted)
+    answers = checked_anchors(job, wanted, _answers(job, wanted))
     anchored = {name: _anchored(job, name, prompts, answers) for name, prompts in sets.items()}
     train = anchored.pop("train")
     if not train:
