@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def find_recipe(path_or_name: str) -> Path:
     Raises:
         UsageError: there is none, with what may have been meant.
     """
-    path = Path(os.path.expanduser(path_or_name))  # of a user who is not there it stays as it is
+    path = Path(path_or_name).expanduser()
     shipped = {recipe.name: recipe.path for recipe in shipped_recipes()}
     if path_or_name in shipped and not path.is_file():
         return shipped[path_or_name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -204,3 +205,103 @@ def test_an_adapter_that_is_none_of_the_run_s_is_not_exported(copied: Tiny, call
         ended = call("export", str(copied.run), "--format", "adapter", "--adapter", name)
         assert ended.code == 2
         assert f"has no adapter {name!r}" in ended.flat
+
+
+# --- a checkout of llama.cpp that a recipe names ---
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its converter leaves a file behind; the student is one that only upstream's converter would write."""
+    pytest.importorskip("llama_cpp", reason="needs the llamacpp extra")
+    monkeypatch.setattr("pudistill_llamacpp.exporting.feasibility.problem", lambda _: "An unknown architecture.")
+    folder = tmp_path / "llama.cpp"
+    folder.mkdir()
+    (folder / "convert_hf_to_gguf.py").write_text("import pathlib\npathlib.Path(__file__ + '.ran').touch()\nexit(1)\n")
+    return folder
+
+
+def converted(checkout: Path) -> bool:
+    return (checkout / "convert_hf_to_gguf.py.ran").exists()
+
+
+GGUF = {"formats": ["gguf"], "quants": ["f16"]}
+
+
+def test_a_converter_that_a_recipe_names_is_not_run(checkout: Path, tmp_path: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path / "recipe", export={**GGUF, "llama_cpp": str(checkout)})
+    for options in ((), ("--dry-run",)):
+        ended = call(*tiny.arguments(*options))
+        assert ended.code == 2, ended.err
+        assert f"export.llama_cpp is a converter that runs from {checkout}" in ended.flat
+        assert "--allow-code" in ended.flat
+        assert not tiny.runs.exists()
+    assert call(*tiny.arguments("--dry-run", "--allow-code")).code == 0
+    assert not converted(checkout)
+
+
+def test_nor_one_that_a_run_s_recipe_names_unless_it_is_allowed(checkout: Path, copied: Tiny, call: Call) -> None:
+    recipe = yaml.safe_load((copied.run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["export"] |= {"llama_cpp": str(checkout)}
+    (copied.run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    export = ("export", str(copied.run), "--format", "gguf", "--quant", "f16")
+    ended = call(*export)
+    assert ended.code == 2, ended.err
+    assert "--allow-code" in ended.flat
+    assert not converted(checkout)
+    assert call(*export, "--allow-code").code == 8
+    assert converted(checkout)
+
+
+# --- what else files could carry ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system [touch sprung]",
+        "!!python/object/new:os.system [touch sprung]",
+        "!<tag:yaml.org,2002:python/object/apply:os.system> [touch sprung]",
+        "!!python/name:os.system",
+        "!!python/module:os",
+        "!!python/tuple [1]",
+    ],
+)
+@pytest.mark.parametrize("place", ["name", "--set"])
+def test_tags_of_yaml_make_no_objects(
+    place: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    tiny = Tiny.make(tmp_path / "recipe")
+    monkeypatch.chdir(tmp_path)
+    if place == "name":
+        tiny.recipe.write_text(tiny.recipe.read_text().replace("name: tiny", f"name: {text}"))
+        ended = call(*tiny.arguments("--dry-run"))
+    else:
+        ended = call(*tiny.arguments("--dry-run", "--set", f"eval.samples={text}"))
+    assert ended.code == 2, ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_wordings_are_no_format_strings(tmp_path: Path, call: Call) -> None:
+    """`{prompt.__class__}` is text, not the class of the prompt."""
+    tiny = Tiny.make(tmp_path, rank={"view": "{prompt}\n{prompt.__class__.__mro__} {anchor!r} {anchor:>9999999999}"})
+    ended = call(*tiny.arguments("--until", "anchors"))
+    assert "Traceback" not in ended.err
+    assert "<class" not in ended.out + ended.err
+    assert ended.code in (0, 2)
+
+
+@pytest.mark.slow
+def test_modules_beside_a_recipe_shadow_none(tmp_path: Path) -> None:
+    """As a person who has unpacked somebody's folder starts it there."""
+    tiny = Tiny.make(tmp_path)
+    for name in ("re2", "yaml", "torch", "timeit", "sitecustomize", "usercustomize", "pudistill_torch"):
+        (tmp_path / f"{name}.py").write_text("from pathlib import Path\nPath('sprung').touch()\n")
+    script = Path(sys.executable).parent / "pudistill"
+    program = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "pudistill_cli"]
+    done = subprocess.run(
+        [*program, "run", str(tiny.recipe), "--dry-run"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "sprung").exists()
