@@ -27,7 +27,7 @@ from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.errors import RunError
-from pudistill_cli.run.identity import METRIC_FILE, Difference, differences, effects_of
+from pudistill_cli.run.identity import Difference, differences, effects_of
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
 
@@ -261,15 +261,6 @@ class RunFolder:
             data = self._metrics_path.read_bytes()
             if not data.endswith(b"\n"):
                 write_atomic(self._metrics_path, data[: data.rfind(b"\n") + 1])
-
-
-def measured_by(path: Path) -> str | None:
-    """The metric file that a run was started with, by name and content; None where it had none."""
-    try:
-        held = json.loads((path / "state" / "run.json").read_text(encoding="utf-8"))
-        return cast("str | None", held["identity"].get(METRIC_FILE))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
 
 
 def _listed(changed: list[Difference]) -> str:

@@ -18,14 +18,14 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
-from pudistill_cli.errors import RunError, UsageError
-from pudistill_cli.metrics.registry import measure_of
+from pudistill_cli.errors import RunError
 from pudistill_cli.paths_inside import RUN_NAME
 from pudistill_cli.run.context import Job
-from pudistill_cli.run.folder import RunFolder, measured_by
+from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.measured import needed_code, refuse_missing_file
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, measured, plan
 from pudistill_cli.teacher.answers import Teacher
@@ -140,7 +140,7 @@ def reopen(
     """
     path = find_run(run, root)
     if grades and allowed.metric is None and not any(c.lstrip().startswith("eval.metric") for c in changes):
-        _refuse_missing_file(path)
+        refuse_missing_file(path)
     recipe = load_recipe(str(path / "recipe.yaml"), changes).recipe
     checked = plan(recipe, console, allowed=allowed, grades=grades)
     folder = RunFolder.reopen(path)
@@ -155,16 +155,6 @@ def reopen(
         job.close()
         raise not_finished(path)
     return job
-
-
-def _refuse_missing_file(path: Path) -> None:
-    """A run that was graded by a file of the person's is not graded by its recipe's metric unless they say so."""
-    if (file := measured_by(path)) is not None:
-        name = file.split()[0]
-        raise UsageError(
-            f"The run {path.name!r} was graded by a Python file that is no part of it: {file}.",
-            f"Name the file: --metric {quote(name)}, with its path. Or another metric: --set eval.metric=json",
-        )
 
 
 def find_run(run: str, root: Path) -> Path:
@@ -190,15 +180,8 @@ def not_finished(path: Path) -> RunError:
     parts = ["pudistill run", quote(str(recipe)), f"--name {path.name} --runs {quote(str(path.parent))}"]
     return RunError(
         f"The run {path.name!r} is not finished.",
-        f"Go on with: {' '.join([*parts, *_code_of(path, load_recipe(str(recipe)).recipe)])}",
+        f"Go on with: {' '.join([*parts, *needed_code(path, load_recipe(str(recipe)).recipe).options])}",
     )
-
-
-def _code_of(path: Path, recipe: Recipe) -> list[str]:
-    """What the command line has to allow for a run to go on."""
-    file = measured_by(path)
-    needed = file is None and bool(measure_of(recipe.eval.metric).options)
-    return AllowedCode(needed or recipe.export.llama_cpp is not None, file.split()[0] if file else None).options
 
 
 @contextmanager

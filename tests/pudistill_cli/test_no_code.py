@@ -13,7 +13,7 @@ import yaml
 
 from pudistill_cli.allowed_code import AllowedCode
 from pudistill_cli.commands.run import resume_line
-from tests.tiny import STUDENT, Ended, Tiny
+from tests.tiny import STUDENT, Ended, Tiny, lines_of
 
 Call = Callable[..., Ended]
 METRIC = "trap_metric:score"
@@ -91,8 +91,18 @@ def test_with_permission_it_grades(copied: Tiny, sprung: Path, call: Call) -> No
     as_if_run_with(copied.run, METRIC)
     ended = call("eval", str(copied.run), "--allow-code")
     assert ended.code == 0, ended.err
-    assert f"{METRIC}" in ended.out or "right, greedy" in ended.out
+    assert f"test: 6 prompts, {METRIC}" in ended.out
     assert sprung.exists()
+    table = ended.out
+    sprung.unlink()
+    sys.modules.pop("trap_metric")
+    ended = call("eval", str(copied.run))  # what it found is there
+    assert ended.code == 0, ended.err
+    assert ended.out == table
+    refused(call("eval", str(copied.run), "--set", "eval.temperatures=[0.5]"))
+    as_if_run_with(copied.run, "trap_metric:other")
+    assert call("eval", str(copied.run)).code == 2  # no table of this one
+    assert not sprung.exists()
 
 
 def metric_file(folder: Path, text: str) -> Path:
@@ -113,8 +123,14 @@ def test_a_file_of_the_command_line_grades_and_is_part_of_the_run(
     identity = json.loads((copied.run / "state" / "run.json").read_text())["identity"]
     assert identity["eval.metric.file"].startswith("my_metric.py:score sha256 ")
     table = (copied.run / "results.json").read_bytes()
+    shown = call("eval", "tiny", "--runs", str(copied.runs), "--show", "1")
+    assert shown.code == 0, shown.err
+    assert "the table as it was made" in shown.flat
+    assert "my_metric.py:score" in shown.out
+    assert lines_of(copied.folder / "test.jsonl")[0]["prompt"] in shown.out
+    assert (copied.run / "results.json").read_bytes() == table
 
-    ended = call("eval", "tiny", "--runs", str(copied.runs))
+    ended = call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.samples=2")
     assert ended.code == 2
     assert "graded by a Python file that is no part of it: my_metric.py:score sha256" in ended.flat
     assert "--metric my_metric.py:score" in ended.flat
