@@ -216,7 +216,9 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
 
 def unreachable_references(metric: Metric, prompts: PromptSets) -> str | None:
     """What is said where no answer to some held-out prompts can be right by their references."""
-    held_out = [p for part in (prompts.dev, prompts.test, *prompts.extra.values()) for p in part if p.reference]
+    held_out = [
+        p for part in (prompts.dev, prompts.test, *prompts.extra.values()) for p in part if p.reference is not None
+    ]
     found = [(p, problem) for p in held_out if (problem := metric.problem(p.reference or "")) is not None]
     if not found:
         return None

@@ -64,6 +64,7 @@ def test_so_is_one_that_is_set(tmp_path: Path, sprung: Path, call: Call) -> None
     assert not sprung.exists()
 
 
+@pytest.mark.slow
 def test_commands_that_grade_nothing_neither_need_it_nor_run_it(tmp_path: Path, sprung: Path, call: Call) -> None:
     tiny = Tiny.make(tmp_path / "recipe", eval={"metric": METRIC})
     gold = tmp_path / "gold.jsonl"
@@ -111,6 +112,7 @@ def metric_file(folder: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_the_command_line_grades_and_is_part_of_the_run(
     tmp_path: Path, sprung: Path, copied: Tiny, call: Call
 ) -> None:
@@ -158,6 +160,19 @@ def test_the_same_metric_with_other_settings_chooses_anew(copied: Tiny, call: Ca
         assert call("eval", "tiny", "--runs", str(copied.runs), "--set", changed).code == 0
         details = [json.loads(d) for (d,) in copied.rows("SELECT detail FROM stages WHERE name LIKE 'dev/%'")]
         assert all(pattern in d["measure"] for d in details)
+
+
+def test_a_run_that_is_not_finished_says_what_it_takes_to_go_on(tmp_path: Path, sprung: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path / "recipe", eval={"metric": METRIC})
+    assert call(*tiny.arguments("--until", "anchors", "--allow-code")).code == 0
+    ended = call("report", str(tiny.run))
+    assert ended.code == 7
+    assert f"--name tiny --runs {tiny.runs} --allow-code" in ended.flat
+    file = metric_file(tmp_path, "1")
+    assert call(*tiny.arguments("--until", "anchors", "--metric", f"{file}:score")).code == 0
+    ended = call("report", str(tiny.run))
+    assert f"--name tiny --runs {tiny.runs} --metric my_metric.py:score" in ended.flat
+    assert "--allow-code" not in ended.flat
 
 
 def test_the_command_to_go_on_with_says_it_again() -> None:

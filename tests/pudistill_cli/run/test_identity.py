@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pudistill_cli.config.fields import sections_in
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
-from pudistill_cli.run.identity import Difference, differences, effects_of, stage_of
+from pudistill_cli.run.identity import CHECKED_BY, METRIC_FILE, Difference, differences, effects_of, stage_of
 
 
 def settings(section: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -49,6 +49,9 @@ def test_every_setting_says_on_its_field_what_a_change_of_it_redoes(key: str, fi
         ("prefer.k", Stage.PREFER),
         ("train.objective.beta", Stage.PREFER),
         ("eval.metric", Stage.EVAL),
+        ("eval.metric.fields.a.b", Stage.EVAL),
+        (METRIC_FILE, Stage.EVAL),
+        (CHECKED_BY, Stage.ANCHORS),
         ("export.original", Stage.EXPORT),
     ],
 )
@@ -59,6 +62,18 @@ def test_a_setting_matters_from_the_first_stage_that_uses_it(key: str, stage: St
 @pytest.mark.parametrize("key", ["new_section.x", "sft.new_setting", "sft"])
 def test_a_key_that_is_not_known_touches_everything(key: str) -> None:
     assert stage_of(key) is Stage.PROMPTS
+
+
+@pytest.mark.parametrize("key", ["eval.metric", "eval.metric.name", "eval.metric.pattern", METRIC_FILE])
+def test_another_metric_looks_at_the_same_answers(key: str) -> None:
+    assert Effect.SAME_ANSWERS in effects_of(key)
+
+
+def test_a_setting_that_an_older_run_did_not_have_is_one_left_open() -> None:
+    assert differences({}, {"teacher.min_score": "None"}) == differences({"gone": "None"}, {}) == []
+    assert differences({}, {"teacher.min_score": "0.5"}) == [
+        Difference("teacher.min_score", None, "0.5", Stage.ANCHORS)
+    ]
 
 
 def test_differences_come_in_the_order_of_the_stages():

@@ -9,7 +9,11 @@ from typing import Any, cast
 import pytest
 
 from pudistill_cli.backend_api.contract import ModelSpec
-from pudistill_cli.run.plan import Plan, measured
+from pudistill_cli.metrics.numbers import Number
+from pudistill_cli.metrics.texts import Exact
+from pudistill_cli.prompts import Prompt, PromptSets
+from pudistill_cli.run.plan import Plan, measured, unreachable_references
+from pudistill_cli.types import Message
 
 SPEC = ModelSpec(Path("student.gguf"), (1,), 128, options={"kv": "f16"})
 LEARNERS = ModelSpec(Path("student"), (1,), 128)
@@ -32,6 +36,22 @@ def plan_of(engine: object, learner: object, resolved: dict[str, str]) -> Plan:
     choice = SimpleNamespace(engine=engine, learner=learner, engine_weights_gib=3.5)
     checked = SimpleNamespace(choice=choice, resolved=resolved, spec=SPEC, learner_spec=LEARNERS)
     return cast("Plan", cast("Any", checked))
+
+
+def prompt(number: int, split: str, reference: str | None) -> Prompt:
+    return Prompt(f"k{number}", (Message("user", "?"),), split, reference, f"{split}.jsonl", number)
+
+
+def test_references_that_no_answer_can_meet_are_told_before() -> None:
+    """Those of training prompts are not evaluated; without a reference the teacher's answer counts."""
+    train = (prompt(1, "train", "no number"),)
+    dev, test = (prompt(2, "dev", "7"), prompt(3, "dev", None)), (prompt(4, "test", "none"), prompt(5, "test", "?"))
+    sets = PromptSets(train=train, dev=dev, test=test, extra={"more": (prompt(6, "more", "8"),)})
+    assert unreachable_references(Number(), sets) == (
+        "No answer to 2 of 4 held-out prompts can be right by eval.metric number: the reference of test.jsonl:4 "
+        "has no number."
+    )
+    assert unreachable_references(Exact(), sets) is None
 
 
 def test_engine_and_learner_are_asked_for_their_own() -> None:
