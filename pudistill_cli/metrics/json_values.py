@@ -20,7 +20,7 @@ _MISSING = object()
 def json_equal(answer: str, reference: str) -> float:
     """1 where both are the same JSON value: keys in any order, numbers by value. 0 where either is no JSON."""
     a, b = _parsed(answer), _parsed(reference)
-    return float(a is not _MISSING and b is not _MISSING and _same(a, b))
+    return float(a is not _MISSING and b is not _MISSING and _equal(a, b))
 
 
 def _weighted(value: Any) -> Any:
@@ -58,7 +58,7 @@ class Json(Metric):
             return 0.0
         pairs = [(weight, _at(a, name), _at(b, name)) for name, weight in self.fields.items()]
         counted = [(weight, x, y) for weight, x, y in pairs if x is not _MISSING or y is not _MISSING]
-        return _share([(weight, _same(x, y)) for weight, x, y in counted]) if counted else 1.0
+        return _share([(weight, _equal(x, y)) for weight, x, y in counted]) if counted else 1.0
 
     def alone(self, answer: str) -> float:
         """Whether it is JSON; with `fields`, how much of their weight is there."""
@@ -95,18 +95,31 @@ def _no_number(name: str) -> Any:
 
 def _at(value: Any, path: str) -> Any:
     """What is at a path; a key that is the whole rest of the path, dots and all, goes before the way down."""
-    if isinstance(value, dict):
-        keys = cast("dict[str, Any]", value)
-        if path in keys:
-            return keys[path]
-        first, dot, rest = path.partition(".")
-        return _at(keys[first], rest) if dot and first in keys else _MISSING
-    if isinstance(value, list):
-        items = cast("list[Any]", value)
-        first, dot, rest = path.partition(".")
-        if first.isascii() and first.isdigit() and len(first) < 10 and int(first) < len(items):
-            return _at(items[int(first)], rest) if dot else items[int(first)]
-    return _MISSING
+    rest: str = path
+    while True:
+        if isinstance(value, dict):
+            keys = cast("dict[str, Any]", value)
+            if rest in keys:
+                return keys[rest]
+            first, dot, rest = rest.partition(".")
+            value = keys.get(first, _MISSING) if dot else _MISSING
+        elif isinstance(value, list):
+            items = cast("list[Any]", value)
+            first, dot, rest = rest.partition(".")
+            is_place = first.isascii() and first.isdigit() and len(first) < 10 and int(first) < len(items)
+            value = items[int(first)] if is_place else _MISSING
+            if not dot:
+                return value
+        else:
+            return _MISSING
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two values are the same; not, where they are nested deeper than Python can follow."""
+    try:
+        return _same(a, b)
+    except RecursionError:
+        return False
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -31,6 +31,8 @@ from pudistill_cli.metrics.json_values import Json, json_equal
         ('```json\n{"a": 1}\n```', '{"a": 1}', 0),
         ("[" * 100_000, "[]", 0),
         ("1e999999999999999999999999", "1", 0),
+        ('{"a":' * 400 + "1" + "}" * 400, '{"a":' * 400 + "2" + "}" * 400, 0),
+        ("1" * 100_000, "1" * 100_000, 1),  # longer than Python makes an int of
     ],
 )
 def test_json(answer: str, reference: str, score: float):
@@ -72,6 +74,14 @@ def test_paths_go_into_objects_and_lists_and_a_whole_key_goes_first():
         assert Json(fields={path: 1})(whole, reference, "") == 1, value
     for path in ("items.2.x", "items.-1", "items.x", "items.٣", "a.b.c.d", "a.", ".a", "items.99999999999999999999"):
         assert Json(fields={path: 1}).alone(reference) == 0
+
+
+def test_what_is_nested_deeper_than_python_follows_is_no_traceback():
+    """Where parsing goes deeper than comparing does."""
+    for depth in range(300, 1000, 10):
+        text = '{"a":' * depth + "1" + "}" * depth
+        assert json_equal(text, text) in (0, 1)
+        assert Json(fields={"a": 1, ".".join("a" * depth): 1})(text, text, "") in (0, 0.5, 1)
 
 
 def test_alone_an_answer_must_be_json_with_the_fields():
