@@ -36,7 +36,7 @@ def command(
     from pudistill_cli.run.plan import read_prompt_sets
     from pudistill_cli.run.prompt_rendering import check_rendering_alone
     from pudistill_cli.teacher.answers import Question
-    from pudistill_cli.teacher.asking import ask_all
+    from pudistill_cli.teacher.asking import ask_all, shown_waiting
     from pudistill_cli.teacher.cache import AnswerCache
     from pudistill_cli.teacher.file import answer_line
     from pudistill_cli.teacher.summary import warnings_of
@@ -53,7 +53,14 @@ def command(
         teacher_of(loaded.recipe, console) as teacher,
         console.bar("teacher", len(questions)) as bar,
     ):
-        answers = ask_all(teacher, questions, cache, lambda question, answer: bar.advance())
+        answers = ask_all(
+            teacher,
+            questions,
+            cache,
+            lambda question, answer: bar.advance(),
+            on_wait=shown_waiting(console, bar),
+            tell=console.warn,
+        )
     lines = [answer_line(q.messages, a) for q in questions if (a := answers.get(q.key)) and a.status == "ok"]
     write_atomic(out, "\n".join(lines) + "\n")
     for notice in (*teacher.notices, *warnings_of(answers.values())):

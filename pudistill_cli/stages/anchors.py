@@ -17,7 +17,7 @@ from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.opening import teacher_of
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
-from pudistill_cli.teacher.asking import ask_all, cached_answer
+from pudistill_cli.teacher.asking import ask_all, cached_answer, shown_waiting
 from pudistill_cli.teacher.summary import warnings_of
 from pudistill_cli.types import Tokens
 
@@ -130,7 +130,9 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
 
         if job.offline and job.recipe.teacher.kind == "openai":
             _refuse_to_connect(job, teacher, missing)
-        ask_all(teacher, [Question(p.key, p.messages) for p in missing], job.cache, keep)
+        questions = [Question(p.key, p.messages) for p in missing]
+        on_wait = shown_waiting(job.console, bar)
+        ask_all(teacher, questions, job.cache, keep, on_wait=on_wait, tell=job.console.warn)
     job.engine.resume()  # if it had to make room
     for notice in teacher.notices:
         job.console.warn(notice)

@@ -1,4 +1,4 @@
-"""The anchor cache, shared between runs: answers by content of teacher, parameters and messages."""
+"""The anchor cache, shared between runs: answers by content of teacher, parameters and messages; and claims."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from types import TracebackType
 
 from pudistill_cli.errors import RunError
 from pudistill_cli.teacher.answers import Answer
+from pudistill_cli.teacher.claims import TABLE as CLAIMS
+from pudistill_cli.teacher.claims import Claims
 from pudistill_cli.types import Message
 
-VERSION = 1
+VERSION = 2
+"""1 had no claims."""
 COLUMNS = "text, status, finish_reason, reasoning_stripped, prompt_tokens, completion_tokens, detail"
 """The fields of Answer, in their order."""
 SCHEMA = """
@@ -52,6 +55,7 @@ class AnswerCache:
         except BaseException:
             self._db.close()
             raise
+        self.claims = Claims(path, self._transaction)
 
     def get(self, identity: str, messages: Sequence[Message]) -> Answer | None:
         """The answer of this teacher to these messages, if it was ever given."""
@@ -65,19 +69,34 @@ class AnswerCache:
         text, status, finish_reason, stripped, *rest = row
         return Answer(text, status, finish_reason, bool(stripped), *rest)
 
-    def put(self, identity: str, messages: Sequence[Message], answer: Answer) -> None:
-        """Commit an answer. Errors are not kept: the next run asks again."""
+    def put(self, identity: str, messages: Sequence[Message], answer: Answer) -> bool:
+        """Commit an answer and give up the claim on its question; False where it is not kept.
+
+        The first answer to a question stays. Errors are not kept: the next run asks again.
+        """
+        key = content_key(identity, messages)
         if answer.status == "error":
-            return
-        with self._errors():
-            self._db.execute(
-                f"INSERT OR REPLACE INTO answers (key, identity, {COLUMNS}) VALUES (?{', ?' * 8})",
-                (content_key(identity, messages), identity, *astuple(answer)),
+            self.claims.release(key)
+            return False
+        with self._transaction() as db:
+            put = db.execute(
+                f"INSERT OR IGNORE INTO answers (key, identity, {COLUMNS}) VALUES (?{', ?' * 8})",
+                (key, identity, *astuple(answer)),
             )
+            db.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self.claims.owner))
+        return put.rowcount == 1
+
+    def drop(self, identity: str, messages: Sequence[Message]) -> None:
+        """Make room for another answer to a question."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM answers WHERE key = ?", (content_key(identity, messages),))
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Give up the claims that are left, and close the file."""
+        try:
+            self.claims.close()
+        finally:
+            self._db.close()
 
     def __enter__(self) -> AnswerCache:
         return self
@@ -96,8 +115,23 @@ class AnswerCache:
                 f"The answer cache {self.path} was written by a newer pudistill (version {version}).",
                 "Upgrade pudistill, or name another cache.",
             )
-        self._db.execute(SCHEMA)
-        self._db.execute(f"PRAGMA user_version = {VERSION}")
+        with self._transaction() as db:
+            db.execute(SCHEMA)
+            db.execute(CLAIMS)
+            db.execute(f"PRAGMA user_version = {VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        """Everything inside is committed together, or nothing is."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _errors(self) -> Generator[None]:

@@ -23,7 +23,7 @@ from pudistill_cli.input_lines import (
     refuse_json_document,
     whole_text,
 )
-from pudistill_cli.teacher.answers import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question, Questions
 from pudistill_cli.teacher.cleaning import clean
 from pudistill_cli.types import Message
 
@@ -68,7 +68,7 @@ class AnswerFile:
         """The content of the file: with another content it is another teacher."""
         return json.dumps({"kind": "file", "blake2b": self._digest})
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+    def ask(self, questions: Questions) -> Iterator[tuple[Question, Answer]]:
         """Yield the file's answers; a prompt that is not in the file gets status "error"."""
         missing: list[str] = []
         for question in questions:

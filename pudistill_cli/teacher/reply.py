@@ -29,6 +29,8 @@ class Retry:
     unreachable: bool = False
     partial: Answer | None = None
     """What came before it broke off, for its tokens: they may be charged for."""
+    charged: bool = False
+    """Whether it may have been charged for, and nothing says how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +140,12 @@ def _until(date: str, now: datetime) -> float:
 
 def _read_answer(reply: dict[str, Any], choices: list[Any], error: ErrorBody, max_tokens: int | None) -> Answer | Retry:
     if not choices:
-        return Retry(f"HTTP 200, but no answer in it: {error.message!r}")
+        return Retry(f"HTTP 200, but no answer in it: {error.message!r}", charged=True)
     choice = _object(choices[0])
     message = _object(choice.get("message"))
     parts = _parts(message.get("content"))
     if parts is None or not message:
-        return Retry("HTTP 200, but the answer is no text")
+        return Retry("HTTP 200, but the answer is no text", charged=True)
     usage = _object(reply.get("usage"))
     answer = clean(
         parts.text,
