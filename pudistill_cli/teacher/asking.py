@@ -142,11 +142,8 @@ class _Shared:
             while self._missing:
                 keys = {content_key(self._identity, q.messages): q for q in self._missing.values()}
                 if abandoned := self._claims.free_abandoned(keys):
-                    were = "was" if abandoned == 1 else "were"
-                    self._tell(
-                        f"{counted(abandoned, 'question')} {were} on their way when another run was killed or stood "
-                        "still; asked again, and perhaps charged for twice."
-                    )
+                    on_their_way = "question was on its way" if abandoned == 1 else "questions were on their way"
+                    self._tell(f"{abandoned:,} {on_their_way} when another run was killed or stood still: asked again.")
                 taken = self._claims.of_others(keys)
                 self._elsewhere = [question for key, question in keys.items() if key in taken]
                 free = [question for key, question in keys.items() if key not in taken]

@@ -17,7 +17,7 @@ from pudistill_cli.errors import TeacherError
 from pudistill_cli.teacher.answers import Answer, Question, Questions
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.budget import Budget
-from pudistill_cli.teacher.http_client import Route, route_to, tls_problem
+from pudistill_cli.teacher.http_client import LONGEST_REPLY, Route, fetched, route_to, tls_problem
 from pudistill_cli.teacher.reply import Failed, Outcome, Retry, Stop, read_reply
 
 BACKOFF = 1.0
@@ -194,7 +194,7 @@ class _Asking:
     async def _request(self, client: httpx.AsyncClient, question: Question) -> Outcome:
         try:
             async with asyncio.timeout(self._settings.timeout):
-                response = await client.post(self._url, content=self._body(question))
+                response, content = await fetched(client, "POST", self._url, self._body(question))
         except TimeoutError:
             return Retry(f"no answer within {self._settings.timeout:g} s", charged=True)
         except httpx.InvalidURL as error:
@@ -206,8 +206,10 @@ class _Asking:
         except httpx.RequestError as error:
             words = redact(str(error), self._key) or type(error).__name__
             return Retry(f"the connection broke: {words}", charged=True)
+        if content is None:
+            return Retry(f"its reply is longer than {LONGEST_REPLY // 2**20} MiB", charged=True)
         headers = {name: redact(value, self._key) for name, value in response.headers.items()}
-        body = redact(response.content.decode("utf-8", "replace"), self._key)
+        body = redact(content.decode("utf-8", "replace"), self._key)
         s = self._settings
         return read_reply(response.status_code, headers, body, s.model, self._url, s.max_tokens)
 
