@@ -34,7 +34,8 @@ def command(
     from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.run.opening import teacher_of
     from pudistill_cli.run.plan import read_prompt_sets
-    from pudistill_cli.run.prompt_rendering import check_rendering_alone
+    from pudistill_cli.run.preflight import check_before_asking, check_output
+    from pudistill_cli.run.student_text import StudentText
     from pudistill_cli.teacher.answers import Question
     from pudistill_cli.teacher.asking import ask_all, shown_waiting
     from pudistill_cli.teacher.cache import AnswerCache
@@ -44,9 +45,14 @@ def command(
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
     prompts = read_prompt_sets(loaded.recipe.prompts)
-    check_rendering_alone(loaded.recipe, prompts, console)
-    questions = [Question(p.key, p.messages) for p in prompts.asked]
+    for notice in prompts.notices:
+        console.warn(notice)
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
+    check_output(out, loaded.recipe)
+    with console.status("checking prompts and teacher"):
+        student = StudentText.at_hand(loaded.recipe, prompts, console)
+        to_ask = check_before_asking(loaded.recipe, prompts, student, console)
+    questions = [Question(p.key, p.messages) for p in to_ask.wanted]
     with (
         AnswerCache(cache_path() / "anchors.sqlite") as cache,
         stoppable(console, "the answers so far are kept. The same command goes on."),

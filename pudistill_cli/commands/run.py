@@ -53,8 +53,8 @@ def command(
     from pudistill_cli.report.next_steps import print_next_steps
     from pudistill_cli.run.opening import open_run
     from pudistill_cli.run.plan import plan
-    from pudistill_cli.run.preflight import check_exports, check_teacher
-    from pudistill_cli.run.prompt_rendering import check_rendering
+    from pudistill_cli.run.preflight import check_before_asking, check_exports
+    from pudistill_cli.run.student_text import StudentText
 
     last = Stage.named(until)
     if last is None:
@@ -66,9 +66,10 @@ def command(
     given, name = name, name or loaded.recipe.name
     try:
         checked = plan(loaded.recipe, console, offline=offline)
-        check_rendering(loaded.recipe, checked.student.tokenizer, checked.prompts)
-        with console.status("checking the teacher"):
-            check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
+        with console.status("checking prompts and teacher"):
+            to_ask = check_before_asking(
+                loaded.recipe, checked.prompts, StudentText.of(checked), console, run=runs / name, offline=offline
+            )
     except NotFetchedError as error:
         again = [*(changes or []), *_with_original(loaded.recipe, error.model)]
         command = resume_line(recipe, again, given, runs, until=last) + " --dry-run" * dry_run
@@ -76,7 +77,7 @@ def command(
     with console.status("checking the exports"):
         check_exports(loaded.recipe.export, checked.student, runs)
     if dry_run:
-        print_dry_run(console, checked, runs / name)
+        print_dry_run(console, checked, to_ask, runs / name)
         return
     console.say(f"{name}: {checked.choice.reason}; {checked.student.description}")
     again = resume_line(recipe, changes, name, runs, until=last, offline=offline)

@@ -9,13 +9,14 @@ from hashlib import blake2b
 
 import numpy as np
 
-from pudistill_cli.errors import DataError, TeacherError
+from pudistill_cli.errors import DataError
 from pudistill_cli.method.scorers.reading import WORD, placed
 from pudistill_cli.method.scorers.registry import named_scorers
 from pudistill_cli.method.scorers.templates import ANSWERS, answers_in
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.opening import teacher_of
+from pudistill_cli.run.preflight import check_share, offline_without, sft_prompts
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
 from pudistill_cli.teacher.asking import ask_all, cached_answer, shown_waiting
 from pudistill_cli.teacher.summary import warnings_of
@@ -67,7 +68,7 @@ def ask_teacher(job: Job) -> Anchors:
     Raises:
         DataError: no training prompt has a usable answer, or none fits the context.
     """
-    sets = _sets(job)
+    sets = {name: _with_room(job, prompts) for name, prompts in _sets(job).items()}
     wanted = [p for name, prompts in sets.items() for p in prompts if name in ASKED or p.reference is None]
     answers = _answers(job, wanted)
     anchored = {name: _anchored(job, name, prompts, answers) for name, prompts in sets.items()}
@@ -86,13 +87,9 @@ def ask_teacher(job: Job) -> Anchors:
     anchored = {name: rows if name == "dev" else rows[:limit] for name, rows in anchored.items()}
     if share == "all":
         return Anchors(train, _rankable(job, train), anchored, job.recipe.prefer.prompts_per_round)
-    cut = max(1, round(share * len(train)))
+    check_share(job.recipe, len(train))
+    cut = sft_prompts(share, len(train))
     by_hash = sorted(train, key=lambda a: a.prompt.key)
-    if cut == len(train):
-        raise DataError(
-            f"sft.share {share} of {len(train)} anchored prompts leaves none for the preference stage.",
-            "Use a smaller share, or `sft.share: all` to use every prompt in both stages.",
-        )
     return Anchors(by_hash[:cut], _rankable(job, by_hash[cut:]), anchored, job.recipe.prefer.prompts_per_round)
 
 
@@ -151,12 +148,14 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
 
 
 def _refuse_to_connect(job: Job, teacher: Teacher, prompts: list[Prompt]) -> None:
-    new = sum(cached_answer(teacher, job.cache, p.messages) is None for p in prompts)
+    new = [p for p in prompts if cached_answer(teacher, job.cache, p.messages) is None]
     if new:
-        raise TeacherError(
-            f"{new} of {len(prompts)} prompts have no answer yet, and --offline forbids asking {teacher.name}.",
-            "On a machine with a network: pudistill anchors RECIPE. Then carry the file over as the teacher.",
-        )
+        raise offline_without(new, prompts, teacher)
+
+
+def _with_room(job: Job, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts that leave room for an answer: no other is asked (run/student_text.py says which)."""
+    return [p for p in prompts if len(job.encode_prompt(p.messages)) < job.spec.context]
 
 
 def _anchored(job: Job, name: str, prompts: Sequence[Prompt], answers: dict[str, Answer]) -> list[Anchored]:

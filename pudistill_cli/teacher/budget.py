@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from pudistill_cli.config.teacher import EndpointTeacher
+from pudistill_cli.errors import TeacherError
 from pudistill_cli.teacher.answers import Answer, Question
 
 BYTES_PER_TOKEN = 3
@@ -67,6 +69,22 @@ class Budget:
         if s.max_cost is not None and taken.cost > s.max_cost * (1 + _ROUNDING):
             return f"max_cost ({s.max_cost:g})"
         return None
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """See that the limits hold at least one of the questions.
+
+        Raises:
+            TeacherError: they hold none.
+        """
+        lacking = [self.lacking(question) for question in questions]
+        if questions and all(lacking):
+            least = min((self.most(question) for question in questions), key=lambda use: (use.cost, use.tokens))
+            cost = f" at a cost of {least.cost:.4g}" if least.cost else ""
+            raise TeacherError(
+                f"The limit teacher.{lacking[0]} has no room for a single question, which may take "
+                f"{least.tokens:,} tokens{cost}.",
+                "Raise the limit, or lower teacher.max_tokens, the longest answer.",
+            )
 
     def hold(self, question: Question) -> Use:
         """A request leaves: what it may use is set aside until it is settled."""

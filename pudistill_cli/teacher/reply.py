@@ -91,6 +91,13 @@ def read_reply(
     return Failed(reason)
 
 
+def refusal_of(status: int, body: str, model: str, url: str) -> Stop | None:
+    """Why an endpoint lets nobody in with this key, where its status means that. `body` must not hold the key."""
+    error = _error(_json(body), body)
+    reason = f"HTTP {status}: {error.message}" if error.message else f"HTTP {status}"
+    return _stop(status, error, reason, {}, model, url) if status in (401, 403) else None
+
+
 def _stop(status: int, error: ErrorBody, reason: str, headers: Mapping[str, str], model: str, url: str) -> Stop | None:
     """Why no prompt would be answered, where the response means that."""
     if status == 401:
