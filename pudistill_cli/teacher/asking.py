@@ -166,7 +166,8 @@ class _Shared:
             self._claims.release(key)
             self._elsewhere.append(question)
             return False
-        self._cache.drop(self._identity, question.messages)  # one that broke off, if any
+        if self._cache.get(self._identity, question.messages) is not None:  # one that broke off
+            self._cache.drop(self._identity, question.messages)
         return True
 
     def _arrived(self, question: Question, answer: Answer) -> None:

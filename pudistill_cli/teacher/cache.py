@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -19,6 +20,8 @@ from pudistill_cli.types import Message
 
 VERSION = 2
 """1 had no claims."""
+TIMEOUT = 30.0
+"""Seconds to wait for another process that writes."""
 COLUMNS = "text, status, finish_reason, reasoning_stripped, prompt_tokens, completion_tokens, detail"
 """The fields of Answer, in their order."""
 SCHEMA = """
@@ -48,7 +51,7 @@ class AnswerCache:
         self.path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None)
         try:
             with self._errors():
                 self._prepare()
@@ -107,7 +110,7 @@ class AnswerCache:
         self.close()
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._use_wal()
         self._db.execute("PRAGMA synchronous = FULL")  # an answer may have cost money
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
@@ -119,6 +122,18 @@ class AnswerCache:
             db.execute(SCHEMA)
             db.execute(CLAIMS)
             db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _use_wal(self) -> None:
+        """Processes that make the file at the same time get into each other's way here, whatever the timeout is."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
