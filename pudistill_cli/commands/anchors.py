@@ -48,7 +48,7 @@ def command(
     for notice in prompts.notices:
         console.warn(notice)
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
-    check_output(out, loaded.recipe)
+    check_output(out, loaded.recipe, loaded.path)
     with console.status("checking prompts and teacher"):
         student = StudentText.at_hand(loaded.recipe, prompts, console)
         to_ask = check_before_asking(loaded.recipe, prompts, student, console)

@@ -135,15 +135,15 @@ def offline_without(new: Sequence[Prompt], prompts: Sequence[Prompt], teacher: T
     )
 
 
-def check_output(out: Path, recipe: Recipe) -> None:
-    """See that a file of answers can be written, and is none that the recipe reads.
+def check_output(out: Path, recipe: Recipe, source: Path) -> None:
+    """See that a file of answers can be written, and is none that the recipe reads, nor the recipe, `source`, itself.
 
     Raises:
         UsageError: it is one.
         RunError: it cannot be written.
     """
     prompts = recipe.prompts
-    read = [prompts.path, prompts.train, prompts.dev, prompts.test, *prompts.extra.values()]
+    read = [str(source), prompts.path, prompts.train, prompts.dev, prompts.test, *prompts.extra.values()]
     read += [recipe.teacher.path] if recipe.teacher.kind == "file" else []
     if out.resolve() in [Path(path).resolve() for path in read if path is not None]:
         raise UsageError(f"--out {out} is a file that the recipe reads.", "Name another one: --out FILE")

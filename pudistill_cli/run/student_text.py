@@ -8,6 +8,9 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.console import Console
 from pudistill_cli.errors import DataError, PudistillError
 from pudistill_cli.input_lines import counted
+from pudistill_cli.method.scorers.reading import placed
+from pudistill_cli.method.scorers.registry import named_scorers
+from pudistill_cli.method.scorers.templates import ANSWERS
 from pudistill_cli.models.student import text_alone
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Prompt, PromptSets
@@ -81,9 +84,26 @@ class StudentText:
                 f"No training prompt fits the context of {self.context} tokens.",
                 "Shorten the prompts, raise student.context if the student allows it, or choose another student.",
             )
+        self._say_where_nothing_can_be_ranked(recipe, min(fitting["train"], key=lambda p: -room[p.key]), console)
         self._say_what_is_short(recipe, [room[p.key] for part in fitting.values() for p in part], console)
         train, dev, test = (fitting.pop(name) for name in ("train", "dev", "test"))
         return replace(prompts, train=train, dev=dev, test=test, extra=fitting)
+
+    def _say_where_nothing_can_be_ranked(self, recipe: Recipe, shortest: Prompt, console: Console) -> None:
+        """The judge reads a prompt again with its answer: where the shortest has no room for that, none has."""
+        wordings, scorers = recipe.rank.templates(recipe.prompts.format), named_scorers(recipe.rank.scorer)
+        asked = [question for scorer in scorers for question in scorer.questions(wordings)]
+        empty = dict.fromkeys(ANSWERS, "")
+        views = [
+            placed(shortest.messages, t, anchor="", **empty) for t in (wordings.view, *wordings.other_views, *asked)
+        ]
+        longest = max(self.length(recipe, replace(shortest, messages=view)) for view in views)
+        if recipe.prefer.rounds and self.context is not None and longest + 1 >= self.context:
+            console.warn(
+                f"No prompt can be ranked: with an answer in view even the shortest, {shortest.source}:"
+                f"{shortest.line}, fills the context of {self.context} tokens. The run would end with SFT. Raise student.context if the "
+                "student allows it, or shorten rank.view."
+            )
 
     def _say_what_is_short(self, recipe: Recipe, room: list[int], console: Console) -> None:
         """Some answers may be paid for and then not fit; the teacher counts other tokens, so it is but a word."""

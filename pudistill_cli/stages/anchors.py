@@ -80,7 +80,7 @@ def ask_teacher(job: Job) -> Anchors:
             f"Look at what the teacher said: SELECT status, detail FROM anchors, in {job.folder.ledger_path}",
         )
     _record(job, [*train, *(a for rows in anchored.values() for a in rows)])
-    _one_tokenizer(job, [*train, *(a for rows in anchored.values() for a in rows)])
+    _one_tokenizer(job, [(a.prompt, a.answer) for a in (*train, *(a for rows in anchored.values() for a in rows))])
     job.fix_lengths(_max_new_tokens(job, train, [a for rows in anchored.values() for a in rows]))
     share = job.recipe.sft.share
     limit = job.recipe.eval.max_prompts
@@ -110,6 +110,7 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
     missing = [p for p in prompts if p.key not in held]
     if not missing:
         return held
+    _one_tokenizer(job, [(p, "") for p in missing])
 
     def make_room() -> None:
         job.console.warn("The local teacher does not fit beside the student, which is unloaded until it has answered.")
@@ -184,8 +185,10 @@ def _anchored(job: Job, name: str, prompts: Sequence[Prompt], answers: dict[str,
     return usable
 
 
-def _one_tokenizer(job: Job, anchored: Sequence[Anchored]) -> None:
+def _one_tokenizer(job: Job, texts: Sequence[tuple[Prompt, str]]) -> None:
     """The student's tokenizer rules the run: an engine of another backend must give every text the same ids.
+
+    Prompts are looked at alone before the teacher is asked, and then with their answers.
 
     Raises:
         DataError: it does not; the prompt is named.
@@ -193,11 +196,11 @@ def _one_tokenizer(job: Job, anchored: Sequence[Anchored]) -> None:
     if job.backend.name == job.learner_backend.name:
         return
     own, engine = job.tokenizer.codec, job.engine
-    for a in anchored:
-        text = job.render(a.prompt.messages) + a.answer
+    for prompt, answer in texts:
+        text = job.render(prompt.messages) + answer
         if engine.encode(text) != own.encode(text, special=True):
             raise DataError(
-                f"The {job.backend.name} engine reads {a.prompt.source}:{a.prompt.line} as other tokens than the "
+                f"The {job.backend.name} engine reads {prompt.source}:{prompt.line} as other tokens than the "
                 "student's own tokenizer.",
                 f"Let the learner's backend sample: --set backend={job.learner_backend.name}",
             )

@@ -147,8 +147,8 @@ class Claims:
 
     def _forget(self, owner: str) -> None:
         """Remove the lock of a process that has ended, once it has no claim left."""
-        lock = self._lock_of(owner)
-        if lock is not None and all(owner != other for _, other, _ in self._others()):
+        lock, token = self._lock_of(owner), owner.rpartition(":")[2]
+        if lock is not None and not any(other.endswith(token) for _, other, _ in self._others()):
             with suppress(OSError):
                 lock.unlink()
 
@@ -174,6 +174,10 @@ class Claims:
                 self._lock.close()
                 self._lock = None
             lock.unlink(missing_ok=True)
+        for other in self._path.resolve().parent.glob(f"{self._path.name}-*.owner"):
+            token = other.name.removeprefix(f"{self._path.name}-").removesuffix(".owner")
+            if token != self._token and self._has_ended(token):  # killed while it claimed nothing, perhaps
+                self._forget(token)
         self._beating = threading.Thread(target=self._beat, name="claims", daemon=True)
         self._beating.start()
 

@@ -133,6 +133,16 @@ def test_a_share_that_leaves_nothing_for_the_rounds(
     stopped(begin(tiny, way), 3, server, "sft.share 0.99 of 16 anchored prompts leaves none")
 
 
+@WAYS
+def test_a_judge_that_has_no_room_for_any_prompt(
+    way: str, server: Server, tmp_path: Path, begin: Callable[..., Ended]
+) -> None:
+    view = "{prompt}" + " as in the example before" * 100 + " {anchor}"
+    ended = begin(remote(tmp_path, server, rank={"view": view}), way)
+    assert "No prompt can be ranked: with an answer in view even the shortest, " in ended.flat
+    assert "No prompt can be ranked" not in begin(remote(tmp_path, server), "--dry-run").flat
+
+
 # --- a file of answers ---
 
 
@@ -279,7 +289,7 @@ def test_a_dry_run_counts_what_is_there_already(server: Server, tmp_path: Path, 
 # --- where the answers go ---
 
 
-@pytest.mark.parametrize("name", ["train.jsonl", "anchors.jsonl"])
+@pytest.mark.parametrize("name", ["train.jsonl", "anchors.jsonl", "tiny.yaml"])
 def test_anchors_overwrites_no_file_that_it_reads(name: str, tmp_path: Path, call: Call) -> None:
     tiny = Tiny.make(tmp_path)
     before = (tiny.folder / name).read_bytes()

@@ -12,13 +12,17 @@ import time
 from collections import Counter
 from contextlib import closing, suppress
 
+import numpy as np
 import pytest
 
+from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.errors import RunError, TeacherError
-from pudistill_cli.teacher import asking, claims
+from pudistill_cli.teacher import asking, claims, local
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.asking import ask_all
 from pudistill_cli.teacher.cache import AnswerCache, content_key
+from pudistill_cli.teacher.local import LocalModel
+from pudistill_cli.types import Candidate
 from tests.pudistill_cli.teacher.server import fails, says
 
 ASKS = """
@@ -216,6 +220,39 @@ def test_a_cache_that_cannot_be_written_stops_before_a_question_leaves(serve, en
     assert server.requests == []
 
 
+class Engine:
+    """Answers in capitals."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def sample(self, prompts, k, sampling, adapter):
+        for i, prompt in enumerate(prompts):
+            self.asked.append("".join(map(chr, prompt.tokens)))
+            yield i, (Candidate(prompt.tokens, np.zeros(len(prompt.tokens), np.float32), "stop"),)
+
+    def decode(self, tokens) -> str:
+        return "".join(map(chr, tokens)).upper()
+
+
+def test_a_local_teacher_is_not_asked_twice_either(ask, cache, path, monkeypatch):
+    monkeypatch.setattr(local, "AT_ONCE", 2)
+    engine = Engine()
+    teacher = LocalModel(LocalTeacher(model="m"), engine, lambda m: tuple(map(ord, m[-1].content)), "f", 100)
+    asked = ask(*"abcde")
+    with AnswerCache(path) as other:
+        other.claims.take(key(teacher, asked[1]))
+
+        def answer(waiting: int) -> None:
+            other.put(teacher.identity(), asked[1].messages, Answer("other's", "ok", "stop", False, 1, 1))
+
+        held: list[int] = []
+        answers = ask_all(teacher, asked, cache, lambda q, a: held.append(len(rows(path))), on_wait=answer)
+    assert engine.asked == list("acde")
+    assert [answers[q.key].text for q in asked] == ["A", "other's", "C", "D", "E"]
+    assert max(held) <= 2  # what is asked together, and the other's
+
+
 # --- ends and silence ---
 
 
@@ -238,6 +275,17 @@ def test_a_process_that_has_ended_is_known_by_its_lock(path, cache):
     assert cache.claims.free_abandoned({"left"}) == 1
     assert rows(path) == []
     assert not list(path.parent.glob("*.owner"))
+
+
+def test_the_lock_of_one_that_ended_without_a_claim_is_cleared_away(path, cache):
+    ended(path, "k")
+    cache.claims.release("k")
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM claims")
+    with AnswerCache(path) as other:
+        other.claims.take("other")
+        cache.claims.take("own")
+        assert len(list(path.parent.glob("*.owner"))) == 2  # of those that live
 
 
 def test_one_that_lives_keeps_its_claim_however_often_it_is_looked_at(path, cache):
