@@ -101,8 +101,8 @@ class StudentText:
         if recipe.prefer.rounds and self.context is not None and longest + 1 >= self.context:
             console.warn(
                 f"No prompt can be ranked: with an answer in view even the shortest, {shortest.source}:"
-                f"{shortest.line}, fills the context of {self.context} tokens. The run would end with SFT. Raise student.context if the "
-                "student allows it, or shorten rank.view."
+                f"{shortest.line}, fills the context of {self.context} tokens. The run would end with SFT. Raise "
+                "student.context if the student allows it, or shorten rank.view."
             )
 
     def _say_what_is_short(self, recipe: Recipe, room: list[int], console: Console) -> None:
