@@ -32,6 +32,7 @@ def command(
     from pudistill_cli.atomic_files import write_atomic
     from pudistill_cli.cache_dir import cache_path
     from pudistill_cli.config.loading import load_recipe
+    from pudistill_cli.report.dry_run import teacher_rows
     from pudistill_cli.run.opening import teacher_of
     from pudistill_cli.run.plan import read_prompt_sets
     from pudistill_cli.run.preflight import check_before_asking, check_output
@@ -52,6 +53,8 @@ def command(
     with console.status("checking prompts and teacher"):
         student = StudentText.at_hand(loaded.recipe, prompts, console)
         to_ask = check_before_asking(loaded.recipe, prompts, student, console)
+    for name, value in teacher_rows(loaded.recipe.teacher, to_ask).items():
+        console.say(f"{name}: {value}")
     questions = [Question(p.key, p.messages) for p in to_ask.wanted]
     with (
         AnswerCache(cache_path() / "anchors.sqlite") as cache,

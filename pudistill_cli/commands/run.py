@@ -49,7 +49,7 @@ def command(
     """
     from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.loop import distil
-    from pudistill_cli.report.dry_run import print_dry_run
+    from pudistill_cli.report.dry_run import print_dry_run, teacher_rows
     from pudistill_cli.report.next_steps import print_next_steps
     from pudistill_cli.run.opening import open_run
     from pudistill_cli.run.plan import plan
@@ -80,6 +80,9 @@ def command(
         print_dry_run(console, checked, to_ask, runs / name)
         return
     console.say(f"{name}: {checked.choice.reason}; {checked.student.description}")
+    if to_ask.most is not None:
+        for row, value in teacher_rows(loaded.recipe.teacher, to_ask).items():
+            console.say(f"{row}: {value}")
     again = resume_line(recipe, changes, name, runs, until=last, offline=offline)
     with (
         stoppable(console, f"all finished work is kept. Go on with: {again}"),

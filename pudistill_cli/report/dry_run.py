@@ -10,7 +10,6 @@ from rich.table import Table
 
 from pudistill_cli.backend_api.contract import Measures
 from pudistill_cli.config.export import formats_of
-from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.sft_defaults import EPOCHS_WITHOUT_DEV, sft_shape
 from pudistill_cli.config.teacher import TeacherSettings
 from pudistill_cli.config.training import default_preference_lr
@@ -33,7 +32,7 @@ def print_dry_run(console: Console, plan: Plan, to_ask: ToAsk, folder: Path) -> 
     for name, value in rows.items():
         table.add_row(name, escape(value))
     console.table(table)
-    console.event("plan", **rows)
+    console.event("plan", **rows, questions=to_ask.questions, in_cache=to_ask.in_cache, in_run=to_ask.in_run)
     console.result("Dry run: nothing was loaded, asked or written.")
 
 
@@ -47,8 +46,7 @@ def _rows(plan: Plan, to_ask: ToAsk, folder: Path) -> dict[str, str]:
         **({"measured": _MEASURED} if any(isinstance(b, Measures) for b in (choice.engine, choice.learner)) else {}),
         "context": f"{plan.spec.context:,} tokens",
         "prompts": f"{len(prompts.train):,} train, {len(prompts.dev):,} dev, {len(prompts.test):,} test{further}",
-        "teacher": _teacher(recipe, to_ask),
-        **({"cost": _cost(recipe.teacher, to_ask.most)} if to_ask.most is not None else {}),
+        **teacher_rows(recipe.teacher, to_ask),
         "SFT": _sft(plan),
         "preferences": _preferences(plan),
         "export": ", ".join(map(str, formats_of(recipe.export, plan.student.export_formats))),
@@ -56,9 +54,15 @@ def _rows(plan: Plan, to_ask: ToAsk, folder: Path) -> dict[str, str]:
     }
 
 
-def _teacher(recipe: Recipe, to_ask: ToAsk) -> str:
+def teacher_rows(teacher: TeacherSettings, to_ask: ToAsk) -> dict[str, str]:
+    """What would be asked, and what that can cost where it costs something."""
+    cost = {} if to_ask.most is None else {"cost": _cost(teacher, to_ask.most)}
+    return {"teacher": _teacher(teacher, to_ask), **cost}
+
+
+def _teacher(teacher: TeacherSettings, to_ask: ToAsk) -> str:
     """How many answers are there, and how many questions are left."""
-    teacher, there = recipe.teacher, f", {to_ask.in_run:,} answered in this run before" if to_ask.in_run else ""
+    there = f", {to_ask.in_run:,} answered in this run before" if to_ask.in_run else ""
     if teacher.kind == "file":
         return f"{teacher.path}: {to_ask.questions:,} answers to read{there}"
     if teacher.kind == "local":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.console import Console
@@ -11,7 +12,7 @@ from pudistill_cli.input_lines import counted
 from pudistill_cli.method.scorers.reading import placed
 from pudistill_cli.method.scorers.registry import named_scorers
 from pudistill_cli.method.scorers.templates import ANSWERS
-from pudistill_cli.models.student import text_alone
+from pudistill_cli.models.student import resolve_student, text_alone
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, Plan
@@ -50,6 +51,11 @@ class StudentText:
         if recipe.prompts.format == "chat":
             tokenizer = tokenizer.answering(student.template_kwargs)
         check_token_ids(recipe, tokenizer, prompts)
+        if Path(student.model).is_dir():
+            try:
+                resolve_student(student.model, student.revision, offline=True, format=recipe.prompts.format)
+            except PudistillError as error:
+                console.warn(f"The student cannot be trained as it is here: {error.message}")
         used = context if context is None or student.context else min(context, DEFAULT_CONTEXT)
         return cls(tokenizer, used)
 

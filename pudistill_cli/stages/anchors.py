@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -68,7 +68,7 @@ def ask_teacher(job: Job) -> Anchors:
     Raises:
         DataError: no training prompt has a usable answer, or none fits the context.
     """
-    sets = {name: _with_room(job, prompts) for name, prompts in _sets(job).items()}
+    sets = {name: _encoded(job, prompts) for name, prompts in _sets(job).items()}
     wanted = [p for name, prompts in sets.items() for p in prompts if name in ASKED or p.reference is None]
     answers = _answers(job, wanted)
     anchored = {name: _anchored(job, name, prompts, answers) for name, prompts in sets.items()}
@@ -154,23 +154,23 @@ def _refuse_to_connect(job: Job, teacher: Teacher, prompts: list[Prompt]) -> Non
         raise offline_without(new, prompts, teacher)
 
 
-def _with_room(job: Job, prompts: Sequence[Prompt]) -> list[Prompt]:
+def _encoded(job: Job, prompts: Sequence[Prompt]) -> dict[Prompt, Tokens]:
     """The prompts that leave room for an answer: no other is asked (run/student_text.py says which)."""
-    return [p for p in prompts if len(job.encode_prompt(p.messages)) < job.spec.context]
+    encoded = {p: job.encode_prompt(p.messages) for p in prompts}
+    return {p: tokens for p, tokens in encoded.items() if len(tokens) < job.spec.context}
 
 
-def _anchored(job: Job, name: str, prompts: Sequence[Prompt], answers: dict[str, Answer]) -> list[Anchored]:
+def _anchored(job: Job, name: str, prompts: Mapping[Prompt, Tokens], answers: dict[str, Answer]) -> list[Anchored]:
     """The prompts of one set that can be used; held-out prompts with a reference need no teacher's answer."""
     usable: list[Anchored] = []
     too_long: list[Prompt] = []
-    for prompt in prompts:
+    for prompt, tokens in prompts.items():
         answer = answers.get(prompt.key)
         text = answer.text if answer is not None and answer.status == "ok" else None
         if text is not None and job.recipe.prompts.format == "chat":
             text = text.strip()  # a continuation of bare text keeps the space that it begins with
         if text is None and (name == "train" or prompt.reference is None):
             continue
-        tokens = job.encode_prompt(prompt.messages)
         answer_tokens = job.tokenizer.encode_answer(tokens, text) if text is not None else ()
         if len(tokens) + max(len(answer_tokens), 1) > job.spec.context:
             too_long.append(prompt)

@@ -49,7 +49,7 @@ def check_models(settings: EndpointTeacher, pause: float = PAUSE) -> str | None:
             case (int(status), str(body)):
                 if stop := _refused(status, body, settings.model, url):
                     raise TeacherError(stop.message, stop.hint)
-                return _unlisted(settings, _names(body)) if status == 200 else None
+                return _said_of_model(settings, _listed(body)) if status == 200 else None
             case _:
                 return None
     raise TeacherError(
@@ -75,36 +75,43 @@ def _refused(status: int, body: str, model: str, url: str) -> Stop | None:
     return refusal_of(status, body, model, url) if status in (401, 403) and "scope" not in body.lower() else None
 
 
-def _names(body: str) -> list[str]:
-    """The models by name, in whatever form of the list; none where it is something else."""
+def _listed(body: str) -> dict[str, dict[str, Any]]:
+    """The models by name, in whatever form of the list, with what is said of each; none where it is something else."""
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError):
-        return []
+        return {}
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         value = fields.get("data") or fields.get("models")
     items = cast("list[Any]", value) if isinstance(value, list) else []
-    found = [_name(item) for item in items]
-    return [name for name in found if name]
+    models = [cast("dict[str, Any]", item) if isinstance(item, dict) else {"id": item} for item in items]
+    return {name: model for model in models if (name := _name(model))}
 
 
-def _name(item: Any) -> str:
-    fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {"id": item}
-    names = [fields[name] for name in _NAMES if isinstance(fields.get(name), str)]
-    return storable(names[0]) if names else ""
+def _name(model: dict[str, Any]) -> str:
+    return next((storable(model[name]) for name in _NAMES if isinstance(model.get(name), str)), "")
 
 
-def _unlisted(settings: EndpointTeacher, names: list[str]) -> str | None:
-    """A word on a model that is not in a list that names models."""
+def _said_of_model(settings: EndpointTeacher, models: dict[str, dict[str, Any]]) -> str | None:
+    """A word on a model that is not in a list that names models, or has no room for the longest answer."""
     model = settings.model
-    if not names or any(model == name or model in _other_names(name) or name in _other_names(model) for name in names):
+    if not models:
         return None
-    shown = listed([name[:_LONGEST] for name in names], ", ", _SHOWN)
-    return (
-        f"{settings.base_url} does not list the model {model!r}{did_you_mean(model, names)}; it lists {shown}. It is "
-        "asked all the same, since some endpoints answer to names that they do not list."
-    )
+    found = next((n for n in models if model == n or model in _other_names(n) or n in _other_names(model)), None)
+    if found is None:
+        shown = listed([name[:_LONGEST] for name in models], ", ", _SHOWN)
+        return (
+            f"{settings.base_url} does not list the model {model!r}{did_you_mean(model, models)}; it lists {shown}. It "
+            "is asked all the same, since some endpoints answer to names that they do not list."
+        )
+    room = models[found].get("max_model_len")  # vLLM's
+    if type(room) is int and settings.max_tokens >= room:
+        return (
+            f"{model} at {settings.base_url} takes {room:,} tokens, prompt and answer together, and teacher.max_tokens "
+            f"is {settings.max_tokens:,}: it may refuse every question. Lower teacher.max_tokens."
+        )
+    return None
 
 
 def _other_names(name: str) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def _stop(status: int, error: ErrorBody, reason: str, headers: Mapping[str, str]
         return Stop(f"{url} does not take a parameter ({reason}).", _parameter_hint(error))
     if 300 <= status < 400:
         return Stop(
-            f"{url} redirects to {headers.get('location', 'another address')} (HTTP {status}).",
+            f"{url} redirects to {_short(headers.get('location', 'another address'))} (HTTP {status}).",
             "Set teacher.base_url to the final address; a key is not sent on.",
         )
     return None

@@ -143,6 +143,18 @@ def test_a_judge_that_has_no_room_for_any_prompt(
     assert "No prompt can be ranked" not in begin(remote(tmp_path, server), "--dry-run").flat
 
 
+def test_anchors_says_what_is_wrong_with_a_student_that_is_here(
+    server: Server, tmp_path: Path, begin: Callable[..., Ended]
+) -> None:
+    """Its weights may be on the other machine: this is no error."""
+    student = tmp_path / "student"
+    shutil.copytree(STUDENT, student)
+    (student / "model.safetensors").unlink()
+    ended = begin(remote(tmp_path, server, student={"model": str(student)}), "anchors")
+    assert ended.code == 0, ended.err
+    assert "The student cannot be trained as it is here: " in ended.flat
+
+
 # --- a file of answers ---
 
 
@@ -252,7 +264,7 @@ def test_offline_with_answers_missing(way: str, server: Server, tmp_path: Path, 
 # --- the dry run's figures ---
 
 
-def plan_of(ended: Ended) -> dict[str, str]:
+def plan_of(ended: Ended) -> dict[str, Any]:
     assert ended.code == 0, ended.err
     return ended.events[-1]
 
@@ -270,7 +282,10 @@ def test_a_dry_run_counts_questions_and_what_they_cost_at_most(
     assert plan["cost"] == (
         f"at most {cost:.4f} ({most:,} tokens of prompts and {ALL * 64:,} of answers); teacher.max_cost stops it at 5"
     )
+    assert (plan["questions"], plan["in_cache"], plan["in_run"]) == (ALL, 0, 0)
     assert server.requests == []
+    for way in ("run", "anchors"):
+        assert f"cost: {plan['cost']}" in begin(tiny, way, "--set", f"name={way}", "--set", f"teacher.model={way}").flat
 
 
 def test_a_dry_run_counts_what_is_there_already(server: Server, tmp_path: Path, begin: Callable[..., Ended]) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from pudistill_cli.config.teacher import LocalTeacher
+from pudistill_cli.console import Console
 from pudistill_cli.errors import RunError, TeacherError
 from pudistill_cli.teacher import asking, claims, local
 from pudistill_cli.teacher.answers import Answer
-from pudistill_cli.teacher.asking import ask_all
+from pudistill_cli.teacher.asking import ask_all, shown_waiting
 from pudistill_cli.teacher.cache import AnswerCache, content_key
 from pudistill_cli.teacher.local import LocalModel
 from pudistill_cli.types import Candidate
@@ -31,7 +32,7 @@ from pathlib import Path
 from pudistill_cli.types import Message
 from pudistill_cli.teacher.answers import Question
 from pudistill_cli.teacher.answers import Answer
-from pudistill_cli.teacher.asking import ask_all
+from pudistill_cli.teacher.asking import ask_all, shown_waiting
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.config.teacher import EndpointTeacher
@@ -152,6 +153,22 @@ def test_a_question_that_another_asks_is_waited_for_and_taken(serve, endpoint, a
     assert server.prompts == ["a", "other b"]
     assert answers[b.key].text == "OTHER B"
     assert waited == [1, 1, 0]
+
+
+def test_that_another_is_waited_for_is_shown(capsys):
+    console = Console()
+    with console.bar("teacher", 5) as bar:
+        show = shown_waiting(console, bar)
+        show(0)
+        assert bar.notes == {}
+        show(3)
+        show(2)
+        assert bar.line().endswith("waiting for another run 2")
+        show(0)
+        assert bar.notes == {}
+    err = capsys.readouterr().err
+    assert err.count("Another run is asking for 3 answers that this one needs too: it waits.") == 1
+    assert "asking for 2" not in err
 
 
 def test_a_question_that_another_gives_back_is_asked(serve, endpoint, ask, cache, path):

@@ -117,6 +117,15 @@ def test_other_forms_of_the_list(listing, body):
     assert "it lists b." in notice
 
 
+@pytest.mark.parametrize(("room", "said"), [(1024, True), (1025, False), ("1024", False), (None, False)])
+def test_a_model_without_room_for_the_longest_answer(listing, room, said):
+    """vLLM says what a model takes, prompt and answer together."""
+    server = listing(Response(body=json.dumps({"data": [{"id": "m", "max_model_len": room}]}).encode()))
+    notice = check_models(settings(server.url, model="m", max_tokens=1024))
+    assert (notice is not None) == said
+    assert notice is None or "takes 1,024 tokens, prompt and answer together" in notice
+
+
 def test_names_that_no_terminal_should_see_whole(listing):
     notice = check_models(settings(listing(listed("x" * 10_000, "\ud800\0y")).url))
     assert notice is not None
