@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from pudistill_cli.console import Console
+from pudistill_cli.errors import TeacherError
 from pudistill_cli.input_lines import counted
 from pudistill_cli.progress import Bar
 from pudistill_cli.teacher.answers import Answer, Question, Questions, Teacher
@@ -134,6 +135,7 @@ class _Shared:
         self._identity = teacher.identity()
         self._elsewhere: list[Question] = []
         """What other runs are asking, or have asked."""
+        self._claimed = 0
         self._looked = time.monotonic()
 
     def ask(self, on_wait: Callable[[int], None]) -> None:
@@ -148,13 +150,22 @@ class _Shared:
                 self._elsewhere = [question for key, question in keys.items() if key in taken]
                 free = [question for key, question in keys.items() if key not in taken]
                 if free:
-                    _ask(self._teacher, _Claimed(free, self._claim), self._arrived)
+                    self._ask(free)
                 self._take_from_cache()
                 on_wait(len(self._missing))
                 if self._missing and not free:
                     time.sleep(POLL)
         finally:
             self._claims.release_all()
+
+    def _ask(self, free: Sequence[Question]) -> None:
+        missing, self._claimed = len(self._missing), 0
+        _ask(self._teacher, _Claimed(free, self._claim), self._arrived)
+        if self._claimed and len(self._missing) == missing:  # asked again, it would be paid for without an end
+            raise TeacherError(
+                f"{self._teacher.name} gave no answer to {counted(self._claimed, 'question')}, and no reason.",
+                "Please report this. The answers so far are kept.",
+            )
 
     def _claim(self, question: Question) -> bool:
         """Whether the question is this run's to ask, now."""
@@ -168,6 +179,7 @@ class _Shared:
             return False
         if self._cache.get(self._identity, question.messages) is not None:  # one that broke off
             self._cache.drop(self._identity, question.messages)
+        self._claimed += 1
         return True
 
     def _arrived(self, question: Question, answer: Answer) -> None:

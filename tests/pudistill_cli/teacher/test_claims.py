@@ -237,6 +237,14 @@ def test_a_cache_that_cannot_be_written_stops_before_a_question_leaves(serve, en
     assert server.requests == []
 
 
+def test_a_teacher_that_says_nothing_is_not_asked_for_ever(ask, cache):
+    engine = Engine()
+    teacher = LocalModel(LocalTeacher(model="m"), engine, lambda m: tuple(map(ord, m[-1].content)), "f", 100)
+    teacher._ask = lambda questions: iter(())
+    with pytest.raises(TeacherError, match="m gave no answer to 2 questions"):
+        ask_all(teacher, ask("a", "b"), cache, nothing)
+
+
 class Engine:
     """Answers in capitals."""
 
