@@ -63,7 +63,7 @@ async def _get(settings: EndpointTeacher, url: str) -> tuple[int, str] | Excepti
     key = read_key(settings.api_key_env)
     headers = {"User-Agent": "pudistill"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
     try:
-        async with asyncio.timeout(TIMEOUT), route_to(settings.base_url).client(headers, TIMEOUT) as client:
+        async with asyncio.timeout(TIMEOUT), route_to(settings.base_url).client(headers, TIMEOUT / 2) as client:
             response, content = await fetched(client, "GET", url)
     except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
         return error.with_traceback(None)
@@ -71,8 +71,13 @@ async def _get(settings: EndpointTeacher, url: str) -> tuple[int, str] | Excepti
 
 
 def _refused(status: int, body: str, model: str, url: str) -> Stop | None:
-    """A key that is none is none for questions too; one that may ask questions alone is told apart by its scopes."""
-    return refusal_of(status, body, model, url) if status in (401, 403) and "scope" not in body.lower() else None
+    """A key that is none is none for questions too.
+
+    One that may ask questions alone is told apart by its scopes, and a proxy that lets questions through alone, by its
+    web page.
+    """
+    stop = refusal_of(status, body, model, url) if status in (401, 403) else None
+    return None if "scope" in body.lower() or (status == 403 and not body.lstrip().startswith("{")) else stop
 
 
 def _listed(body: str) -> dict[str, dict[str, Any]]:
