@@ -156,7 +156,7 @@ class _Shared:
                 if self._missing and not free:
                     time.sleep(POLL)
         finally:
-            self._claims.release_all()
+            self._claims.close()
 
     def _ask(self, free: Sequence[Question]) -> None:
         missing, self._claimed = len(self._missing), 0

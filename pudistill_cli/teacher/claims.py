@@ -89,7 +89,8 @@ class Claims:
         step, self._looked = min(now - self._looked, LONGEST_STEP), now
         alive: dict[str, bool] = {}
         others = self._others()
-        self._seen = {key: seen for key, seen in self._seen.items() if any(key == other for other, _, _ in others)}
+        claimed = {key for key, _, _ in others}
+        self._seen = {key: seen for key, seen in self._seen.items() if key in claimed}
         freed = 0
         for key, owner, beat in others:
             if key not in keys:
@@ -108,12 +109,12 @@ class Claims:
         return freed
 
     def close(self) -> None:
-        """Give every claim back, and show life no more."""
+        """Give every claim back, and show life no more until the next one is taken."""
         try:
             self.release_all()
         finally:
-            self._stopped.set()
             if self._beating is not None:
+                self._stopped.set()
                 self._beating.join()
                 self._beating = None
             if self._lock is not None:
@@ -178,6 +179,7 @@ class Claims:
             token = other.name.removeprefix(f"{self._path.name}-").removesuffix(".owner")
             if token != self._token and self._has_ended(token):  # killed while it claimed nothing, perhaps
                 self._forget(token)
+        self._stopped.clear()
         self._beating = threading.Thread(target=self._beat, name="claims", daemon=True)
         self._beating.start()
 

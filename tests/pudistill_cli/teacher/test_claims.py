@@ -278,6 +278,16 @@ def test_a_local_teacher_is_not_asked_twice_either(ask, cache, path, monkeypatch
     assert max(held) <= 2  # what is asked together, and the other's
 
 
+def test_nothing_is_left_when_all_is_answered_and_more_can_be_asked(serve, endpoint, ask, cache, path):
+    """A run trains for hours after it has asked: no lock, and no thread that writes."""
+    server = serve(lambda request: says("x"))
+    for text in ("a", "b"):
+        ask_all(endpoint(server), ask(text), cache, nothing)
+        assert not list(path.parent.glob("*.owner"))
+        assert not [thread for thread in threading.enumerate() if thread.name == "claims"]
+    assert server.prompts == ["a", "b"]
+
+
 # --- ends and silence ---
 
 
