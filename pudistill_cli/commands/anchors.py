@@ -32,11 +32,13 @@ def command(
     from pudistill_cli.atomic_files import write_atomic
     from pudistill_cli.cache_dir import cache_path
     from pudistill_cli.config.loading import load_recipe
+    from pudistill_cli.report.dry_run import teacher_rows
     from pudistill_cli.run.opening import teacher_of
     from pudistill_cli.run.plan import read_prompt_sets
-    from pudistill_cli.run.prompt_rendering import check_rendering_alone
+    from pudistill_cli.run.preflight import check_before_asking, check_output
+    from pudistill_cli.run.student_text import StudentText
     from pudistill_cli.teacher.answers import Question
-    from pudistill_cli.teacher.asking import ask_all
+    from pudistill_cli.teacher.asking import ask_all, shown_waiting
     from pudistill_cli.teacher.cache import AnswerCache
     from pudistill_cli.teacher.file import answer_line
     from pudistill_cli.teacher.summary import warnings_of
@@ -44,16 +46,30 @@ def command(
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
     prompts = read_prompt_sets(loaded.recipe.prompts)
-    check_rendering_alone(loaded.recipe, prompts, console)
-    questions = [Question(p.key, p.messages) for p in prompts.asked]
+    for notice in prompts.notices:
+        console.warn(notice)
     out = out or Path(f"{loaded.recipe.name}-anchors.jsonl")
+    check_output(out, loaded.recipe, loaded.path)
+    with console.status("checking prompts and teacher"):
+        student = StudentText.at_hand(loaded.recipe, prompts, console)
+        to_ask = check_before_asking(loaded.recipe, prompts, student, console)
+    for name, value in teacher_rows(loaded.recipe.teacher, to_ask).items():
+        console.say(f"{name}: {value}")
+    questions = [Question(p.key, p.messages) for p in to_ask.wanted]
     with (
         AnswerCache(cache_path() / "anchors.sqlite") as cache,
         stoppable(console, "the answers so far are kept. The same command goes on."),
         teacher_of(loaded.recipe, console) as teacher,
         console.bar("teacher", len(questions)) as bar,
     ):
-        answers = ask_all(teacher, questions, cache, lambda question, answer: bar.advance())
+        answers = ask_all(
+            teacher,
+            questions,
+            cache,
+            lambda question, answer: bar.advance(),
+            on_wait=shown_waiting(console, bar),
+            tell=console.warn,
+        )
     lines = [answer_line(q.messages, a) for q in questions if (a := answers.get(q.key)) and a.status == "ok"]
     write_atomic(out, "\n".join(lines) + "\n")
     for notice in (*teacher.notices, *warnings_of(answers.values())):

@@ -54,12 +54,12 @@ def command(
     """
     from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.loop import distil
-    from pudistill_cli.report.dry_run import print_dry_run
+    from pudistill_cli.report.dry_run import print_dry_run, teacher_rows
     from pudistill_cli.report.next_steps import print_next_steps
     from pudistill_cli.run.opening import open_run
     from pudistill_cli.run.plan import plan
-    from pudistill_cli.run.preflight import check_exports, check_teacher
-    from pudistill_cli.run.prompt_rendering import check_rendering
+    from pudistill_cli.run.preflight import check_before_asking, check_exports
+    from pudistill_cli.run.student_text import StudentText
 
     last = Stage.named(until)
     if last is None:
@@ -71,9 +71,10 @@ def command(
     given, name = name, name or loaded.recipe.name
     try:
         checked = plan(loaded.recipe, console, offline=offline, allowed=allowed)
-        check_rendering(loaded.recipe, checked.student.tokenizer, checked.prompts)
-        with console.status("checking the teacher"):
-            check_teacher(loaded.recipe.teacher, checked.prompts, runs / name)
+        with console.status("checking prompts and teacher"):
+            to_ask = check_before_asking(
+                loaded.recipe, checked.prompts, StudentText.of(checked), console, run=runs / name, offline=offline
+            )
     except NotFetchedError as error:
         again = [*(changes or []), *_with_original(loaded.recipe, error.model)]
         command = resume_line(recipe, again, given, runs, until=last, allowed=allowed) + " --dry-run" * dry_run
@@ -81,9 +82,12 @@ def command(
     with console.status("checking the exports"):
         check_exports(loaded.recipe.export, checked.student, runs, allowed)
     if dry_run:
-        print_dry_run(console, checked, runs / name)
+        print_dry_run(console, checked, to_ask, runs / name)
         return
     console.say(f"{name}: {checked.choice.reason}; {checked.student.description}")
+    if to_ask.most is not None:
+        for row, value in teacher_rows(loaded.recipe.teacher, to_ask).items():
+            console.say(f"{row}: {value}")
     again = resume_line(recipe, changes, name, runs, until=last, offline=offline, allowed=allowed)
     with (
         stoppable(console, f"all finished work is kept. Go on with: {again}"),

@@ -60,10 +60,10 @@ class EndpointTeacher(_Settings):
     max_calls: Annotated[int | None, Effect.NONE] = Field(default=None, ge=1)
     """Stop after this many requests of one command, retries included."""
     max_tokens_total: Annotated[int | None, Effect.NONE] = Field(default=None, ge=1)
-    """Stop once one command has used this many tokens, prompts and answers together. Requests on their way
-    are still taken, so up to `concurrency` answers can come on top."""
+    """Stop before one command uses more tokens than this, prompts and answers together. A request is sent only where
+    its longest answer has room (`max_tokens`); only an endpoint that goes beyond that can exceed the limit."""
     max_cost: Annotated[float | None, Effect.NONE] = Field(default=None, gt=0.0)
-    """Stop once one command has cost this, in the currency of the prices; requests on their way as above."""
+    """Stop before one command costs more than this, in the currency of the prices, likewise."""
     price_in: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0)
     """Per million prompt tokens."""
     price_out: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0)

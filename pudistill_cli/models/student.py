@@ -150,8 +150,10 @@ def resolve_student(
     )
 
 
-def tokenizer_alone(model: str, revision: str | None = None) -> StudentTokenizer:
-    """A student's tokenizer and chat template; of a model on the hub nothing else is fetched.
+def text_alone(
+    model: str, revision: str | None = None, context: int | None = None, format: Format = "chat"
+) -> tuple[StudentTokenizer, int | None]:
+    """A student's tokenizer and chat template, and its context, where its files tell; of a hub model no weights.
 
     Raises:
         DataError: it is not there, or cannot be read.
@@ -160,8 +162,12 @@ def tokenizer_alone(model: str, revision: str | None = None) -> StudentTokenizer
     model = local_model(model)
     if is_model_file(model):
         path = Path(model).expanduser()
-        return StudentTokenizer.of_model_file(model_file_reader(path, revision).read_model(path.resolve()))
-    return StudentTokenizer.load(_locate(model, revision, offline=False, weights=False)[0])
+        file = model_file_reader(path, revision).read_model(path.resolve())
+        return StudentTokenizer.of_model_file(file, format), min(file.context, context or file.context)
+    folder, _ = _locate(model, revision, offline=False, weights=False)
+    config = read_json(folder / "config.json")
+    own = next((config[key] for key in _CONTEXT_KEYS if isinstance(config.get(key), int)), context)
+    return StudentTokenizer.load(folder, format=format), None if own is None else min(own, context or own)
 
 
 def with_original(student: Student, original: str, *, offline: bool = False, format: Format = "chat") -> Student:

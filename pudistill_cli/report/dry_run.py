@@ -11,29 +11,32 @@ from rich.table import Table
 from pudistill_cli.backend_api.contract import Measures
 from pudistill_cli.config.export import formats_of
 from pudistill_cli.config.sft_defaults import EPOCHS_WITHOUT_DEV, sft_shape
+from pudistill_cli.config.teacher import TeacherSettings
 from pudistill_cli.config.training import default_preference_lr
 from pudistill_cli.console import Console
 from pudistill_cli.run.plan import Plan
+from pudistill_cli.run.preflight import ToAsk, sft_prompts
 from pudistill_cli.stages.dev_check import FEWEST
 from pudistill_cli.stages.sft_length import MOST_EPOCHS
+from pudistill_cli.teacher.budget import Use
 
 _MEASURED = "when the run begins: threads, and the type of weights that llama.cpp samples, where the recipe leaves them"
 
 
-def print_dry_run(console: Console, plan: Plan, folder: Path) -> None:
+def print_dry_run(console: Console, plan: Plan, to_ask: ToAsk, folder: Path) -> None:
     """Print the plan of a run that would be made in `folder`."""
-    rows = _rows(plan, folder)
+    rows = _rows(plan, to_ask, folder)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, escape(value))
     console.table(table)
-    console.event("plan", **rows)
+    console.event("plan", **rows, questions=to_ask.questions, in_cache=to_ask.in_cache, in_run=to_ask.in_run)
     console.result("Dry run: nothing was loaded, asked or written.")
 
 
-def _rows(plan: Plan, folder: Path) -> dict[str, str]:
+def _rows(plan: Plan, to_ask: ToAsk, folder: Path) -> dict[str, str]:
     recipe, prompts, choice = plan.recipe, plan.prompts, plan.choice
     further = "".join(f", {len(p):,} {name}" for name, p in prompts.extra.items())
     return {
@@ -43,13 +46,40 @@ def _rows(plan: Plan, folder: Path) -> dict[str, str]:
         **({"measured": _MEASURED} if any(isinstance(b, Measures) for b in (choice.engine, choice.learner)) else {}),
         "context": f"{plan.spec.context:,} tokens",
         "prompts": f"{len(prompts.train):,} train, {len(prompts.dev):,} dev, {len(prompts.test):,} test{further}",
-        "teacher": f"{recipe.teacher.kind}: at most {len(prompts.asked):,} "
-        "answers, one a prompt; cached ones are not asked again",
+        **teacher_rows(recipe.teacher, to_ask),
         "SFT": _sft(plan),
         "preferences": _preferences(plan),
         "export": ", ".join(map(str, formats_of(recipe.export, plan.student.export_formats))),
         "folder": str(folder),
     }
+
+
+def teacher_rows(teacher: TeacherSettings, to_ask: ToAsk) -> dict[str, str]:
+    """What would be asked, and what that can cost where it costs something."""
+    cost = {} if to_ask.most is None else {"cost": _cost(teacher, to_ask.most)}
+    return {"teacher": _teacher(teacher, to_ask), **cost}
+
+
+def _teacher(teacher: TeacherSettings, to_ask: ToAsk) -> str:
+    """How many answers are there, and how many questions are left."""
+    there = f", {to_ask.in_run:,} answered in this run before" if to_ask.in_run else ""
+    if teacher.kind == "file":
+        return f"{teacher.path}: {to_ask.questions:,} answers to read{there}"
+    if teacher.kind == "local":
+        return (
+            f"{teacher.model}: at most {to_ask.questions:,} questions to ask, fewer where it has answered them{there}"
+        )
+    where = f"{teacher.model} at {teacher.base_url}"
+    return f"{where}: {to_ask.questions:,} questions to ask, {to_ask.in_cache:,} answers in the cache{there}"
+
+
+def _cost(teacher: TeacherSettings, most: Use) -> str:
+    """The highest that the questions can come to: a token for each byte of a prompt, and the longest answers."""
+    tokens = f"{most.prompt:,} tokens of prompts and {most.completion:,} of answers"
+    if teacher.kind != "openai" or not (teacher.price_in or teacher.price_out):
+        return f"at most {tokens}; teacher.price_in and teacher.price_out would say what they cost"
+    limit = f"; teacher.max_cost stops it at {teacher.max_cost:g}" if teacher.max_cost is not None else ""
+    return f"at most {most.cost:,.4f} ({tokens}){limit}"
 
 
 def _sft(plan: Plan) -> str:
@@ -80,4 +110,4 @@ def _preferences(plan: Plan) -> str:
 
 def _sft_prompts(plan: Plan) -> int:
     share, prompts = plan.recipe.sft.share, len(plan.prompts.train)
-    return prompts if share == "all" else max(1, round(share * prompts))
+    return prompts if share == "all" else sft_prompts(share, prompts)

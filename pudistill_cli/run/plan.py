@@ -103,7 +103,7 @@ def _plan(recipe: Recipe, console: Console, offline: bool, measure: Measure, gra
         student = with_original(student, recipe.student.original, offline=offline, format=recipe.prompts.format)
     if recipe.prompts.format == "chat":
         student = student.answering(recipe.student.template_kwargs)
-    check_token_ids(recipe, student, prompts)
+    check_token_ids(recipe, student.tokenizer, prompts)
     for notice in (*prompts.notices, *student.notices):
         console.warn(notice)
     choice = _choice(recipe, student, console)

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pudistill_cli.config.schema import Recipe
-from pudistill_cli.console import Console
-from pudistill_cli.errors import DataError, PudistillError
+from pudistill_cli.errors import DataError
 from pudistill_cli.input_lines import counted, listed
 from pudistill_cli.models.answer_turn import misfit_of
 from pudistill_cli.models.chat_template import REFUSES, RefusedConversation
 from pudistill_cli.models.rendered_words import unwritten
-from pudistill_cli.models.student import tokenizer_alone
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.types import Message
@@ -45,25 +43,6 @@ def check_rendering(recipe: Recipe, tokenizer: StudentTokenizer, prompts: Prompt
         + listed(reasons, "\n  ", _SHOWN),
         _advice(tokenizer, *faults[0], variables),
     )
-
-
-def check_rendering_alone(recipe: Recipe, prompts: PromptSets, console: Console) -> None:
-    """See the same before the teacher is asked on a machine that may not have the student, of which it may say so.
-
-    Raises:
-        DataError: as `check_rendering`.
-    """
-    if recipe.prompts.format == "text":
-        return
-    try:
-        tokenizer = tokenizer_alone(recipe.student.model, recipe.student.revision)
-    except PudistillError as error:
-        console.warn(
-            f"The student cannot be read here, so whether its chat template takes these prompts is not known: "
-            f"{error.message}"
-        )
-        return
-    check_rendering(recipe, tokenizer.answering(recipe.student.template_kwargs), prompts)
 
 
 def _each_once(prompts: PromptSets) -> list[Prompt]:

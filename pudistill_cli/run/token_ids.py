@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import DataError
 from pudistill_cli.input_lines import counted, listed
-from pudistill_cli.models.student import Student
+from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.types import Message
 
@@ -15,20 +15,20 @@ _SHOWN = 5
 """Prompts named in one message; the others are counted."""
 
 
-def check_token_ids(recipe: Recipe, student: Student, prompts: PromptSets) -> None:
+def check_token_ids(recipe: Recipe, tokenizer: StudentTokenizer, prompts: PromptSets) -> None:
     """Refuse prompts that spell a token without a row in the embeddings, or whose template writes one.
 
     Raises:
         DataError: naming the prompts by file and line, and the tokens.
     """
-    beyond = student.tokenizer.beyond
+    beyond = tokenizer.beyond
     if not beyond:
         return
     every = [*prompts.train, *prompts.dev, *prompts.test, *(p for further in prompts.extra.values() for p in further)]
     spelled = [
         f"{prompt.source}:{prompt.line} ({', '.join(tokens)})"
         for prompt in every
-        if (tokens := [token for token in beyond if any(token in text for text in _texts(recipe, student, prompt))])
+        if (tokens := [token for token in beyond if any(token in text for text in _texts(recipe, tokenizer, prompt))])
     ]
     if spelled:
         raise DataError(
@@ -38,9 +38,9 @@ def check_token_ids(recipe: Recipe, student: Student, prompts: PromptSets) -> No
         )
 
 
-def _texts(recipe: Recipe, student: Student, prompt: Prompt) -> Iterator[str]:
+def _texts(recipe: Recipe, tokenizer: StudentTokenizer, prompt: Prompt) -> Iterator[str]:
     yield from (message.content for message in prompt.messages)
     if recipe.prompts.format == "chat":
-        yield student.tokenizer.render(prompt.messages, **recipe.student.template_kwargs)
+        yield tokenizer.render(prompt.messages, **recipe.student.template_kwargs)
         conversation = [*prompt.messages, Message("assistant", "")]
-        yield student.tokenizer.chat_template.render(conversation, answer_follows=False)
+        yield tokenizer.chat_template.render(conversation, answer_follows=False)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
-from pudistill_cli.errors import DataError, TeacherError
+from pudistill_cli.errors import DataError
 from pudistill_cli.method.scorers.reading import WORD, placed
 from pudistill_cli.method.scorers.registry import named_scorers
 from pudistill_cli.method.scorers.templates import ANSWERS, answers_in
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.opening import teacher_of
+from pudistill_cli.run.preflight import check_share, offline_without, sft_prompts
 from pudistill_cli.stages.anchor_check import checked_anchors
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
-from pudistill_cli.teacher.asking import ask_all, cached_answer
+from pudistill_cli.teacher.asking import ask_all, cached_answer, shown_waiting
 from pudistill_cli.teacher.summary import warnings_of
 from pudistill_cli.types import Tokens
 
@@ -68,7 +69,7 @@ def ask_teacher(job: Job) -> Anchors:
     Raises:
         DataError: no training prompt has a usable answer, or none fits the context.
     """
-    sets = _sets(job)
+    sets = {name: _encoded(job, prompts) for name, prompts in _sets(job).items()}
     wanted = [p for name, prompts in sets.items() for p in prompts if name in ASKED or p.reference is None]
     answers = checked_anchors(job, wanted, _answers(job, wanted))
     anchored = {name: _anchored(job, name, prompts, answers) for name, prompts in sets.items()}
@@ -80,20 +81,16 @@ def ask_teacher(job: Job) -> Anchors:
             f"Look at what the teacher said: SELECT status, detail FROM anchors, in {job.folder.ledger_path}",
         )
     _record(job, [*train, *(a for rows in anchored.values() for a in rows)])
-    _one_tokenizer(job, [*train, *(a for rows in anchored.values() for a in rows)])
+    _one_tokenizer(job, [(a.prompt, a.answer) for a in (*train, *(a for rows in anchored.values() for a in rows))])
     job.fix_lengths(_max_new_tokens(job, train, [a for rows in anchored.values() for a in rows]))
     share = job.recipe.sft.share
     limit = job.recipe.eval.max_prompts
     anchored = {name: rows if name == "dev" else rows[:limit] for name, rows in anchored.items()}
     if share == "all":
         return Anchors(train, _rankable(job, train), anchored, job.recipe.prefer.prompts_per_round)
-    cut = max(1, round(share * len(train)))
+    check_share(job.recipe, len(train))
+    cut = sft_prompts(share, len(train))
     by_hash = sorted(train, key=lambda a: a.prompt.key)
-    if cut == len(train):
-        raise DataError(
-            f"sft.share {share} of {len(train)} anchored prompts leaves none for the preference stage.",
-            "Use a smaller share, or `sft.share: all` to use every prompt in both stages.",
-        )
     return Anchors(by_hash[:cut], _rankable(job, by_hash[cut:]), anchored, job.recipe.prefer.prompts_per_round)
 
 
@@ -114,6 +111,7 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
     missing = [p for p in prompts if p.key not in held]
     if not missing:
         return held
+    _one_tokenizer(job, [(p, "") for p in missing])
 
     def make_room() -> None:
         job.console.warn("The local teacher does not fit beside the student, which is unloaded until it has answered.")
@@ -131,7 +129,9 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
 
         if job.offline and job.recipe.teacher.kind == "openai":
             _refuse_to_connect(job, teacher, missing)
-        ask_all(teacher, [Question(p.key, p.messages) for p in missing], job.cache, keep)
+        questions = [Question(p.key, p.messages) for p in missing]
+        on_wait = shown_waiting(job.console, bar)
+        ask_all(teacher, questions, job.cache, keep, on_wait=on_wait, tell=job.console.warn)
     job.engine.resume()  # if it had to make room
     for notice in teacher.notices:
         job.console.warn(notice)
@@ -150,26 +150,28 @@ def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:
 
 
 def _refuse_to_connect(job: Job, teacher: Teacher, prompts: list[Prompt]) -> None:
-    new = sum(cached_answer(teacher, job.cache, p.messages) is None for p in prompts)
+    new = [p for p in prompts if cached_answer(teacher, job.cache, p.messages) is None]
     if new:
-        raise TeacherError(
-            f"{new} of {len(prompts)} prompts have no answer yet, and --offline forbids asking {teacher.name}.",
-            "On a machine with a network: pudistill anchors RECIPE. Then carry the file over as the teacher.",
-        )
+        raise offline_without(new, prompts, teacher)
 
 
-def _anchored(job: Job, name: str, prompts: Sequence[Prompt], answers: dict[str, Answer]) -> list[Anchored]:
+def _encoded(job: Job, prompts: Sequence[Prompt]) -> dict[Prompt, Tokens]:
+    """The prompts that leave room for an answer: no other is asked (run/student_text.py says which)."""
+    encoded = {p: job.encode_prompt(p.messages) for p in prompts}
+    return {p: tokens for p, tokens in encoded.items() if len(tokens) < job.spec.context}
+
+
+def _anchored(job: Job, name: str, prompts: Mapping[Prompt, Tokens], answers: dict[str, Answer]) -> list[Anchored]:
     """The prompts of one set that can be used; held-out prompts with a reference need no teacher's answer."""
     usable: list[Anchored] = []
     too_long: list[Prompt] = []
-    for prompt in prompts:
+    for prompt, tokens in prompts.items():
         answer = answers.get(prompt.key)
         text = answer.text if answer is not None and answer.status == "ok" else None
         if text is not None and job.recipe.prompts.format == "chat":
             text = text.strip()  # a continuation of bare text keeps the space that it begins with
         if text is None and (name == "train" or prompt.reference is None):
             continue
-        tokens = job.encode_prompt(prompt.messages)
         answer_tokens = job.tokenizer.encode_answer(tokens, text) if text is not None else ()
         if len(tokens) + max(len(answer_tokens), 1) > job.spec.context:
             too_long.append(prompt)
@@ -184,8 +186,10 @@ def _anchored(job: Job, name: str, prompts: Sequence[Prompt], answers: dict[str,
     return usable
 
 
-def _one_tokenizer(job: Job, anchored: Sequence[Anchored]) -> None:
+def _one_tokenizer(job: Job, texts: Sequence[tuple[Prompt, str]]) -> None:
     """The student's tokenizer rules the run: an engine of another backend must give every text the same ids.
+
+    Prompts are looked at alone before the teacher is asked, and then with their answers.
 
     Raises:
         DataError: it does not; the prompt is named.
@@ -193,11 +197,11 @@ def _one_tokenizer(job: Job, anchored: Sequence[Anchored]) -> None:
     if job.backend.name == job.learner_backend.name:
         return
     own, engine = job.tokenizer.codec, job.engine
-    for a in anchored:
-        text = job.render(a.prompt.messages) + a.answer
+    for prompt, answer in texts:
+        text = job.render(prompt.messages) + answer
         if engine.encode(text) != own.encode(text, special=True):
             raise DataError(
-                f"The {job.backend.name} engine reads {a.prompt.source}:{a.prompt.line} as other tokens than the "
+                f"The {job.backend.name} engine reads {prompt.source}:{prompt.line} as other tokens than the "
                 "student's own tokenizer.",
                 f"Let the learner's backend sample: --set backend={job.learner_backend.name}",
             )

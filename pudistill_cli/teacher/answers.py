@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -42,6 +42,16 @@ class Answer:
         return cls("", "error", "", False, prompt_tokens, 0, detail)
 
 
+class Questions(Protocol):
+    """Questions to be asked: each is taken when it is about to be, and may turn out to be none of ours by then."""
+
+    def __len__(self) -> int:
+        """At most so many."""
+        ...
+
+    def __iter__(self) -> Iterator[Question]: ...
+
+
 class Teacher(Protocol):
     """A black box that is asked once per prompt."""
 
@@ -58,8 +68,11 @@ class Teacher(Protocol):
         """Stable JSON of kind, model and parameters: what answers are cached by. Never holds a key."""
         ...
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+    def ask(self, questions: Questions) -> Iterator[tuple[Question, Answer]]:
         """Yield answers as they arrive, in any order. A prompt that failed is an answer of status "error".
+
+        A question is taken from `questions` only when it is asked. What the limits of one command allow is counted
+        over all calls.
 
         Raises:
             TeacherError: the teacher cannot be asked (any further), or a limit was reached. All answers that

@@ -1,9 +1,10 @@
-"""The anchor cache, shared between runs: answers by content of teacher, parameters and messages."""
+"""The anchor cache, shared between runs: answers by content of teacher, parameters and messages; and claims."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -13,9 +14,14 @@ from types import TracebackType
 
 from pudistill_cli.errors import RunError
 from pudistill_cli.teacher.answers import Answer
+from pudistill_cli.teacher.claims import TABLE as CLAIMS
+from pudistill_cli.teacher.claims import Claims
 from pudistill_cli.types import Message
 
-VERSION = 1
+VERSION = 2
+"""1 had no claims."""
+TIMEOUT = 30.0
+"""Seconds to wait for another process that writes."""
 COLUMNS = "text, status, finish_reason, reasoning_stripped, prompt_tokens, completion_tokens, detail"
 """The fields of Answer, in their order."""
 SCHEMA = """
@@ -45,13 +51,14 @@ class AnswerCache:
         self.path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None)
         try:
             with self._errors():
                 self._prepare()
         except BaseException:
             self._db.close()
             raise
+        self.claims = Claims(path, self._transaction)
 
     def get(self, identity: str, messages: Sequence[Message]) -> Answer | None:
         """The answer of this teacher to these messages, if it was ever given."""
@@ -65,19 +72,34 @@ class AnswerCache:
         text, status, finish_reason, stripped, *rest = row
         return Answer(text, status, finish_reason, bool(stripped), *rest)
 
-    def put(self, identity: str, messages: Sequence[Message], answer: Answer) -> None:
-        """Commit an answer. Errors are not kept: the next run asks again."""
+    def put(self, identity: str, messages: Sequence[Message], answer: Answer) -> bool:
+        """Commit an answer and give up the claim on its question; False where it is not kept.
+
+        The first answer to a question stays. Errors are not kept: the next run asks again.
+        """
+        key = content_key(identity, messages)
         if answer.status == "error":
-            return
-        with self._errors():
-            self._db.execute(
-                f"INSERT OR REPLACE INTO answers (key, identity, {COLUMNS}) VALUES (?{', ?' * 8})",
-                (content_key(identity, messages), identity, *astuple(answer)),
+            self.claims.release(key)
+            return False
+        with self._transaction() as db:
+            put = db.execute(
+                f"INSERT OR IGNORE INTO answers (key, identity, {COLUMNS}) VALUES (?{', ?' * 8})",
+                (key, identity, *astuple(answer)),
             )
+            db.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self.claims.owner))
+        return put.rowcount == 1
+
+    def drop(self, identity: str, messages: Sequence[Message]) -> None:
+        """Make room for another answer to a question."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM answers WHERE key = ?", (content_key(identity, messages),))
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Give up the claims that are left, and close the file."""
+        try:
+            self.claims.close()
+        finally:
+            self._db.close()
 
     def __enter__(self) -> AnswerCache:
         return self
@@ -88,7 +110,7 @@ class AnswerCache:
         self.close()
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._use_wal()
         self._db.execute("PRAGMA synchronous = FULL")  # an answer may have cost money
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
@@ -96,8 +118,35 @@ class AnswerCache:
                 f"The answer cache {self.path} was written by a newer pudistill (version {version}).",
                 "Upgrade pudistill, or name another cache.",
             )
-        self._db.execute(SCHEMA)
-        self._db.execute(f"PRAGMA user_version = {VERSION}")
+        with self._transaction() as db:
+            db.execute(SCHEMA)
+            db.execute(CLAIMS)
+            db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _use_wal(self) -> None:
+        """Processes that make the file at the same time get into each other's way here, whatever the timeout is."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    @contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        """Everything inside is committed together, or nothing is."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _errors(self) -> Generator[None]:

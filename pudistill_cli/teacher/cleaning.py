@@ -65,6 +65,7 @@ def clean(
     reason may have been, and counts as that. Where there are more tokens, `reasoning_tokens` of them reasoning, the
     limit is on the others. Status "error" is for answers that broke off: ask again.
     """
+    text, finish_reason = storable(text), storable(finish_reason)
     answer = strip_end_tokens(strip_reasoning(text))
     status, detail = _ended(finish_reason, refusal, calls_tool)
     if status == "ok" and max_tokens is not None and completion_tokens >= max_tokens:
@@ -75,8 +76,7 @@ def clean(
     if status == "ok":
         status, detail = _said(answer, reasoning or text, detail)
     return Answer(
-        # A cut in the middle of a surrogate pair leaves half a character, which no file could hold.
-        text=answer.encode("utf-8", "replace").decode(),
+        text=answer,
         status=status,
         finish_reason=finish_reason,
         reasoning_stripped=answer.strip() != text.strip() or bool(reasoning.strip()),
@@ -101,6 +101,11 @@ def clean_again(answer: Answer, max_tokens: int | None) -> Answer:
     if now.status == answer.status:
         now = replace(now, detail=answer.detail)
     return replace(now, reasoning_stripped=now.reasoning_stripped or answer.reasoning_stripped)
+
+
+def storable(text: str) -> str:
+    """The text without what no file could hold: half a character, where a pair was cut in two, and NULs."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 def is_refusal(text: str) -> bool:

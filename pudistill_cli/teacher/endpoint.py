@@ -6,17 +6,18 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.teacher.answers import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question, Questions
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.budget import Budget
-from pudistill_cli.teacher.http_client import Route, route_to, tls_problem
+from pudistill_cli.teacher.http_client import LONGEST_REPLY, Route, fetched, route_to, tls_problem
 from pudistill_cli.teacher.reply import Failed, Outcome, Retry, Stop, read_reply
 
 BACKOFF = 1.0
@@ -25,6 +26,7 @@ LONGEST_RETRY_AFTER = 600.0
 MAX_CONSECUTIVE_FAILURES = 10
 """So many prompts in a row that used up all their retries mean that the endpoint is broken."""
 RESUME_HINT = "Every answer so far is kept: type the same command again, and only the missing prompts are asked."
+ROOM_HINT = "No question has room in it. Raise the limit, or lower teacher.max_tokens, the longest answer."
 
 
 class Endpoint:
@@ -37,13 +39,14 @@ class Endpoint:
         self.rereadable = False
         self._settings = settings
         self._backoff = backoff
+        self._budget = Budget(settings)
 
     def identity(self) -> str:
         """What an answer depends on: address, model, system message, sampling; not limits or the key."""
         fields = {"kind", "base_url", "model", "system", "temperature", "top_p", "max_tokens", "extra_body"}
         return json.dumps(self._settings.model_dump(include=fields), sort_keys=True)
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+    def ask(self, questions: Questions) -> Iterator[tuple[Question, Answer]]:
         """Yield answers as they arrive. Requests make progress only while the caller waits for one.
 
         Raises:
@@ -51,15 +54,19 @@ class Endpoint:
                 reached or fails prompt after prompt, a proxy or certificates that are none, or a limit of the recipe.
         """
         route = route_to(self._settings.base_url)
-        asking = _Asking(self._settings, read_key(self._settings.api_key_env), route, questions, self._backoff)
+        # The key is in no variable here: a traceback may show those.
+        asking = _Asking(
+            self._settings, read_key(self._settings.api_key_env), route, questions, self._budget, self._backoff
+        )
         with asyncio.Runner() as runner:
             task = runner.get_loop().create_task(asking.run())
             try:
                 while (answered := runner.run(asking.arrived.get())) is not None:
-                    yield answered
+                    yield answered.question, answered.answer
+                    answered.is_kept.set()
             except KeyboardInterrupt:
                 while not asking.arrived.empty() and (answered := asking.arrived.get_nowait()) is not None:
-                    yield answered  # paid for already
+                    yield answered.question, answered.answer  # paid for already
                 raise
             finally:
                 asking.cancel()
@@ -71,13 +78,28 @@ class Endpoint:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """An answer on its way to the caller, and whether it has been there."""
+
+    question: Question
+    answer: Answer
+    is_kept: asyncio.Event
+
+
 class _Asking:
     """One `ask`: workers that share the questions, the limits and the reason to stop."""
 
     def __init__(
-        self, settings: EndpointTeacher, key: str | None, route: Route, questions: Sequence[Question], backoff: float
+        self,
+        settings: EndpointTeacher,
+        key: str | None,
+        route: Route,
+        questions: Questions,
+        budget: Budget,
+        backoff: float,
     ) -> None:
-        self.arrived: asyncio.Queue[tuple[Question, Answer] | None] = asyncio.Queue()
+        self.arrived: asyncio.Queue[_Answered | None] = asyncio.Queue()
         """None comes last."""
         self.answered = 0
         self.stop: Stop | None = None
@@ -86,7 +108,9 @@ class _Asking:
         self._route = route
         self._questions = iter(questions)
         self._backoff = backoff
-        self._budget = Budget(settings)
+        self._budget = budget
+        self._beyond: str | None = None  # the limit in which some question had no place
+        self._settled = asyncio.Event()
         self._url = f"{settings.base_url}/chat/completions"
         self._failures = 0  # in a row
         self._workers: list[asyncio.Task[None]] = []
@@ -104,6 +128,10 @@ class _Asking:
                 asyncio.TaskGroup() as group,
             ):
                 self._workers = [group.create_task(self._worker(client)) for _ in range(self._settings.concurrency)]
+            if self._beyond is not None:
+                self._stop_at(self._beyond)
+        except BaseExceptionGroup as group:  # a cache that cannot be written, when a question is taken
+            raise group.exceptions[0] from None
         finally:
             self.arrived.put_nowait(None)
 
@@ -116,30 +144,30 @@ class _Asking:
     async def _worker(self, client: httpx.AsyncClient) -> None:
         for question in self._questions:
             answer = await self._answer(client, question)
-            if answer is None:
+            if answer is not None:
+                self.answered += answer.status != "error"
+                answered = _Answered(question, answer, asyncio.Event())
+                self.arrived.put_nowait(answered)
+                await answered.is_kept.wait()  # so that a kill costs no more answers than there are workers
+            if self._stopped.is_set():
                 return
-            self.answered += answer.status != "error"
-            self.arrived.put_nowait((question, answer))
 
     async def _answer(self, client: httpx.AsyncClient, question: Question) -> Answer | None:
-        """Ask until there is an answer or no try is left; None when asking has been stopped."""
+        """Ask until there is an answer or no try is left; None when asking has been stopped, or a limit is too low."""
         last = Retry("")
         for attempt in range(self._settings.retries + 1):
             if attempt:
                 await self._pause(last.wait if last.wait is not None else self._backoff_seconds(attempt))
-            if not self._may_call():
+            if not await self._has_room(question):
                 return None
-            match await self._request(client, question):
+            match await self._paid_request(client, question):
                 case Answer() as answer:
                     self._failures = 0
-                    self._budget.spend(question, answer)
                     return answer
                 case Stop() as stop:
                     return self._stop_because(stop)
                 case Failed(detail):
                     return Answer.error(detail)
-                case Retry(partial=Answer() as partial) as last:
-                    self._budget.spend(question, partial)
                 case Retry() as last if last.wait is not None and last.wait > LONGEST_RETRY_AFTER:
                     wait = f"{last.wait:,.0f} s"
                     return self._stop_because(Stop(f"{self._url} asks to wait {wait} ({last.detail}).", RESUME_HINT))
@@ -147,13 +175,28 @@ class _Asking:
                     pass
         return self._give_up(last)
 
+    async def _paid_request(self, client: httpx.AsyncClient, question: Question) -> Outcome:
+        held = self._budget.hold(question)
+        outcome: Outcome = Retry("", charged=True)
+        try:
+            outcome = await self._request(client, question)
+        finally:
+            match outcome:
+                case Answer() as answer:
+                    self._budget.settle(held, question, answer)
+                case Retry(partial=partial, charged=charged):
+                    self._budget.settle(held, question, partial, unknown=charged)
+                case _:
+                    self._budget.settle(held, question, None)
+            self._wake()
+        return outcome
+
     async def _request(self, client: httpx.AsyncClient, question: Question) -> Outcome:
-        self._budget.call()
         try:
             async with asyncio.timeout(self._settings.timeout):
-                response = await client.post(self._url, content=self._body(question))
+                response, content = await fetched(client, "POST", self._url, self._body(question))
         except TimeoutError:
-            return Retry(f"no answer within {self._settings.timeout:g} s")
+            return Retry(f"no answer within {self._settings.timeout:g} s", charged=True)
         except httpx.InvalidURL as error:
             return Stop(f"{self._url} is no address: {error}.", "Correct teacher.base_url in the recipe.")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
@@ -161,9 +204,12 @@ class _Asking:
                 return Stop(f"{self._url} {problem[0]}.", problem[1])
             return Retry(str(error) or "connection timed out", unreachable=True)
         except httpx.RequestError as error:
-            return Retry(f"the connection broke: {redact(str(error), self._key) or type(error).__name__}")
+            words = redact(str(error), self._key) or type(error).__name__
+            return Retry(f"the connection broke: {words}", charged=True)
+        if content is None:
+            return Retry(f"its reply is longer than {LONGEST_REPLY // 2**20} MiB", charged=True)
         headers = {name: redact(value, self._key) for name, value in response.headers.items()}
-        body = redact(response.content.decode("utf-8", "replace"), self._key)
+        body = redact(content.decode("utf-8", "replace"), self._key)
         s = self._settings
         return read_reply(response.status_code, headers, body, s.model, self._url, s.max_tokens)
 
@@ -179,10 +225,31 @@ class _Asking:
             body["top_p"] = s.top_p
         return json.dumps(body | s.extra_body).encode()
 
-    def _may_call(self) -> bool:
-        if self.stop is None and (limit := self._budget.reached()) is not None:
-            self._stop_because(Stop(f"The limit teacher.{limit} is reached.", f"{RESUME_HINT} Raise the limit first."))
-        return not self._stopped.is_set()
+    async def _has_room(self, question: Question) -> bool:
+        """Whether the question may be sent, once what is on its way has given back what it does not use."""
+        while not self._stopped.is_set():
+            lacking = self._budget.lacking(question)
+            if lacking is None:
+                return True
+            if not self._budget.in_flight:
+                if self._budget.lacking() is None:  # a shorter question may have room
+                    self._beyond = lacking
+                else:
+                    self._stop_at(lacking)
+                return False
+            await self._settled.wait()
+        return False
+
+    def _stop_at(self, limit: str) -> None:
+        most = self._budget.most()
+        another = "" if limit.startswith("max_calls") else f", and the next may take {most.tokens:,} tokens or more"
+        hint = f"{RESUME_HINT} Raise the limit first." if self._budget.calls else ROOM_HINT
+        self._stop_because(Stop(f"The limit teacher.{limit} is reached: {self._budget.in_words()}{another}.", hint))
+
+    def _wake(self) -> None:
+        """Let those look again that wait for room."""
+        self._settled.set()
+        self._settled = asyncio.Event()
 
     def _give_up(self, last: Retry) -> Answer | None:
         tries = "after 1 try" if not self._settings.retries else f"after {self._settings.retries + 1} tries"
@@ -198,6 +265,7 @@ class _Asking:
     def _stop_because(self, stop: Stop) -> None:
         self.stop = self.stop or stop
         self._stopped.set()
+        self._wake()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not for longer than there is something to wait for."""

@@ -23,7 +23,7 @@ from pudistill_cli.input_lines import (
     refuse_json_document,
     whole_text,
 )
-from pudistill_cli.teacher.answers import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question, Questions
 from pudistill_cli.teacher.cleaning import clean
 from pudistill_cli.types import Message
 
@@ -68,22 +68,19 @@ class AnswerFile:
         """The content of the file: with another content it is another teacher."""
         return json.dumps({"kind": "file", "blake2b": self._digest})
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+    def ask(self, questions: Questions) -> Iterator[tuple[Question, Answer]]:
         """Yield the file's answers; a prompt that is not in the file gets status "error"."""
-        missing: list[str] = []
         for question in questions:
-            turns = tuple((message.role, message.content) for message in question.messages)
-            answer = self._answers.get(turns)
-            if answer is None and turns and turns[0][0] == "system":
-                # The recipe's system message is not part of the files that people have.
-                answer = self._answers.get(turns[1:])
-            if answer is None:
-                missing.append(f"{question.key} ({_start(turns)})")
-                answer = Answer.error(f"no answer in {self.name}")
-            yield question, answer
-        if missing:
-            first = listed(missing, "; ", _SHOWN)
-            self.notices.append(f"{self.name} has no answer to {len(missing)} of {len(questions)} prompts: {first}")
+            yield question, self.answer_to(question.messages) or Answer.error(f"no answer in {self.name}")
+
+    def answer_to(self, messages: Sequence[Message]) -> Answer | None:
+        """The file's answer to these messages, if there is one."""
+        turns = tuple((message.role, message.content) for message in messages)
+        answer = self._answers.get(turns)
+        if answer is None and turns and turns[0][0] == "system":
+            # The recipe's system message is not part of the files that people have.
+            answer = self._answers.get(turns[1:])
+        return answer
 
 
 def answer_line(messages: Sequence[Message], answer: Answer) -> str:
@@ -153,8 +150,3 @@ def _string(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{where} must be a string")
     return whole_text(value, where)
-
-
-def _start(turns: Turns) -> str:
-    text = " ".join(turns[-1][1].split()) if turns else ""
-    return repr(text if len(text) <= 40 else text[:39] + "…")

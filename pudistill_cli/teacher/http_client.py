@@ -13,6 +13,8 @@ from pudistill_cli.errors import TeacherError
 from pudistill_cli.network import Proxy, certificates_from, check_certificates, is_loopback, proxy_for
 
 CONNECT_TIMEOUT = 10.0
+LONGEST_REPLY = 64 * 2**20
+"""Bytes of a body, unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,19 @@ class Route:
     def hint(self) -> str:
         """What to check beside the server where it cannot be reached."""
         return "" if self.proxy is None else f", and the proxy in {self.proxy.origin}"
+
+
+async def fetched(
+    client: httpx.AsyncClient, method: str, url: str, content: bytes = b""
+) -> tuple[httpx.Response, bytes | None]:
+    """A response and its body; None for one that has no end, or hardly any, which is read no further."""
+    body = bytearray()
+    async with client.stream(method, url, content=content) as response:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > LONGEST_REPLY:
+                return response, None
+    return response, bytes(body)
 
 
 def route_to(base_url: str) -> Route:

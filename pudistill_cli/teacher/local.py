@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from pudistill_cli.backend_api.contract import Engine, ModelSpec
@@ -17,11 +18,14 @@ from pudistill_cli.models.packaged import local_model
 from pudistill_cli.models.rendered_words import encode_in_full
 from pudistill_cli.models.student import resolve_student
 from pudistill_cli.models.tokenizer import StudentTokenizer
-from pudistill_cli.teacher.answers import Answer, Question
+from pudistill_cli.teacher.answers import Answer, Question, Questions
 from pudistill_cli.teacher.cleaning import clean
 from pudistill_cli.teacher.local_placement import TeacherPlacement, place_checkpoint, place_model_file
 from pudistill_cli.teacher.reasoning import strip_reasoning
 from pudistill_cli.types import Candidate, Message, PromptTokens, Sampling, Tokens
+
+AT_ONCE = 1024
+"""Questions that are taken together: a few times what an engine decodes at once, so that it is seldom half empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +145,13 @@ class LocalModel:
         """Settings and fingerprint; the backend is left out, since it is the same model in any."""
         return json.dumps(self._settings.model_dump() | {"fingerprint": self._fingerprint}, sort_keys=True)
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+    def ask(self, questions: Questions) -> Iterator[tuple[Question, Answer]]:
         """Yield answers as the engine finishes them; a prompt that fills the context gets status "error"."""
+        left = iter(questions)
+        while asked := list(islice(left, AT_ONCE)):
+            yield from self._ask(asked)
+
+    def _ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         by_length: dict[int, list[tuple[Question, PromptTokens]]] = {}
         for question in questions:
             tokens = self._encode(question.messages)

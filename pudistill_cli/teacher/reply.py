@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,11 +11,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias, cast
 
 from pudistill_cli.teacher.answers import Answer
-from pudistill_cli.teacher.cleaning import clean
+from pudistill_cli.teacher.cleaning import clean, storable
 from pudistill_cli.teacher.finish_reasons import ending
 
 _SHOWN = 300
 """Characters of an endpoint's own words in one message."""
+_DIGITS = 18
+_MOST_TOKENS = 10_000_000
+"""More than any model reads or writes at once."""
 UNKNOWN_MODEL = frozenset({"model_not_found", "invalid_model"})
 UNSUPPORTED = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 
@@ -29,6 +33,8 @@ class Retry:
     unreachable: bool = False
     partial: Answer | None = None
     """What came before it broke off, for its tokens: they may be charged for."""
+    charged: bool = False
+    """Whether it may have been charged for, and nothing says how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,13 @@ def read_reply(
     return Failed(reason)
 
 
+def refusal_of(status: int, body: str, model: str, url: str) -> Stop | None:
+    """Why an endpoint lets nobody in with this key, where its status means that. `body` must not hold the key."""
+    error = _error(_json(body), body)
+    reason = f"HTTP {status}: {error.message}" if error.message else f"HTTP {status}"
+    return _stop(status, error, reason, {}, model, url) if status in (401, 403) else None
+
+
 def _stop(status: int, error: ErrorBody, reason: str, headers: Mapping[str, str], model: str, url: str) -> Stop | None:
     """Why no prompt would be answered, where the response means that."""
     if status == 401:
@@ -112,7 +125,7 @@ def _stop(status: int, error: ErrorBody, reason: str, headers: Mapping[str, str]
         return Stop(f"{url} does not take a parameter ({reason}).", _parameter_hint(error))
     if 300 <= status < 400:
         return Stop(
-            f"{url} redirects to {headers.get('location', 'another address')} (HTTP {status}).",
+            f"{url} redirects to {_short(headers.get('location', 'another address'))} (HTTP {status}).",
             "Set teacher.base_url to the final address; a key is not sent on.",
         )
     return None
@@ -125,7 +138,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     value = value.strip()
     try:
         return max(0.0, float(value)) if value[:1].isdigit() else _until(value, now)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):  # the others: dates that no calendar has
         return None
 
 
@@ -138,12 +151,12 @@ def _until(date: str, now: datetime) -> float:
 
 def _read_answer(reply: dict[str, Any], choices: list[Any], error: ErrorBody, max_tokens: int | None) -> Answer | Retry:
     if not choices:
-        return Retry(f"HTTP 200, but no answer in it: {error.message!r}")
+        return Retry(f"HTTP 200, but no answer in it: {error.message!r}", charged=True)
     choice = _object(choices[0])
     message = _object(choice.get("message"))
     parts = _parts(message.get("content"))
     if parts is None or not message:
-        return Retry("HTTP 200, but the answer is no text")
+        return Retry("HTTP 200, but the answer is no text", charged=True)
     usage = _object(reply.get("usage"))
     answer = clean(
         parts.text,
@@ -170,8 +183,8 @@ def _reason(choice: dict[str, Any]) -> str:
     """The finish reason; a router's own word for "stop" gives way to that of the model's host, if it means no end."""
     given: Any = choice.get("finish_reason")
     given = _object(given).get("type", given)  # SGLang's own form
-    reason = given if isinstance(given, str) else "" if given is None else json.dumps(given)
-    native = _string(choice.get("native_finish_reason"))
+    reason = _short(given if isinstance(given, str) else "" if given is None else json.dumps(given))
+    native = _short(_string(choice.get("native_finish_reason")))
     return native if ending(reason) == "whole" and ending(native) not in ("whole", "unknown") else reason
 
 
@@ -212,7 +225,7 @@ def _error(value: Any, body: str) -> ErrorBody:
         return ErrorBody(_short(inner if isinstance(inner, str) else body))
     message = _first(fields, "message", "detail") or body
     code: Any = next((c for c in (fields.get("code"), fields.get("status")) if c), None)
-    status = int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 0
+    status = int(code) if re.fullmatch("[45][0-9]{2}", str(code)) else 0
     return ErrorBody(_short(message), status, _string(code), _string(fields.get("param")))
 
 
@@ -223,10 +236,26 @@ def _parameter_hint(error: ErrorBody) -> str:
 
 
 def _json(body: str) -> Any:
+    """The JSON of a body, or None. What no file could hold is out of it: huge numbers, half characters, NULs."""
     try:
-        return json.loads(body)
+        return _storable(json.loads(body.removeprefix("\ufeff"), parse_int=_integer))
     except (ValueError, RecursionError):
         return None  # the caller says what it expected
+
+
+def _integer(digits: str) -> int | None:
+    """None for a number that counts nothing. Python refuses one of thousands of digits, and SQLite one of twenty."""
+    return int(digits) if len(digits) <= _DIGITS else None
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list):
+        return [_storable(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {key: _storable(item) for key, item in cast("dict[str, Any]", value).items()}
+    return value
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -242,9 +271,10 @@ def _string(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    """A number of tokens; 0, which is none, where it is not a number that a reply can have."""
+    return value if type(value) is int and 0 < value <= _MOST_TOKENS else 0
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(storable(text).split())
     return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"

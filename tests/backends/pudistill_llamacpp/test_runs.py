@@ -157,6 +157,7 @@ def test_an_engine_that_reads_other_tokens_is_stopped(
     ended = call(*tiny.arguments())
     assert ended.code == 3
     assert f"{tiny.folder / 'dev.jsonl'}:3 as other tokens" in ended.flat
+    assert tiny.value("SELECT count(*) FROM anchors") == 0  # nobody was asked
     assert tiny.value("SELECT count(*) FROM stages") == 0  # nothing was trained
 
 

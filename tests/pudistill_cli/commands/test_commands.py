@@ -82,7 +82,7 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(
         "student, llama, 205,200 parameters",
         "torch",
         "16 train, 6 dev, 6 test",
-        "at most 28 answers",
+        "anchors.jsonl: 28 answers to read",
         "1 epochs of 2 steps",
         "2 rounds x 16 prompts x 3 candidates",
         "ldl-grpo",
@@ -188,7 +188,7 @@ def test_anchors_of_a_further_set_without_references_are_carried_too(tmp_path: P
     assert "cancel lunch on monday" in carried
     planned = " ".join(call(*tiny.arguments("--dry-run")).out.split())
     assert "16 train, 6 dev, 6 test, 1 more" in planned
-    assert "at most 29 answers" in planned
+    assert "anchors.jsonl: 29 answers to read" in planned
 
 
 def test_anchors_in_json_ends_with_the_file(tmp_path: Path, call: Call) -> None:

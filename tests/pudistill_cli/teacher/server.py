@@ -55,6 +55,10 @@ class Server:
     def __init__(self, behaviour: Behaviour) -> None:
         self.requests: list[Request] = []
         self.most_at_once = 0
+        self.models: Response = fails(404)
+        """What `GET /models` gets: most servers of the tests have no such route."""
+        self.lists: list[tuple[str, dict[str, str]]] = []
+        """Path and headers of each GET."""
         self.released = threading.Event()
         """Set when the test is over, so that a behaviour may hang until then."""
         self._at_once = 0
@@ -67,6 +71,9 @@ class Server:
 
             def do_POST(self) -> None:
                 outer._serve(self)
+
+            def do_GET(self) -> None:
+                outer._list(self)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -106,8 +113,16 @@ class Server:
         response = self._behaviour(request)
         with self._lock:
             self._at_once -= 1
+        if not self.released.is_set():
+            self._send(handler, response)
+
+    def _list(self, handler: BaseHTTPRequestHandler) -> None:
+        self.lists.append((handler.path, {name.lower(): value for name, value in handler.headers.items()}))
+        self._send(handler, self.models)
+
+    def _send(self, handler: BaseHTTPRequestHandler, response: Response) -> None:
         handler.close_connection = response.drop
-        if response.drop or self.released.is_set():
+        if response.drop:
             return
         handler.send_response(response.status)
         for name, value in {**response.headers, "Content-Length": str(len(response.body))}.items():

@@ -82,3 +82,36 @@ def test_a_newer_version_is_left_alone(tmp_path):
     db.close()
     with pytest.raises(RunError, match="newer pudistill"):
         AnswerCache(path)
+
+
+def test_a_file_that_another_process_makes_at_the_same_moment_is_waited_for(tmp_path, monkeypatch):
+    """SQLite gives up at once where two switch a new file to WAL."""
+    tries: list[str] = []
+
+    class Busy(sqlite3.Connection):
+        def execute(self, sql, *values):
+            if "journal_mode" in sql:
+                tries.append(sql)
+                if len(tries) < 3:
+                    error = sqlite3.OperationalError("database is locked")
+                    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                    raise error
+            return super().execute(sql, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=Busy))
+    with AnswerCache(tmp_path / "answers.sqlite") as cache:
+        cache.put("t", MESSAGES, ANSWER)
+        assert cache.get("t", MESSAGES) == ANSWER
+    assert len(tries) == 3
+
+
+def test_the_first_answer_stays_until_room_is_made_for_another(tmp_path):
+    other = Answer("other", "ok", "stop", False, 1, 1)
+    with AnswerCache(tmp_path / "answers.sqlite") as cache:
+        assert cache.put("t", MESSAGES, ANSWER)
+        assert not cache.put("t", MESSAGES, other)
+        assert cache.get("t", MESSAGES) == ANSWER
+        cache.drop("t", MESSAGES)
+        assert cache.put("t", MESSAGES, other)
+        assert cache.get("t", MESSAGES) == other

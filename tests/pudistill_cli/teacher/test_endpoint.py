@@ -296,24 +296,117 @@ def test_answers_are_yielded_as_they_arrive(serve, endpoint, ask):
 
 
 @pytest.mark.parametrize(
-    ("limit", "answered", "named"),
+    ("limit", "answered", "words"),
     [
-        # Each answer is 7 + 5 tokens and, at 1 and 2 a token, costs 7 * 1 + 5 * 2 = 17.
-        ({"max_calls": 3}, 3, "teacher.max_calls (3)"),
-        ({"max_tokens_total": 24}, 2, "teacher.max_tokens_total (24)"),
-        ({"max_tokens_total": 25}, 3, "teacher.max_tokens_total (25)"),
-        ({"max_cost": 34.0, "price_in": 1e6, "price_out": 2e6}, 2, "teacher.max_cost (34)"),
-        ({"max_cost": 35.0, "price_in": 1e6, "price_out": 2e6}, 3, "teacher.max_cost (35)"),
+        # A question may take 1 byte + 8 for the template + 5 = 14 tokens, at 1 and 2 a token 9 + 10 = 19. It takes
+        # 7 + 5 = 12, which cost 7 + 10 = 17.
+        ({"max_calls": 3}, 3, "max_calls (3) is reached: 3 requests have used 36 tokens. 3"),
+        ({"max_tokens_total": 14}, 1, "max_tokens_total (14) is reached: 1 request has used 12 tokens"),
+        ({"max_tokens_total": 25}, 1, "max_tokens_total (25) is reached: 1 request has used 12 tokens"),
+        ({"max_tokens_total": 26}, 2, "max_tokens_total (26) is reached: 2 requests have used 24 tokens"),
+        ({"max_cost": 35.0}, 1, "max_cost (35) is reached: 1 request has used 12 tokens, at a cost of 17"),
+        ({"max_cost": 36.0}, 2, "max_cost (36) is reached: 2 requests have used 24 tokens, at a cost of 34"),
     ],
 )
-def test_a_limit_stops_and_keeps_what_is_there(serve, endpoint, ask, limit, answered, named):
+def test_a_limit_stops_and_keeps_what_is_there(serve, endpoint, ask, limit, answered, words):
     server = serve(lambda request: says(request.prompt))
-    answers, error = until_it_stops(endpoint(server, **limit).ask(ask(*"abcdefgh")))
+    prices = {"price_in": 1e6, "price_out": 2e6} if "max_cost" in limit else {}
+    answers, error = until_it_stops(endpoint(server, max_tokens=5, **prices, **limit).ask(ask(*"abcdefgh")))
     assert [answer.text for answer in answers] == list("abcdefgh")[:answered]
     assert len(server.requests) == answered
     assert isinstance(error, TeacherError)
-    assert f"The limit {named} is reached. {answered} of 8 prompts" in error.message
+    assert f"The limit teacher.{words}" in error.message
+    assert f"{answered} of 8 prompts" in error.message
     assert "same command again" in error.hint
+
+
+@pytest.mark.parametrize("limit", [{"max_tokens_total": 100}, {"max_cost": 130.0, "price_in": 1e6, "price_out": 2e6}])
+def test_limits_hold_with_many_requests_on_their_way(serve, endpoint, ask, limit):
+    """Eight at once could take 8 * 14 = 112 tokens, or 8 * 19 = 152: each answer is as long as it may be."""
+    together = threading.Barrier(6, timeout=30.0)
+
+    def as_long_as_it_may_be(request):
+        if request.number <= 6:
+            together.wait()  # as many as fit leave at once
+        return says(request.prompt, usage=(9, 5))
+
+    server = serve(as_long_as_it_may_be)
+    teacher = endpoint(server, max_tokens=5, concurrency=8, **limit)
+    answers, error = until_it_stops(teacher.ask(ask(*"abcdefghijklmnop")))
+    [(name, most)] = [(name, value) for name, value in limit.items() if name.startswith("max_")]
+    each = 14 if name == "max_tokens_total" else 9 + 2 * 5
+    assert len(server.requests) == len(answers) == most // each
+    assert f"teacher.{name}" in error.message
+
+
+def test_a_question_without_room_waits_for_what_others_give_back(serve, endpoint, ask):
+    """Of 40 tokens two questions set aside 28; when one has used 12, a third has room, and a fourth never."""
+    together = threading.Barrier(2, timeout=30.0)
+
+    def two_at_once(request):
+        if request.number <= 2:
+            together.wait()
+        return says(request.prompt)
+
+    server = serve(two_at_once)
+    answers, error = until_it_stops(
+        endpoint(server, max_tokens=5, concurrency=4, max_tokens_total=40).ask(ask(*"abcd"))
+    )
+    assert len(answers) == 3
+    assert server.most_at_once == 2
+    assert "3 requests have used 36 tokens" in error.message
+
+
+def test_a_long_question_without_room_does_not_keep_short_ones_from_being_asked(serve, endpoint, ask):
+    server = serve(lambda request: says(request.prompt))
+    asked = ask("x" * 1000, "a", "b")
+    answers, error = until_it_stops(endpoint(server, max_tokens=5, max_tokens_total=100).ask(asked))
+    assert [answer.text for answer in answers] == ["a", "b"]
+    assert "2 requests have used 24 tokens" in error.message
+
+
+def test_a_limit_below_a_single_answer_asks_nothing(serve, endpoint, ask):
+    server = serve(lambda request: says(request.prompt))
+    _, error = until_it_stops(endpoint(server, max_tokens=500, max_tokens_total=400).ask(ask("a")))
+    assert "nothing has been asked yet, and the next may take 508 tokens or more" in error.message
+    assert "lower teacher.max_tokens" in error.hint
+    assert server.requests == []
+
+
+def test_answers_beyond_the_longest_allowed_are_expected_from_then_on(serve, endpoint, ask):
+    """Reasoning that some do not count towards the limit: 7 + 50 used where 14 were set aside, then 9 + 50 are."""
+    server = serve(lambda request: says(request.prompt, usage=(7, 50)))
+    answers, error = until_it_stops(endpoint(server, max_tokens=5, max_tokens_total=110).ask(ask(*"abcd")))
+    assert len(answers) == 1
+    assert "used 57 tokens, and the next may take 58 tokens or more" in error.message
+
+
+def test_prompts_that_are_longer_than_thought_are_expected_from_then_on(serve, endpoint, ask):
+    """A server's own system message: 100 tokens where 9 were expected."""
+    server = serve(lambda request: says(request.prompt, usage=(100, 5)))
+    answers, _ = until_it_stops(endpoint(server, max_tokens=5, max_tokens_total=200).ask(ask(*"abcd")))
+    assert len(answers) == 1
+
+
+def test_what_may_be_charged_for_an_unanswered_request_counts_in_full(serve, endpoint, ask):
+    """The connection broke while it was answered: 14 of 40 tokens; then one answer takes 12."""
+    server = serve(first_then(DROP, says("x")))
+    answers, error = until_it_stops(endpoint(server, max_tokens=5, max_tokens_total=39).ask(ask(*"abcd")))
+    assert len(answers) == 1
+    assert "2 requests have used 26 tokens" in error.message
+
+
+def test_a_request_that_failed_costs_nothing(serve, endpoint, ask):
+    server = serve(first_then(fails(500), fails(429), says("x")))
+    assert len(list(endpoint(server, max_tokens=5, max_tokens_total=14).ask(ask("a")))) == 1
+
+
+def test_limits_are_those_of_a_command_not_of_one_asking(serve, endpoint, ask):
+    server = serve(lambda request: says(request.prompt))
+    teacher = endpoint(server, max_calls=3)
+    assert len(list(teacher.ask(ask("a", "b")))) == 2
+    answers, _ = until_it_stops(teacher.ask(ask("c", "d")))
+    assert [answer.text for answer in answers] == ["c"]
 
 
 def test_a_limit_that_is_just_enough_is_no_error(serve, endpoint, ask):
@@ -331,16 +424,17 @@ def test_calls_are_counted_with_their_retries_and_exactly(serve, endpoint, ask):
 def test_what_broke_off_is_counted_too(serve, endpoint, ask):
     server = serve(lambda request: says("Half", "error") if request.number == 1 else says("Whole"))
     with pytest.raises(TeacherError, match=r"max_tokens_total .* 1 of 2 prompts"):
-        list(endpoint(server, max_tokens_total=24).ask(ask("a", "b")))  # 7 + 5 for either half
+        # 7 + 5 for either half; a third request may take 14.
+        list(endpoint(server, max_tokens=5, max_tokens_total=37).ask(ask("a", "b")))
     assert server.prompts == ["a", "a"]
 
 
 def test_tokens_are_estimated_where_none_are_reported(serve, endpoint, ask):
     # 30 bytes of prompt and 30 of answer are 10 + 10 tokens at 3 bytes a token.
     server = serve(lambda request: says("x" * 30, usage=None))
-    with pytest.raises(TeacherError, match="max_tokens_total"):
-        list(endpoint(server, max_tokens_total=40).ask(ask("a" * 30, "b" * 30, "c" * 30)))
-    assert len(server.requests) == 2
+    with pytest.raises(TeacherError, match="2 requests have used 40 tokens"):
+        list(endpoint(server, max_tokens=10, max_tokens_total=87).ask(ask("a" * 30, "b" * 30, "c" * 30)))
+    assert len(server.requests) == 2  # each may take 30 + 8 + 10
 
 
 def test_leaving_early_closes_the_connections(serve, endpoint, ask):

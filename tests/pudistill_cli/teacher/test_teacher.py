@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.endpoint import Endpoint
 from pudistill_cli.teacher.file import AnswerFile
 from pudistill_cli.teacher.opening import open_teacher
-from tests.pudistill_cli.teacher.server import fails, says
+from tests.pudistill_cli.teacher.server import Response, fails, says
 
 
 @pytest.fixture
@@ -98,6 +99,18 @@ def test_a_full_cache_needs_neither_key_nor_network(serve, endpoint, ask, cache,
     ask_all(endpoint(server), ask("a"), cache, nothing)
     keyless = endpoint(server, api_key_env="NO_SUCH_KEY")
     assert [answer.text for answer in ask_all(keyless, ask("a"), cache, nothing).values()] == ["x"]
+    assert server.prompts == ["a"]
+
+
+@pytest.mark.parametrize("number", [-1, 1e30, "7", 7.5, 2**63, 10**400, True, None])
+def test_an_absurd_reply_is_kept_and_paid_for_once(serve, endpoint, ask, cache, number):
+    """With limits too: what is not known is estimated."""
+    reply = {"choices": [{"message": {"content": "four\0 \ud83d"}, "finish_reason": "st\ud83dop"}]}
+    reply["usage"] = {"prompt_tokens": number, "completion_tokens": number}
+    server = serve(lambda request: Response(body=json.dumps(reply).encode()))
+    for _ in range(2):
+        [answer] = ask_all(endpoint(server, max_tokens_total=5000), ask("a"), cache, nothing).values()
+        assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("four ?", 0, 0)
     assert server.prompts == ["a"]
 
 
