@@ -26,7 +26,7 @@ def is_there(folder: Path) -> bool:
 
 
 def write(folder: Path, arrays: Arrays, steps: int) -> None:
-    """Write moments and the state of random number generators as safetensors, the number of steps as JSON."""
+    """Write the optimizer's moments as safetensors, the number of steps as JSON. Training draws no random numbers."""
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / TENSORS)
     (folder / POSITION).write_text(json.dumps({"steps": steps}) + "\n", encoding="utf-8")
 
