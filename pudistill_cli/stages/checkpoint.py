@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from pudistill_cli.file_sums import sum_of
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import MarkName
+from pudistill_cli.stages.interrupts import HeldInterrupts
 
 EVERY_SECONDS = 60.0
 """Of training that a process which ends may lose."""
@@ -59,10 +61,14 @@ class Checkpoint:
         self._sums = held["sums"]
         return Saved(held["steps"], held["state"] and job.folder.state(held["state"]), held["detail"])
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time to save."""
-        return time.monotonic() >= self._next
+    @contextmanager
+    def step(self, steps: int, detail: Callable[[], Mapping[str, Any]], needed: Sequence[Path] = ()) -> Generator[None]:
+        """A step, and where it is time or the process is asked to end, `save` behind it; `steps` are with this one."""
+        stopping = "Stopping after this step, so that it is kept; Ctrl-C again stops at once."
+        with HeldInterrupts(lambda: self._job.console.say(stopping)) as interrupts:
+            yield
+            if interrupts.came or time.monotonic() >= self._next:
+                self.save(steps, detail(), needed)
 
     def save(self, steps: int, detail: Mapping[str, Any], needed: Sequence[Path] = ()) -> None:
         """Save the learner and record it; `needed` are other states that going on from there will read."""

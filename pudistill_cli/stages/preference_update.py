@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 from pudistill_cli.backend_api.contract import GroupBatch, Row, TrainGroup
 from pudistill_cli.errors import TrainingError
@@ -50,15 +51,14 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
         bar.advance(saved.steps)
         for step, batch in islice(enumerate(batches, start=first), saved.steps, None):
             lr = learning_rate(job.preference_lr, step, total, train.warmup_steps, train.schedule)
-            try:
-                metrics = train_step(job, GroupBatch(objective, batch, judge), lr)
-            except TrainingError as error:
-                raise stopped(job, error, name, f"{name} stopped", slower) from error
-            job.metrics("prefer", number, step, metrics)
+            with checkpoint.step(step - first + 1, dict[str, Any]):
+                try:
+                    metrics = train_step(job, GroupBatch(objective, batch, judge), lr)
+                except TrainingError as error:
+                    raise stopped(job, error, name, f"{name} stopped", slower) from error
+                job.metrics("prefer", number, step, metrics)
             bar.note(**{k: v for k, v in metrics.items() if k in ("loss", "kl")})
             bar.advance()
-            if checkpoint.due:
-                checkpoint.save(step - first + 1, {})
     job.save_learner(name)
     detail = {"groups": len(groups), "steps": per_round, "objective": objective.name}
     job.ledger.finish_stage(mark, detail, checkpoint.mark)

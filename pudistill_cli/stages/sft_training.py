@@ -64,9 +64,8 @@ class SftTraining:
             if self.replays:
                 self._leave_out()
                 continue
-            self._step(batch, lr)
-            if self._checkpoint.due:
-                self._checkpoint.save(self._taken, self._detail, [self.best] if self.best else [])
+            with self._checkpoint.step(self._taken + 1, self._detail, self._needed):
+                self._step(batch, lr)
 
     def look(self, ask: Callable[[], DevLook], state: Path | None) -> DevLook:
         """Look at dev, by `ask`, with the learner saved as `state`; what the process before saw is not asked again."""
@@ -80,7 +79,7 @@ class SftTraining:
     def keep_look(self, state: Path | None) -> None:
         """Record the last look, and the state that it was at as the one to go on from."""
         if not self.replays and self._looked == len(self._looks):
-            self._checkpoint.record(self._taken, state, self._detail, [self.best] if self.best else [])
+            self._checkpoint.record(self._taken, state, self._detail(), self._needed)
 
     @property
     def replays(self) -> bool:
@@ -88,6 +87,9 @@ class SftTraining:
         return self._taken < self._saved.steps
 
     @property
+    def _needed(self) -> list[Path]:
+        return [] if self.best is None else [self.best]
+
     def _detail(self) -> dict[str, object]:
         return {"student": self._student, "looks": [asdict(look) for look in self._looks]}
 
