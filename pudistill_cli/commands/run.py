@@ -48,13 +48,7 @@ def command(
       pudistill run my-recipe.yaml --dry-run
     """
     from pudistill_cli.config.loading import load_recipe
-    from pudistill_cli.loop import distil
-    from pudistill_cli.report.dry_run import print_dry_run
-    from pudistill_cli.report.next_steps import print_next_steps
-    from pudistill_cli.run.opening import open_run
-    from pudistill_cli.run.plan import plan
-    from pudistill_cli.run.preflight import check_exports, check_teacher
-    from pudistill_cli.run.prompt_rendering import check_rendering
+    from pudistill_cli.run.standing import standing
 
     last = Stage.named(until)
     if last is None:
@@ -64,6 +58,18 @@ def command(
     console = Console(as_json=as_json)
     loaded = load_recipe(recipe, changes or [])
     given, name = name, name or loaded.recipe.name
+    if not dry_run and (done := standing(runs / name)):
+        console.say(f"{name}: the run is there up to {done}")
+
+    # What takes a second to import comes behind the first line.
+    from pudistill_cli.loop import distil
+    from pudistill_cli.report.dry_run import print_dry_run
+    from pudistill_cli.report.next_steps import print_next_steps
+    from pudistill_cli.run.opening import open_run
+    from pudistill_cli.run.plan import plan
+    from pudistill_cli.run.preflight import check_exports, check_teacher
+    from pudistill_cli.run.prompt_rendering import check_rendering
+
     try:
         checked = plan(loaded.recipe, console, offline=offline)
         check_rendering(loaded.recipe, checked.student.tokenizer, checked.prompts)

@@ -5,7 +5,8 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
             metrics.jsonl    the figures of every step, for tail -f
             adapters/<name>/ in PEFT's format
             state/           run.json: identity and resolved settings; <name>/: the learner's, to go on from;
-                             token_budget: tokens in a pass that fit, where the recipe's did not
+                             token_budget: tokens in a pass that fit, where the recipe's did not;
+                             memo: what models answered since the ledger was last told
             results.json     the final table; report.html: the same and more, to be read
             export/<format>/
 """
@@ -151,6 +152,11 @@ class RunFolder:
     def step_marker(self) -> Path:
         """An empty file that is there while a training step is under way (stages/train_step.py)."""
         return self.path / "state" / "step-under-way"
+
+    @property
+    def memo(self) -> Path:
+        """What models answered since the ledger was last told (memo.py)."""
+        return self.path / "state" / "memo"
 
     # --- records ---
 

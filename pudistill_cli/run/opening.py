@@ -24,6 +24,7 @@ from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.memo import Memo
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, measured, plan
 from pudistill_cli.teacher.answers import Teacher
@@ -55,7 +56,9 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
     on_halved = halving_notice(console.warn, folder.keep_token_budget)
-    model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, in_turns=choice.suspend)
+    memo = Memo(folder.memo, student.fingerprint, choice.engine.name, choice.learner.name, resolved)
+    budget = int(resolved["token_budget"])
+    model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, memo, budget, in_turns=choice.suspend)
     return Job(
         recipe=recipe,
         student=student,

@@ -76,6 +76,7 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict, gained)
     job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
     job.ledger.finish_stage(Mark.EVAL(), {"chosen": results.chosen, "verdict": results.verdict})
+    job.model_pair.memo.clear()
     return results
 
 

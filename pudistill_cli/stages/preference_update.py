@@ -62,6 +62,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     job.save_learner(name)
     detail = {"groups": len(groups), "steps": per_round, "objective": objective.name}
     job.ledger.finish_stage(mark, detail, checkpoint.mark)
+    job.model_pair.memo.clear()
     job.drop_older_states(name)
 
 

@@ -72,6 +72,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
         detail["kept"] = _mix(job, shape.students)
     job.save_learner("sft")
     job.ledger.finish_stage(Mark.SFT(), detail, checkpoint.mark)
+    job.model_pair.memo.clear()
     _clean_up(job, checkpoint)
     if trained[0].length:
         _tell(job, check.measure, trained[0].length, read.steps(shape.batch), shape.lr)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from pudistill_cli.run import memo
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.memo import Memo
 from pudistill_cli.stages import checkpoint, dev_check, preference_update, sft_length, sft_training
 from pudistill_cli.stages.checkpoint import Checkpoint
 from pudistill_cli.stages.dev_check import DevCheck
@@ -281,3 +284,47 @@ def test_ctrl_c_in_a_step_keeps_the_step(
     ended = call(*tiny.arguments("--until", "prefer"))
     assert "SFT goes on from step 5" in ended.flat
     assert contents(tiny) == contents(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "mlx", "llamacpp"])
+def test_a_run_that_is_stopped_while_it_scores_asks_nothing_twice_and_ends_with_the_same_bytes(
+    backend: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every stage: what was answered before the stop is not answered again."""
+    monkeypatch.setattr(memo, "PASSES", 1)
+    small = ONE | {"student": {"token_budget": 400}, "eval": {"metric": "none"}}
+    whole, killed = (tiny_of(tmp_path / name, backend, **small) for name in ("whole", "killed"))
+    with monkeypatch.context() as patch:
+        kept = kept_by(patch)
+        assert call(*whole.arguments("--until", "eval")).code == 0
+    assert not (whole.run / "state" / "memo").exists()
+    answered, every = len(kept), 1 + len(kept) // 12
+    kept.clear()
+    monkeypatch.setattr(memo, "EVERY_SECONDS", 0.0)
+    for attempt in count():
+        with monkeypatch.context() as patch:
+            kept_by(patch, kept, stop_after=len(kept) + every)
+            with suppress(Killed):
+                ended = call(*killed.arguments("--until", "eval"))
+                break
+    assert ended.code == 0, ended.err
+    assert attempt >= 8
+    assert len(kept) <= answered + attempt  # but for what the ledger has and is measured again
+    assert contents(killed) == contents(whole)
+    assert killed.bytes_of("results.json") == whole.bytes_of("results.json")
+    assert not (killed.run / "state" / "memo").exists()
+
+
+def kept_by(patch: pytest.MonkeyPatch, kept: list[bytes] | None = None, stop_after: int | None = None) -> list[bytes]:
+    """The keys of what models answer; the process is killed behind the answer of that number."""
+    keys, keep = [] if kept is None else kept, Memo.keep
+
+    def counted(self: Memo, key: bytes, arrays: Any) -> None:
+        keep(self, key, arrays)
+        keys.append(key)
+        if len(keys) == stop_after:
+            raise Killed
+
+    patch.setattr(Memo, "keep", counted)
+    return keys
