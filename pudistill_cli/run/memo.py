@@ -26,8 +26,8 @@ EVERY_SECONDS = 60.0
 """Of scoring that a process which ends may lose."""
 PASSES = 4
 """Of a backend that are kept together: with the usual budget, seconds of a small model's work."""
-_KEY, _SUM, _SIZE = 16, 32, 8
-"""Bytes of a record's head: its key, the SHA-256 of key and data, the length of the data."""
+_SUM, _KEY, _SIZE = 32, 16, 8
+"""Bytes of a record's head: the SHA-256 of what follows, its key, the length of its data."""
 
 T = TypeVar("T")
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -36,8 +36,8 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 class Memo:
     """Records in one file, each with its sum: behind a torn or damaged one, none is read."""
 
-    def __init__(self, path: Path, *about: object) -> None:
-        """`about` is what else an answer hangs on: weights, device, data type."""
+    def __init__(self, path: Path | None, *about: object) -> None:
+        """Without a path nothing is kept. `about` is what else an answer hangs on: weights, device, data type."""
         self._path, self._about = path, about
         self._known: dict[bytes, bytes] | None = None
         self._new: dict[bytes, bytes] = {}
@@ -56,6 +56,8 @@ class Memo:
 
     def keep(self, key: bytes, arrays: Arrays) -> None:
         """Keep an answer; it is written with others when it is time."""
+        if self._path is None:
+            return
         self._new[key] = save(arrays)
         if time.monotonic() - self._written >= EVERY_SECONDS:
             self.write()
@@ -64,9 +66,9 @@ class Memo:
         """Write what was kept."""
         self._written = time.monotonic()
         new, self._new = self._new, {}
-        if not new:
+        if self._path is None or not new:
             return
-        records = b"".join(key + _sum(key, data) + len(data).to_bytes(_SIZE, "big") + data for key, data in new.items())
+        records = b"".join(_record(key, data) for key, data in new.items())
         try:
             with self._path.open("ab") as file:
                 file.write(records)
@@ -78,17 +80,20 @@ class Memo:
     def clear(self) -> None:
         """The ledger has it all."""
         self._known, self._new, self._written = {}, {}, time.monotonic()
-        self._path.unlink(missing_ok=True)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def _read(self) -> dict[bytes, bytes]:
-        held = self._path.read_bytes() if self._path.exists() else b""
+        if self._path is None or not self._path.exists():
+            return {}
+        held = self._path.read_bytes()
         known: dict[bytes, bytes] = {}
         at = 0
         while at < len(held):
-            key, given, size = (held[at : at + _KEY], held[at + _KEY :][:_SUM], held[at + _KEY + _SUM :][:_SIZE])
-            start = at + _KEY + _SUM + _SIZE
+            start = at + _SUM + _KEY + _SIZE
+            key, size = held[at + _SUM : start - _SIZE], held[start - _SIZE : start]
             data = held[start : start + int.from_bytes(size, "big")]
-            if _sum(key, data) != given:
+            if _record(key, data) != held[at : start + len(data)]:
                 self._path.write_bytes(held[:at])
                 break
             known[key], at = data, start + len(data)
@@ -178,8 +183,14 @@ class _RememberingEngine(_Remembering):
                 missing.append(index)
             else:
                 yield index, tuple(_candidate(known, n) for n in range(k))
-        for n, candidates in self._model.sample([prompts[i] for i in missing], k, sampling, adapter) if missing else ():
-            self._memo.keep(keys[missing[n]], {k: v for i, c in enumerate(candidates) for k, v in _arrays(c, i).items()})
+        if not missing:
+            return
+        asked = [prompts[i] for i in missing]
+        drawn: Iterator[tuple[int, tuple[Candidate, ...]]] = self._model.sample(asked, k, sampling, adapter)
+        for n, candidates in drawn:
+            self._memo.keep(
+                keys[missing[n]], {k: v for i, c in enumerate(candidates) for k, v in _arrays(c, i).items()}
+            )
             yield missing[n], candidates
 
 
@@ -214,5 +225,6 @@ def _candidate(arrays: Arrays, n: int) -> Candidate:
     return Candidate(tuple(tokens), arrays[f"{n}.logprobs"], "stop" if arrays[f"{n}.stop"][0] else "length")
 
 
-def _sum(key: bytes, data: bytes) -> bytes:
-    return sha256(key + data).digest()
+def _record(key: bytes, data: bytes) -> bytes:
+    about = key + len(data).to_bytes(_SIZE, "big") + data
+    return sha256(about).digest() + about

@@ -38,13 +38,14 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
     try:
         folder.write_recipe(checked.recipe)
         with console.status("loading the student"):
-            return _load(checked, console, folder, offline=offline)
+            return _load(checked, console, folder, folder.memo, offline=offline)
     except BaseException:
         folder.close()
         raise
 
 
-def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) -> Job:
+def _load(checked: Plan, console: Console, folder: RunFolder, kept: Path | None, *, offline: bool) -> Job:
+    """`kept` is where scores are kept while the ledger has not got them."""
     recipe, student = checked.recipe, checked.student.at(folder.date())
     resolved = folder.resolve_once(_resolved(checked, console, folder))
     spec, learner_spec = _as_first_resolved(checked, resolved, folder.token_budget)
@@ -56,7 +57,7 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
     on_halved = halving_notice(console.warn, folder.keep_token_budget)
-    memo = Memo(folder.memo, student.fingerprint, choice.engine.name, choice.learner.name, resolved)
+    memo = Memo(kept, student.fingerprint, choice.engine.name, choice.learner.name, resolved)
     budget = int(resolved["token_budget"])
     model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, memo, budget, in_turns=choice.suspend)
     return Job(
@@ -133,7 +134,7 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
     try:
         folder.refuse_other_content(identity(checked))
         with console.status("loading the student"):
-            job = _load(checked, console, folder, offline=False)
+            job = _load(checked, console, folder, None, offline=False)
     except BaseException:
         folder.close()
         raise

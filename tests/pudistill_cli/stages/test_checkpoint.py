@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,19 +114,18 @@ def test_a_run_that_is_stopped_at_every_step_takes_each_once_and_ends_with_the_s
         expected = steps_of(patch)
         assert call(*whole.arguments("--until", "prefer")).code == 0
     taken: list[Any] = []
-    for attempt in count():
-        assert attempt < 2 * len(expected)
+    ended, stops = None, 0
+    while ended is None:
         with monkeypatch.context() as patch:
             steps = steps_of(patch, stop_before=2)
             try:
                 ended = call(*killed.arguments("--until", "prefer"))
             except Killed:
-                continue
-            finally:
-                taken += steps
-        break
+                stops += 1
+                assert steps, "no step was taken"
+            taken += steps
     assert ended.code == 0, ended.err
-    assert attempt >= len(expected) - 1
+    assert stops >= len(expected) - 1
     assert [b.rows if hasattr(b, "rows") else len(b.groups) for b in taken] == [
         b.rows if hasattr(b, "rows") else len(b.groups) for b in expected
     ]
@@ -148,8 +145,8 @@ def whole(once: Any) -> Tiny:
 
 
 ONE: dict[str, Any] = {"sft": {"epochs": "auto", "lr": 2.0e-3}, "prefer": {"rounds": 1}}
-# In this order: each goes on from where the one before was killed. SFT has 6 steps and looks before the first and behind
-# the second, the fourth and the last; the round has 2 steps.
+# In this order: each goes on from where the one before was killed. SFT has 6 steps, and looks before the first and
+# behind the second, the fourth and the last; the round has 2 steps.
 KILLS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a look at dev": lambda p: bomb(p, DevCheck, "_grades", 2),
     "a checkpoint half written": lambda p: bomb(p, Checkpoint, "record", 3),
@@ -302,28 +299,33 @@ def test_a_run_that_is_stopped_while_it_scores_asks_nothing_twice_and_ends_with_
     answered, every = len(kept), 1 + len(kept) // 12
     kept.clear()
     monkeypatch.setattr(memo, "EVERY_SECONDS", 0.0)
-    for attempt in count():
+    ended, stops = None, 0
+    while ended is None:
         with monkeypatch.context() as patch:
             kept_by(patch, kept, stop_after=len(kept) + every)
-            with suppress(Killed):
+            try:
                 ended = call(*killed.arguments("--until", "eval"))
-                break
+            except Killed:
+                stops += 1
     assert ended.code == 0, ended.err
-    assert attempt >= 8
-    assert len(kept) <= answered + attempt  # but for what the ledger has and is measured again
+    assert stops >= 8
+    assert len(kept) <= answered + stops  # but for what the ledger has and is measured again
     assert contents(killed) == contents(whole)
     assert killed.bytes_of("results.json") == whole.bytes_of("results.json")
     assert not (killed.run / "state" / "memo").exists()
 
 
 def kept_by(patch: pytest.MonkeyPatch, kept: list[bytes] | None = None, stop_after: int | None = None) -> list[bytes]:
-    """The keys of what models answer; the process is killed behind the answer of that number."""
+    """The keys of what models answer; the process is killed behind the score of that number.
+
+    Not while it samples: log-probs of what is drawn hang in their last bits on what is drawn beside it.
+    """
     keys, keep = [] if kept is None else kept, Memo.keep
 
     def counted(self: Memo, key: bytes, arrays: Any) -> None:
         keep(self, key, arrays)
         keys.append(key)
-        if len(keys) == stop_after:
+        if stop_after is not None and len(keys) >= stop_after and "0.tokens" not in arrays:
             raise Killed
 
     patch.setattr(Memo, "keep", counted)
