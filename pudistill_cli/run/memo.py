@@ -40,7 +40,7 @@ class Memo:
         """Without a path nothing is kept. `about` is what else an answer hangs on: weights, device, data type."""
         self._path, self._about = path, about
         self._known: dict[bytes, bytes] | None = None
-        self._new: dict[bytes, bytes] = {}
+        self._new: dict[bytes, Arrays] = {}
         self._written = time.monotonic()
 
     def key(self, *question: object) -> bytes:
@@ -58,7 +58,7 @@ class Memo:
         """Keep an answer; it is written with others when it is time."""
         if self._path is None:
             return
-        self._new[key] = save(arrays)
+        self._new[key] = arrays
         if time.monotonic() - self._written >= EVERY_SECONDS:
             self.write()
 
@@ -68,7 +68,7 @@ class Memo:
         new, self._new = self._new, {}
         if self._path is None or not new:
             return
-        records = b"".join(_record(key, data) for key, data in new.items())
+        records = b"".join(_record(key, save(arrays)) for key, arrays in new.items())
         try:
             with self._path.open("ab") as file:
                 file.write(records)
@@ -106,6 +106,7 @@ class _Remembering:
     def __init__(self, model: Any, memo: Memo, role: str, budget: int) -> None:
         self._model, self._memo, self._role, self._budget = model, memo, role, budget
         self._folders: dict[Adapter, Path] = {}
+        self._sums: dict[Adapter, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -113,6 +114,7 @@ class _Remembering:
     def load_adapter(self, path: Path) -> Adapter:
         handle: Adapter = self._model.load_adapter(path)
         self._folders[handle] = path
+        self._sums.pop(handle, None)
         return handle
 
     def logprobs(
@@ -156,7 +158,9 @@ class _Remembering:
             yield [i for one in passes[first : first + PASSES] for i in one]
 
     def _sum(self, adapter: Adapter | None) -> str | None:
-        return None if adapter is None else sum_of(self._folders[adapter])
+        if adapter is not None and adapter not in self._sums:
+            self._sums[adapter] = sum_of(self._folders[adapter])
+        return None if adapter is None else self._sums[adapter]
 
 
 class _RememberingEngine(_Remembering):

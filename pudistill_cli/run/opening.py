@@ -57,7 +57,7 @@ def _load(checked: Plan, console: Console, folder: RunFolder, kept: Path | None,
         return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
     on_halved = halving_notice(console.warn, folder.keep_token_budget)
-    memo = Memo(kept, student.fingerprint, choice.engine.name, choice.learner.name, resolved)
+    memo = Memo(kept, student.fingerprint, choice.engine.name, choice.learner.name, resolved, spec.base, spec.options)
     budget = int(resolved["token_budget"])
     model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, memo, budget, in_turns=choice.suspend)
     return Job(
