@@ -16,6 +16,8 @@ from pudistill_cli.errors import DataError
 
 TENSORS = "training_state.safetensors"
 POSITION = "training_state.json"
+SAVE_EVERY_SECONDS = 60.0
+"""Between two savings of what a stage has done: so much of it may a process that ends lose."""
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -17,13 +17,12 @@ import numpy as np
 from safetensors.numpy import load, save  # pyright: ignore[reportUnknownVariableType]
 
 from pudistill_cli.atomic_files import cannot_write
+from pudistill_cli.backend_api import training_state
 from pudistill_cli.backend_api.contract import Engine, Learner
 from pudistill_cli.backend_api.micro_batching import request_batches
 from pudistill_cli.file_sums import sum_of
 from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, PromptTokens, Sampling
 
-EVERY_SECONDS = 60.0
-"""Of scoring that a process which ends may lose."""
 PASSES = 4
 """Of a backend that are kept together: with the usual budget, seconds of a small model's work."""
 _SUM, _KEY, _SIZE = 32, 16, 8
@@ -59,7 +58,7 @@ class Memo:
         if self._path is None:
             return
         self._new[key] = arrays
-        if time.monotonic() - self._written >= EVERY_SECONDS:
+        if time.monotonic() - self._written >= training_state.SAVE_EVERY_SECONDS:
             self.write()
 
     def write(self) -> None:

@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pudistill_cli.backend_api import training_state
 from pudistill_cli.file_sums import sum_of
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import MarkName
 from pudistill_cli.stages.interrupts import HeldInterrupts
 
-EVERY_SECONDS = 60.0
-"""Of training that a process which ends may lose."""
-SHARE = 0.05
-"""Of the time, that saving takes at most: what takes three seconds and more to save is saved less often."""
+QUICK_SECONDS = 3.0
+"""A state that takes longer to save is saved less often, in proportion: that is a twentieth of the time at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class Checkpoint:
         self._remove_states()
 
     def _wait_for(self, took: float) -> None:
-        self._next = time.monotonic() + max(EVERY_SECONDS, took / SHARE)
+        self._next = time.monotonic() + training_state.SAVE_EVERY_SECONDS * max(1.0, took / QUICK_SECONDS)
 
     def _remove_states(self, but: Path | None = None) -> None:
         for folder in self._job.folder.states():

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from pudistill_cli.backend_api import training_state
 from pudistill_cli.backend_api.contract import Engine
 from pudistill_cli.run import memo as memo_module
 from pudistill_cli.run.memo import Memo, remembering_engine
@@ -50,7 +51,7 @@ class FakeEngine:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memo_module, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training_state, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(memo_module, "PASSES", 1)
 
 
@@ -91,7 +92,7 @@ def test_few_requests_are_asked_as_they_are(tmp_path: Path) -> None:
 def test_nothing_is_written_before_it_is_time_and_nothing_is_left_once_the_ledger_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memo_module, "EVERY_SECONDS", 60.0)
+    monkeypatch.setattr(training_state, "SAVE_EVERY_SECONDS", 60.0)
     engine, _, memo = opened(tmp_path / "memo")
     scores(engine)
     assert not (tmp_path / "memo").exists()
