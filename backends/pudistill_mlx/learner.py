@@ -68,6 +68,5 @@ class MlxLearner(BaseLearner[Model]):
         write_adapter(folder, adapter, self._lora.r, self._lora.alpha)
 
     def _write_state(self, folder: Path) -> None:
-        # Training draws no random numbers.
         moments = {name: np.array(moment) for name, moment in self._optimizer.moments().items()}
         training_state.write(folder, moments, self._optimizer.steps)

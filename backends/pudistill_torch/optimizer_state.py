@@ -1,4 +1,7 @@
-"""Adam's moments and torch's random number generators as arrays, and back: what a learner is resumed from."""
+"""Adam's moments as arrays, and back: what a learner is resumed from.
+
+Training draws no random numbers: what draws them is seeded by itself (`Model.new_policy`), so no generator is kept.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,26 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def arrays_of(optimizer: torch.optim.AdamW) -> dict[str, NDArray[Any]]:
-    """The moments of every parameter that was updated, by its number, and the state of the generators."""
-    parameters = optimizer.param_groups[0]["params"]
-    tensors = {"rng": torch.get_rng_state()}
-    if (device := parameters[0].device).type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
-    for i, parameter in enumerate(parameters):
-        for name in MOMENTS if parameter in optimizer.state else ():
-            tensors[f"{i}.{name}"] = optimizer.state[parameter][name].cpu()
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+    """The moments of every parameter that was updated, by its number."""
+    return {
+        f"{i}.{name}": optimizer.state[parameter][name].cpu().numpy()
+        for i, parameter in enumerate(optimizer.param_groups[0]["params"])
+        if parameter in optimizer.state
+        for name in MOMENTS
+    }
 
 
 def restore(optimizer: torch.optim.AdamW, arrays: Mapping[str, NDArray[Any]], steps: int) -> None:
-    """Fill a fresh optimizer that goes on behind `steps` updates, and set torch's generators.
+    """Fill a fresh optimizer that goes on behind `steps` updates.
 
     Raises:
         KeyError: the moments of a parameter are missing.
-        RuntimeError: what is there is no state of a generator.
+        ValueError: they have another shape.
     """
     parameters = optimizer.param_groups[0]["params"]
     device = parameters[0].device
-    torch.set_rng_state(torch.tensor(arrays["rng"]))
-    if "rng.cuda" in arrays and device.type == "cuda":
-        torch.cuda.set_rng_state(torch.tensor(arrays["rng.cuda"]), device)
     for i, parameter in enumerate(parameters if steps else ()):
         moments = {name: torch.tensor(arrays[f"{i}.{name}"], device=device) for name in MOMENTS}
+        if any(moment.shape != parameter.shape for moment in moments.values()):
+            raise ValueError(f"the moments of parameter {i} have another shape")
         optimizer.state[parameter] = {"step": torch.tensor(float(steps), device=device), **moments}

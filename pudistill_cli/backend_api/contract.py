@@ -233,7 +233,7 @@ class Learner(Scoring, Protocol):
         ...
 
     def save(self, path: Path) -> None:
-        """Write adapter, optimizer, RNG and position to the folder `path`."""
+        """Write adapter, optimizer and position to the folder `path`."""
         ...
 
     def restore(self, path: Path) -> None:

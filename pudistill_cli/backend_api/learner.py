@@ -74,7 +74,7 @@ class BaseLearner(ABC, Generic[M]):
         return path
 
     def save(self, path: Path) -> None:
-        """Write adapter, optimizer, RNG and position; `path` appears whole or not at all."""
+        """Write adapter, optimizer and position; `path` appears whole or not at all."""
         with whole_folder(path) as folder:
             self._write_adapter(folder)
             self._write_state(folder)

@@ -16,6 +16,8 @@ from pudistill_cli.errors import DataError
 
 TENSORS = "training_state.safetensors"
 POSITION = "training_state.json"
+SAVE_EVERY_SECONDS = 60.0
+"""Between two savings of what a stage has done: so much of it may a process that ends lose."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -26,7 +28,7 @@ def is_there(folder: Path) -> bool:
 
 
 def write(folder: Path, arrays: Arrays, steps: int) -> None:
-    """Write moments and the state of random number generators as safetensors, the number of steps as JSON."""
+    """Write the optimizer's moments as safetensors, the number of steps as JSON. Training draws no random numbers."""
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / TENSORS)
     (folder / POSITION).write_text(json.dumps({"steps": steps}) + "\n", encoding="utf-8")
 

@@ -53,13 +53,7 @@ def command(
       pudistill run my-recipe.yaml --dry-run
     """
     from pudistill_cli.config.loading import load_recipe
-    from pudistill_cli.loop import distil
-    from pudistill_cli.report.dry_run import print_dry_run, teacher_rows
-    from pudistill_cli.report.next_steps import print_next_steps
-    from pudistill_cli.run.opening import open_run
-    from pudistill_cli.run.plan import plan
-    from pudistill_cli.run.preflight import check_before_asking, check_exports
-    from pudistill_cli.run.student_text import StudentText
+    from pudistill_cli.run.standing import standing
 
     last = Stage.named(until)
     if last is None:
@@ -69,6 +63,18 @@ def command(
     console, allowed = Console(as_json=as_json), AllowedCode(allow_code, metric)
     loaded = load_recipe(recipe, changes or [])
     given, name = name, name or loaded.recipe.name
+    if not dry_run and (done := standing(runs / name)):
+        console.say(f"{name}: the run is there up to {done}")
+
+    # What takes a second to import comes behind the first line.
+    from pudistill_cli.loop import distil
+    from pudistill_cli.report.dry_run import print_dry_run, teacher_rows
+    from pudistill_cli.report.next_steps import print_next_steps
+    from pudistill_cli.run.opening import open_run
+    from pudistill_cli.run.plan import plan
+    from pudistill_cli.run.preflight import check_before_asking, check_exports
+    from pudistill_cli.run.student_text import StudentText
+
     try:
         checked = plan(loaded.recipe, console, offline=offline, allowed=allowed)
         with console.status("checking prompts and teacher"):

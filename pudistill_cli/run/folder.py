@@ -5,7 +5,8 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
             metrics.jsonl    the figures of every step, for tail -f
             adapters/<name>/ in PEFT's format
             state/           run.json: identity and resolved settings; <name>/: the learner's, to go on from;
-                             token_budget: tokens in a pass that fit, where the recipe's did not
+                             token_budget: tokens in a pass that fit, where the recipe's did not;
+                             memo: what models answered since the ledger was last told
             results.json     the final table; report.html: the same and more, to be read
             export/<format>/
 """
@@ -58,6 +59,8 @@ class RunFolder:
         self.recipe_path = path / "recipe.yaml"
         self._record_path = path / "state" / "run.json"
         self._metrics_path = path / "metrics.jsonl"
+        self._metrics: set[str] | None = None
+        """Its lines, once one is added."""
         self._lock = lock
         self._identity: dict[str, str] = {}
         self._resolved: dict[str, str | int] = {}
@@ -150,6 +153,11 @@ class RunFolder:
         """An empty file that is there while a training step is under way (stages/train_step.py)."""
         return self.path / "state" / "step-under-way"
 
+    @property
+    def memo(self) -> Path:
+        """What models answered since the ledger was last told (memo.py)."""
+        return self.path / "state" / "memo"
+
     # --- records ---
 
     @property
@@ -190,11 +198,18 @@ class RunFolder:
         self._record()
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
-        """Add a line to `metrics.jsonl`. A step that is done again is there again; the ledger holds the last."""
+        """Add a line to `metrics.jsonl`, unless it is there: a step that is done again gives the same figures."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        line = json.dumps(finite)
         try:
+            if self._metrics is None:
+                there = self._metrics_path.exists()
+                self._metrics = set(self._metrics_path.read_text("utf-8", "replace").splitlines()) if there else set()
+            if line in self._metrics:
+                return
             with self._metrics_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite) + "\n")
+                file.write(line + "\n")
+            self._metrics.add(line)
         except OSError as error:
             raise cannot_write(self._metrics_path, error) from error
 

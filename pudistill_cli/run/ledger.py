@@ -19,8 +19,8 @@ from pudistill_cli.run.rollouts import Purpose
 from pudistill_cli.run.sqlite_file import SqliteFile
 
 VERSION = 2
-DEV_METRICS = "dev"
-"""The `stage` of dev's figures: dev only chooses what is exported, so they are part of the evaluation."""
+OTHER_METRICS = {Stage.SFT: "sft-dev", Stage.EVAL: "dev"}
+"""The `stage` of dev's figures: in SFT they say when it ends; of a round, only what is exported."""
 
 
 class Ledger(PromptTables, GroupTables, AnswerTables, ProgressTables):
@@ -61,5 +61,6 @@ class Ledger(PromptTables, GroupTables, AnswerTables, ProgressTables):
                 db.execute(f"DELETE FROM eval_answers WHERE system NOT IN ({marks})", kept)
             names = [name for (name,) in db.execute("SELECT name FROM stages")]
             db.executemany("DELETE FROM stages WHERE name = ?", [(n,) for n in names if Mark.named(n).stage in gone])
-            of_metrics = [*(stage.title for stage in gone), *([DEV_METRICS] if Stage.EVAL in gone else [])]
+            of_metrics = [stage.title for stage in gone]
+            of_metrics += [name for stage, name in OTHER_METRICS.items() if stage in gone]
             db.executemany("DELETE FROM metrics WHERE stage = ?", [(name,) for name in of_metrics])

@@ -68,13 +68,19 @@ class ProgressTables(Tables):
         with self._file.transaction() as db:
             db.execute("INSERT OR IGNORE INTO stages (name) VALUES (?)", (name,))
 
-    def finish_stage(self, name: MarkName, detail: Mapping[str, Any]) -> None:
-        """Mark a stage that was begun as done, with what it ended with."""
+    def finish_stage(self, name: MarkName, detail: Mapping[str, Any], over: MarkName | None = None) -> None:
+        """Mark a stage that was begun as done, with what it ended with; the mark `over` goes with it."""
         with self._file.transaction() as db:
+            db.execute("DELETE FROM stages WHERE name = ?", (over,))
             db.execute(
                 "UPDATE stages SET finished = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), detail = ? WHERE name = ?",
                 (to_json(detail), name),
             )
+
+    def forget_stage(self, name: MarkName) -> None:
+        """Drop a mark: it was not begun."""
+        with self._file.transaction() as db:
+            db.execute("DELETE FROM stages WHERE name = ?", (name,))
 
     def begun(self) -> str | None:
         """When the first stage was begun or the first figure written, as ISO 8601 in UTC; None before that."""

@@ -23,6 +23,8 @@ class Mark(Enum):
     """Whether SFT learns from rewrites (stages/rewrites.py)."""
     STUDENT = "sft/student-{}", Stage.SFT
     """One of several students of SFT."""
+    SFT_CHECKPOINT = "sft/checkpoint", Stage.SFT, False
+    """How far SFT is (stages/checkpoint.py); gone when it is finished."""
     SFT = "sft", Stage.SFT
     GATES = "rank", Stage.RANK
     """Which scorers passed before round 1."""
@@ -30,6 +32,8 @@ class Mark(Enum):
     """Which scorers fell below their gate in a later round."""
     ROUND_PRIOR = "round-{}/prior", Stage.PREFER
     """What the class prior decided about a round."""
+    ROUND_CHECKPOINT = "round-{}/checkpoint", Stage.PREFER, False
+    """How far a round's update is; gone when it is finished."""
     ROUND = "round-{}", Stage.PREFER
     DEV = "dev/{}", Stage.EVAL
     """What dev says of an adapter."""

@@ -7,18 +7,29 @@ from pathlib import Path
 
 from pudistill_cli.backend_api.contract import Engine, Learner
 from pudistill_cli.backend_api.oom_retry import OnHalved, retrying_engine, retrying_learner
+from pudistill_cli.run.memo import Memo, remembering_engine, remembering_learner
 
 
 class ModelPair:
     """Asking for one of them makes sure that it is loaded, and with `in_turns` that the other is not.
 
-    Both try again in smaller passes where memory was short, and call `on_halved` then.
+    Both try again in smaller passes where memory was short, and call `on_halved` then. What they score is in `memo`
+    until a stage says that it is in the ledger; `budget` is the tokens in a pass as the run resolved it.
     """
 
     def __init__(
-        self, engine: Engine, learn: Callable[[Engine], Learner], on_halved: OnHalved, *, in_turns: bool = False
+        self,
+        engine: Engine,
+        learn: Callable[[Engine], Learner],
+        on_halved: OnHalved,
+        memo: Memo,
+        budget: int,
+        *,
+        in_turns: bool = False,
     ) -> None:
-        self._lender, self._engine = engine, retrying_engine(engine, on_halved)
+        self.memo, self._budget = memo, budget
+        self._lender = engine
+        self._engine = remembering_engine(retrying_engine(engine, on_halved), memo, budget)
         self._learn, self._on_halved, self._in_turns = learn, on_halved, in_turns
         self._learner: Learner | None = None
         self._state: Path | None = None
@@ -39,7 +50,8 @@ class ModelPair:
         if self._learner is None:
             if self._in_turns:
                 self._engine.suspend()
-            self._learner = retrying_learner(self._learn(self._lender), self._on_halved)
+            learner = retrying_learner(self._learn(self._lender), self._on_halved)
+            self._learner = remembering_learner(learner, self.memo, self._budget)
             if self._state is not None:
                 self._learner.restore(self._state)
         return self._learner

@@ -26,6 +26,7 @@ from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.measured import needed_code, refuse_missing_file
+from pudistill_cli.run.memo import Memo
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, measured, plan
 from pudistill_cli.teacher.answers import Teacher
@@ -39,13 +40,14 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
     try:
         folder.write_recipe(checked.recipe)
         with console.status("loading the student"):
-            return _load(checked, console, folder, offline=offline)
+            return _load(checked, console, folder, folder.memo, offline=offline)
     except BaseException:
         folder.close()
         raise
 
 
-def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) -> Job:
+def _load(checked: Plan, console: Console, folder: RunFolder, kept: Path | None, *, offline: bool) -> Job:
+    """`kept` is where scores are kept while the ledger has not got them."""
     recipe, student = checked.recipe, checked.student.at(folder.date())
     resolved = folder.resolve_once(_resolved(checked, console, folder))
     spec, learner_spec = _as_first_resolved(checked, resolved, folder.token_budget)
@@ -57,7 +59,9 @@ def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) 
         return choice.learner.learn(_fitting(learner_spec, folder.token_budget), lora, optimizer, engine)
 
     on_halved = halving_notice(console.warn, folder.keep_token_budget)
-    model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, in_turns=choice.suspend)
+    memo = Memo(kept, student.fingerprint, choice.engine.name, choice.learner.name, resolved, spec.base, spec.options)
+    budget = int(resolved["token_budget"])
+    model_pair = ModelPair(choice.engine.open(spec), learn, on_halved, memo, budget, in_turns=choice.suspend)
     return Job(
         recipe=recipe,
         student=student,
@@ -147,7 +151,7 @@ def reopen(
     try:
         folder.refuse_other_content(identity(checked))
         with console.status("loading the student"):
-            job = _load(checked, console, folder, offline=False)
+            job = _load(checked, console, folder, None, offline=False)
     except BaseException:
         folder.close()
         raise

@@ -79,6 +79,7 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     job.ledger.finish_stage(
         Mark.EVAL(), {"chosen": results.chosen, "verdict": results.verdict, GRADED_BY: job.measure.identity}
     )
+    job.model_pair.memo.clear()
     return results
 
 

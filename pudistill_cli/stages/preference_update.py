@@ -6,6 +6,8 @@ import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
+from typing import Any
 
 from pudistill_cli.backend_api.contract import GroupBatch, Row, TrainGroup
 from pudistill_cli.errors import TrainingError
@@ -14,6 +16,7 @@ from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import policy_of
 from pudistill_cli.stages.anchors import anchor_in_view
+from pudistill_cli.stages.checkpoint import Checkpoint
 from pudistill_cli.stages.ranking import Ranked, RankedGroup
 from pudistill_cli.stages.schedule import learning_rate, shuffled_batches
 from pudistill_cli.stages.train_step import stopped, train_step
@@ -24,12 +27,17 @@ from pudistill_cli.types import Adapter, Continuations, Floats
 def improve(job: Job, ranked: Ranked, number: int) -> None:
     """Train the policy on the round's groups and freeze the result as adapter `round-N`."""
     name = f"round-{number}"
-    mark = Mark.ROUND(number)
+    mark, checkpoint = Mark.ROUND(number), Checkpoint(job, Mark.ROUND_CHECKPOINT(number), name)
     if job.ledger.stage_done(mark):
+        checkpoint.forget()
         job.restore_learner(name)
         return
     if number == 1:
         job.restart_optimizer("sft")
+    saved = checkpoint.read()
+    if saved.state is not None:
+        job.model_pair.go_on_from(saved.state)
+        job.console.say(f"the update of round {number} goes on from step {saved.steps}")
     train = job.recipe.train
     objective = train.objective
     groups = _train_groups(job, ranked.groups, number)
@@ -40,17 +48,21 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     job.ledger.begin_stage(mark)
     with _judge(job, number) as judge, job.console.bar(f"round {number}: {objective.name}", per_round) as bar:
         batches = shuffled_batches(groups, train.groups_per_step, job.recipe.seed, 1, number)
-        for step, batch in enumerate(batches, start=first):
+        bar.advance(saved.steps)
+        for step, batch in islice(enumerate(batches, start=first), saved.steps, None):
             lr = learning_rate(job.preference_lr, step, total, train.warmup_steps, train.schedule)
-            try:
-                metrics = train_step(job, GroupBatch(objective, batch, judge), lr)
-            except TrainingError as error:
-                raise stopped(job, error, name, f"{name} stopped", slower) from error
-            job.metrics("prefer", number, step, metrics)
+            with checkpoint.step(step - first + 1, dict[str, Any]):
+                try:
+                    metrics = train_step(job, GroupBatch(objective, batch, judge), lr)
+                except TrainingError as error:
+                    raise stopped(job, error, name, f"{name} stopped", slower) from error
+                job.metrics("prefer", number, step, metrics)
             bar.note(**{k: v for k, v in metrics.items() if k in ("loss", "kl")})
             bar.advance()
     job.save_learner(name)
-    job.ledger.finish_stage(mark, {"groups": len(groups), "steps": per_round, "objective": objective.name})
+    detail = {"groups": len(groups), "steps": per_round, "objective": objective.name}
+    job.ledger.finish_stage(mark, detail, checkpoint.mark)
+    job.model_pair.memo.clear()
     job.drop_older_states(name)
 
 

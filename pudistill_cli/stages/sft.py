@@ -10,6 +10,7 @@ from pudistill_cli.models.adapter_average import fresh_adapter, mean_adapter
 from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.checkpoint import Checkpoint
 from pudistill_cli.stages.dev_check import FEWEST, DevCheck
 from pudistill_cli.stages.rewrites import lessons
 from pudistill_cli.stages.schedule import learning_rate
@@ -36,7 +37,9 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     Several students are trained one after another, in an order and on rewrites of their own, each as long as dev kept
     the first; their mean is the result.
     """
+    checkpoint = Checkpoint(job, Mark.SFT_CHECKPOINT(), "sft")
     if job.ledger.stage_done(Mark.SFT()):
+        _clean_up(job, checkpoint)
         job.restore_learner("sft")
         return
     settings, student = job.recipe.sft, job.student
@@ -53,7 +56,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     trained: list[_Trained] = []
     with job.console.bar("SFT", 1) as bar:
         for number in range(shape.students):
-            training = SftTraining(job, read, shape, number, bar, taken=sum(t.taken for t in trained))
+            training = SftTraining(job, read, shape, number, bar, sum(t.taken for t in trained), checkpoint)
             trained.append(_train(job, training, number, trained[0].length if trained else None, check))
     detail = {
         "rows": read.rows,
@@ -68,10 +71,9 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     if shape.students > 1:
         detail["kept"] = _mix(job, shape.students)
     job.save_learner("sft")
-    job.ledger.finish_stage(Mark.SFT(), detail)
-    forget_snapshots(job)
-    for name in ("sft-start", *map(_name, range(shape.students))):
-        shutil.rmtree(job.folder.adapter(name), ignore_errors=True)
+    job.ledger.finish_stage(Mark.SFT(), detail, checkpoint.mark)
+    job.model_pair.memo.clear()
+    _clean_up(job, checkpoint)
     if trained[0].length:
         _tell(job, check.measure, trained[0].length, read.steps(shape.batch), shape.lr)
 
@@ -89,6 +91,7 @@ def _train(job: Job, training: SftTraining, number: int, length: Length | None, 
         job.restart_optimizer("sft-start")
     if several:
         job.ledger.begin_stage(mark)
+    training.go_on()
     before, steps = training.taken, (shape.epochs or 0) * training.steps_an_epoch
     if steps:
         training.expect(steps)
@@ -101,8 +104,17 @@ def _train(job: Job, training: SftTraining, number: int, length: Length | None, 
     trained = _Trained(training.loss, training.taken - before, length)
     if several:
         job.learner.snapshot(job.folder.adapter(_name(number)))
-        job.ledger.finish_stage(mark, asdict(trained))
+        job.ledger.finish_stage(mark, asdict(trained), Mark.SFT_CHECKPOINT())
     return trained
+
+
+def _clean_up(job: Job, checkpoint: Checkpoint) -> None:
+    """Remove what SFT needed on its way."""
+    checkpoint.forget()
+    forget_snapshots(job)
+    for folder in job.folder.adapter("").glob("sft-*"):
+        if folder.name == "sft-start" or folder.name.removeprefix("sft-").isdecimal():
+            shutil.rmtree(folder)
 
 
 def _tell(job: Job, measure: str, length: Length, steps_an_epoch: int, lr: float) -> None:

@@ -78,16 +78,18 @@ def train_until_dev_stops(job: Job, training: SftTraining, check: DevCheck) -> L
         TrainingError: a step is not finite, or too large for the memory.
     """
     base = _look(job, training, check, None)
+    training.keep_look(None)
     plateau, capped = _to_the_plateau(job, training, check, base)
     assert plateau.best is not None
     stable, decay = plateau.at, _decay(training, plateau.at)
     best = job.folder.state(_snapshot(stable))
     training.expect(decay)
-    job.model_pair.go_on_from(best)
+    if not training.replays:
+        job.model_pair.go_on_from(best)
     training.train(stable, _falling(training, decay))
     end = job.folder.state(_snapshot(stable + decay))
-    job.model_pair.save(end)
     kept = _look(job, training, check, end, base)
+    training.keep_look(end)
     if paired_difference(kept.values, plateau.best.values, seed=job.recipe.seed).high < 0:
         job.model_pair.go_on_from(best)
         kept, decay = plateau.best, 0
@@ -118,11 +120,13 @@ def _to_the_plateau(job: Job, training: SftTraining, check: DevCheck, base: DevL
         training.train(step, _stable(training, step, every))
         step += every
         here = job.folder.state(_snapshot(step))
-        job.model_pair.save(here)
-        if plateau.improved(_look(job, training, check, here, base), step):
-            forget_snapshots(job, but=step)
-        elif plateau.reached:
+        improved = plateau.improved(_look(job, training, check, here, base), step)
+        training.best = job.folder.state(_snapshot(plateau.at))
+        training.keep_look(here)
+        if plateau.reached:
             return plateau, False
+        if improved and not training.replays:
+            forget_snapshots(job, but=step)
     return plateau, True
 
 
@@ -142,9 +146,15 @@ def _falling(training: SftTraining, steps: int) -> list[float]:
     return [floor + (STABLE * training.shape.lr - floor) * (1 - n / steps) for n in range(steps)]
 
 
-def _look(job: Job, training: SftTraining, check: DevCheck, path: Path | None, base: DevLook | None = None) -> DevLook:
-    look = check.look(path, base)
-    job.metrics("sft-dev", 0, training.taken, {check.measure: look.score[0]})
+def _look(job: Job, training: SftTraining, check: DevCheck, state: Path | None, base: DevLook | None = None) -> DevLook:
+    """At the learner as it is, saved as `state`; at the bare base where that is None."""
+
+    def ask() -> DevLook:
+        look = check.look(state, base)
+        job.metrics("sft-dev", 0, training.taken, {check.measure: look.score[0]})
+        return look
+
+    look = training.look(ask, state)
     training.bar.note(dev=look.score[0])
     return look
 

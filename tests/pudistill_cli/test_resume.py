@@ -24,7 +24,14 @@ from pudistill_cli.run.opening import reopen
 from tests.pudistill_cli.teacher.server import Request, Response, Server, says
 from tests.tiny import SIZES, STUDENT, Ended, Tiny, process
 
-RESULT = ("adapters/*/*", "results.json", "export/*/*.safetensors", "export/*/*config.json")
+RESULT = (
+    "adapters/*/*",
+    "state/*/*",
+    "metrics.jsonl",
+    "results.json",
+    "export/*/*.safetensors",
+    "export/*/*config.json",
+)
 DRAWN = "SELECT round, prompt_key, k, tokens, text, finish FROM candidates ORDER BY round, prompt_key, k"
 
 
