@@ -28,6 +28,7 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.errors import RunError
 from pudistill_cli.run.identity import Difference, differences, effects_of
+from pudistill_cli.run.kept import sums_of
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
 
@@ -144,6 +145,10 @@ class RunFolder:
     def export(self, format: str) -> Path:
         """An export's folder."""
         return self.path / "export" / format
+
+    def sums(self, *paths: Path) -> dict[str, dict[str, str]]:
+        """The SHA-256 sums of what was just written there, for the ledger to keep (run/kept.py)."""
+        return sums_of(self.path, *paths)
 
     @property
     def step_marker(self) -> Path:

@@ -14,16 +14,17 @@ from pudistill_cli.run.ledger_answers import AnswerTables
 from pudistill_cli.run.ledger_groups import GroupTables
 from pudistill_cli.run.ledger_progress import ProgressTables
 from pudistill_cli.run.ledger_prompts import PromptTables
+from pudistill_cli.run.ledger_sums import SumTables
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import Purpose
 from pudistill_cli.run.sqlite_file import SqliteFile
 
-VERSION = 2
+VERSION = 3
 DEV_METRICS = "dev"
 """The `stage` of dev's figures: dev only chooses what is exported, so they are part of the evaluation."""
 
 
-class Ledger(PromptTables, GroupTables, AnswerTables, ProgressTables):
+class Ledger(PromptTables, GroupTables, AnswerTables, ProgressTables, SumTables):
     """An open ledger; the file is created with the current schema where there is none, an older one is migrated.
 
     Raises:
@@ -34,7 +35,10 @@ class Ledger(PromptTables, GroupTables, AnswerTables, ProgressTables):
         self.path = path
         here = files("pudistill_cli.run")
         schema = here.joinpath("schema.sql").read_text(encoding="utf-8")
-        migrations = {1: here.joinpath("migrate_1_to_2.sql").read_text(encoding="utf-8")}
+        migrations = {
+            older: here.joinpath(f"migrate_{older}_to_{older + 1}.sql").read_text(encoding="utf-8")
+            for older in range(1, VERSION)
+        }
         super().__init__(SqliteFile(path, schema, VERSION, migrations))
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pudistill_cli.method.statistics import Interval
+from pudistill_cli.run.ledger_sums import Sums, insert_sums
 from pudistill_cli.run.marks import MarkName
 from pudistill_cli.run.sqlite_file import Tables, to_json
 
@@ -68,13 +69,14 @@ class ProgressTables(Tables):
         with self._file.transaction() as db:
             db.execute("INSERT OR IGNORE INTO stages (name) VALUES (?)", (name,))
 
-    def finish_stage(self, name: MarkName, detail: Mapping[str, Any]) -> None:
-        """Mark a stage that was begun as done, with what it ended with."""
+    def finish_stage(self, name: MarkName, detail: Mapping[str, Any], sums: Sums = {}) -> None:
+        """Mark a stage that was begun as done, with what it ended with, and the sums of what it left."""
         with self._file.transaction() as db:
             db.execute(
                 "UPDATE stages SET finished = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), detail = ? WHERE name = ?",
                 (to_json(detail), name),
             )
+            insert_sums(db, sums)
 
     def begun(self) -> str | None:
         """When the first stage was begun or the first figure written, as ISO 8601 in UTC; None before that."""
