@@ -147,13 +147,21 @@ def _exports(ledger: Ledger, folder: Path, chosen: str) -> list[tuple[str, Compa
     for mark in sorted(m for m in ledger.finished_stages() if Mark.named(m) is Mark.EXPORT):
         detail = ledger.stage_detail(mark)
         del detail["path"]
+        adapter = detail.pop("adapter", None)
         if "kl_to_base" not in detail:  # of an older version, which compared with SFT
             continue
         name = Mark.EXPORT.of(mark)
-        card = folder / "export" / name / "pudistill.json"
-        adapter = json.loads(card.read_text(encoding="utf-8"))["adapter"] if card.exists() else chosen
+        adapter = adapter or _of_card(folder / "export" / name / "pudistill.json") or chosen
         exports.append((name if adapter == chosen else f"{name} of {adapter}", Comparison(**detail)))
     return exports
+
+
+def _of_card(path: Path) -> str | None:
+    """The adapter of an export of an older version, which said it there alone; None where it cannot be read."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["adapter"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _examples(ledger: Ledger) -> list[Example]:

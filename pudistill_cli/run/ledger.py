@@ -14,9 +14,9 @@ from pudistill_cli.run.ledger_answers import AnswerTables
 from pudistill_cli.run.ledger_groups import GroupTables
 from pudistill_cli.run.ledger_progress import ProgressTables
 from pudistill_cli.run.ledger_prompts import PromptTables
-from pudistill_cli.run.ledger_sums import SumTables
+from pudistill_cli.run.ledger_sums import SumTables, made_by
 from pudistill_cli.run.marks import Mark
-from pudistill_cli.run.rollouts import Purpose
+from pudistill_cli.run.rollouts import Purpose, round_of
 from pudistill_cli.run.sqlite_file import SqliteFile
 
 VERSION = 3
@@ -65,5 +65,23 @@ class Ledger(PromptTables, GroupTables, AnswerTables, ProgressTables, SumTables)
                 db.execute(f"DELETE FROM eval_answers WHERE system NOT IN ({marks})", kept)
             names = [name for (name,) in db.execute("SELECT name FROM stages")]
             db.executemany("DELETE FROM stages WHERE name = ?", [(n,) for n in names if Mark.named(n).stage in gone])
+            of_sums = [name for (name,) in db.execute("SELECT DISTINCT name FROM sums")]
+            db.executemany("DELETE FROM sums WHERE name = ?", [(n,) for n in of_sums if made_by(n) in gone])
             of_metrics = [*(stage.title for stage in gone), *([DEV_METRICS] if Stage.EVAL in gone else [])]
             db.executemany("DELETE FROM metrics WHERE stage = ?", [(name,) for name in of_metrics])
+
+    def forget_after_round(self, number: int) -> None:
+        """Drop what came of the adapter that a round left, or for 0 SFT: the later rounds, evaluation and exports."""
+        if not number:
+            self.forget_from(Stage.RANK)
+            return
+        self.forget_from(Stage.EVAL, ["base", "sft", *(f"round-{n}" for n in range(1, number))])
+        with self._file.transaction() as db:
+            for table in ("candidates", "anchor_scores", "groups"):
+                db.execute(f"DELETE FROM {table} WHERE round > ?", (number,))
+            db.execute("DELETE FROM metrics WHERE stage = ? AND round > ?", (Stage.PREFER.title, number))
+            marks = [name for (name,) in db.execute("SELECT name FROM stages")]
+            later = [n for n in marks if Mark.named(n).stage is Stage.PREFER and round_of(n) > number]
+            db.executemany("DELETE FROM stages WHERE name = ?", [(name,) for name in later])
+            kept = [name for (name,) in db.execute("SELECT DISTINCT name FROM sums")]
+            db.executemany("DELETE FROM sums WHERE name = ?", [(n,) for n in kept if round_of(n) > number])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +69,23 @@ class ProgressTables(Tables):
         with self._file.transaction() as db:
             db.execute("INSERT OR IGNORE INTO stages (name) VALUES (?)", (name,))
 
-    def finish_stage(self, name: MarkName, detail: Mapping[str, Any], sums: Sums = {}) -> None:
+    def finish_stage(self, name: MarkName, detail: Mapping[str, Any], sums: Sums | None = None) -> None:
         """Mark a stage that was begun as done, with what it ended with, and the sums of what it left."""
         with self._file.transaction() as db:
             db.execute(
                 "UPDATE stages SET finished = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), detail = ? WHERE name = ?",
                 (to_json(detail), name),
             )
-            insert_sums(db, sums)
+            insert_sums(db, sums or {})
+
+    def unfinish_stages(self, names: Sequence[MarkName]) -> None:
+        """Take marks back: what the stages left is damaged, and they are done again. They stay begun."""
+        with self._file.transaction() as db:
+            db.executemany("UPDATE stages SET finished = NULL WHERE name = ?", [(name,) for name in names])
+
+    def stage_begun(self, name: MarkName) -> bool:
+        """Whether a stage is under way or finished."""
+        return bool(self._file.rows("SELECT 1 FROM stages WHERE name = ?", name))
 
     def begun(self) -> str | None:
         """When the first stage was begun or the first figure written, as ISO 8601 in UTC; None before that."""

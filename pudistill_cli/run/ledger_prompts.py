@@ -75,13 +75,13 @@ class PromptTables(Tables):
     def anchors(self) -> dict[str, Answer]:
         """Answers by prompt.
 
-        Those of status "error" are left out, to be asked again, until a stage has finished: from then on the
+        Those of status "error" are left out, to be asked again, until a stage has finished once: from then on the
         set that is trained on stays as it is.
         """
         rows = self._file.rows(
             "SELECT prompt_key, text, status, finish_reason, reasoning_stripped, prompt_tokens, "
             "completion_tokens, detail FROM anchors "
-            "WHERE status <> 'error' OR EXISTS (SELECT 1 FROM stages WHERE finished IS NOT NULL)"
+            "WHERE status <> 'error' OR EXISTS (SELECT 1 FROM stages WHERE detail IS NOT NULL)"
         )
         return {
             key: Answer(text, status, finish_reason, bool(stripped), *rest)

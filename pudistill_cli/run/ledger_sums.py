@@ -6,10 +6,12 @@ import sqlite3
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from pudistill_cli.config.stages import Stage
+from pudistill_cli.run.rollouts import round_of
 from pudistill_cli.run.sqlite_file import Tables
 
 Sums: TypeAlias = Mapping[str, Mapping[str, str]]
-"""By name below the run's folder (`adapters/sft`, `results.json`), the SHA-256 of each file in it, of a file under ""."""
+"""By name below the run's folder (`adapters/sft`, `results.json`), the SHA-256 of each file in it; of a file, as ""."""
 
 
 class SumTables(Tables):
@@ -31,6 +33,15 @@ class SumTables(Tables):
         """Of what is removed, or about to be."""
         with self._file.transaction() as db:
             db.executemany("DELETE FROM sums WHERE name = ?", [(name,) for name in names])
+
+
+def made_by(name: str) -> Stage:
+    """The stage that writes what is kept under a name."""
+    if name.startswith("export/"):
+        return Stage.EXPORT
+    if name.startswith(("adapters/", "state/")):
+        return Stage.PREFER if round_of(name) else Stage.SFT
+    return Stage.EVAL
 
 
 def insert_sums(db: sqlite3.Connection, sums: Sums) -> None:

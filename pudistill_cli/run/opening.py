@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -24,6 +24,7 @@ from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.identity import identity
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.mending import mend, refuse_damaged
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, measured, plan
 from pudistill_cli.teacher.answers import Teacher
@@ -36,6 +37,9 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
     folder = RunFolder.create_or_open(root, name, identity(checked))
     try:
         folder.write_recipe(checked.recipe)
+        if folder.ledger_path.exists():
+            with closing(Ledger(folder.ledger_path)) as ledger:
+                mend(folder, ledger, console.warn, checked.recipe.prefer.rounds)
         with console.status("loading the student"):
             return _load(checked, console, folder, offline=offline)
     except BaseException:
@@ -129,15 +133,15 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
     folder = RunFolder.reopen(path)
     try:
         folder.refuse_other_content(identity(checked))
+        with closing(Ledger(folder.ledger_path)) as ledger:
+            if not ledger.stage_done(Mark.EVAL()):
+                raise not_finished(path)
+            refuse_damaged(folder, ledger, console.warn)
         with console.status("loading the student"):
-            job = _load(checked, console, folder, offline=False)
+            return _load(checked, console, folder, offline=False)
     except BaseException:
         folder.close()
         raise
-    if not job.ledger.stage_done(Mark.EVAL()):
-        job.close()
-        raise not_finished(path)
-    return job
 
 
 def find_run(run: str, root: Path) -> Path:

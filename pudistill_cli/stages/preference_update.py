@@ -27,6 +27,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     mark = Mark.ROUND(number)
     if job.ledger.stage_done(mark):
         job.restore_learner(name)
+        job.drop_older_states(name)
         return
     if number == 1:
         job.restart_optimizer("sft")
@@ -50,7 +51,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
             bar.note(**{k: v for k, v in metrics.items() if k in ("loss", "kl")})
             bar.advance()
     job.save_learner(name)
-    job.ledger.finish_stage(mark, {"groups": len(groups), "steps": per_round, "objective": objective.name})
+    job.finish_training(mark, name, {"groups": len(groups), "steps": per_round, "objective": objective.name})
     job.drop_older_states(name)
 
 

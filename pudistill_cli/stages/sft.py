@@ -68,7 +68,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     if shape.students > 1:
         detail["kept"] = _mix(job, shape.students)
     job.save_learner("sft")
-    job.ledger.finish_stage(Mark.SFT(), detail)
+    job.finish_training(Mark.SFT(), "sft", detail)
     forget_snapshots(job)
     for name in ("sft-start", *map(_name, range(shape.students))):
         shutil.rmtree(job.folder.adapter(name), ignore_errors=True)
@@ -100,8 +100,8 @@ def _train(job: Job, training: SftTraining, number: int, length: Length | None, 
         train_as_long(training, length)
     trained = _Trained(training.loss, training.taken - before, length)
     if several:
-        job.learner.snapshot(job.folder.adapter(_name(number)))
-        job.ledger.finish_stage(mark, asdict(trained))
+        kept = job.learner.snapshot(job.folder.adapter(_name(number)))
+        job.ledger.finish_stage(mark, asdict(trained), job.folder.sums(kept))
     return trained
 
 
