@@ -55,6 +55,7 @@ def command(
     from pudistill_cli.run.plan import plan
     from pudistill_cli.run.preflight import check_exports, check_teacher
     from pudistill_cli.run.prompt_rendering import check_rendering
+    from pudistill_cli.run.relocation import in_place
 
     last = Stage.named(until)
     if last is None:
@@ -62,7 +63,7 @@ def command(
             f"--until {until}: no such stage{did_you_mean(until, TITLES)}.", f"One of: {', '.join(TITLES)}."
         )
     console = Console(as_json=as_json)
-    loaded = load_recipe(recipe, changes or [])
+    loaded = in_place(load_recipe(recipe, changes or []))
     given, name = name, name or loaded.recipe.name
     try:
         checked = plan(loaded.recipe, console, offline=offline)

@@ -4,8 +4,7 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
             ledger.sqlite    everything else (ledger.py)
             metrics.jsonl    the figures of every step, for tail -f
             adapters/<name>/ in PEFT's format
-            state/           run.json: identity and resolved settings; <name>/: the learner's, to go on from;
-                             token_budget: tokens in a pass that fit, where the recipe's did not
+            state/           run.json: identity and resolved settings (record.py); <name>/: the learner's, to go on from
             results.json     the final table; report.html: the same and more, to be read
             export/<format>/
 """
@@ -31,6 +30,8 @@ from pudistill_cli.run.identity import Difference, differences, effects_of
 from pudistill_cli.run.kept import sums_of
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.record import Record
+from pudistill_cli.run.teacher_content import KEY
 
 __all__ = ["RunFolder", "replace_folder", "write_atomic"]
 
@@ -57,11 +58,15 @@ class RunFolder:
         self.name = path.name
         self.ledger_path = path / "ledger.sqlite"
         self.recipe_path = path / "recipe.yaml"
-        self._record_path = path / "state" / "run.json"
+        self.notices: list[str] = []
+        """What was found and mended when it was opened."""
+        self._record = Record(path / "state")
         self._metrics_path = path / "metrics.jsonl"
         self._lock = lock
         self._identity: dict[str, str] = {}
         self._resolved: dict[str, str | int] = {}
+        self._token_budget: int | None = None
+        self._place = path.absolute()
         self._recipe = ""
 
     @classmethod
@@ -104,31 +109,24 @@ class RunFolder:
             run = cls(path, _locked(path))
         except OSError as error:
             raise cannot_write(path, error) from error
-        held = json.loads(run._record_path.read_text(encoding="utf-8"))
-        run._identity, run._resolved = held["identity"], held["resolved"]
+        run._read_record()
         return run
 
-    def refuse_other_content(self, identity: Mapping[str, str]) -> None:
-        """See that student and prompts are what the run was made of, whatever its recipe calls them.
-
-        Raises:
-            RunError: they are not.
-        """
-        content = [key for key in self._identity if key.endswith(".fingerprint")]
-        changed = differences(
-            {k: self._identity[k] for k in content}, {k: identity[k] for k in content if k in identity}
-        )
-        if changed:
-            raise RunError(
-                f"{self.path} was made of another student or of other prompts (old -> new):{_listed(changed)}",
-                "Put them back as they were, or start a run of its own: pudistill run RECIPE --name NEW",
-            )
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What the run was last started with (run/identity.py)."""
+        return self._identity
 
     def close(self) -> None:
         """Let other processes open the run."""
         self._lock.close()
 
     # --- places ---
+
+    @property
+    def place(self) -> Path:
+        """Where the run was when it last went on: what its recipe names may have been moved with it."""
+        return self._place
 
     def adapter(self, name: str) -> Path:
         """An adapter's folder."""
@@ -160,13 +158,12 @@ class RunFolder:
     @property
     def token_budget(self) -> int | None:
         """Tokens in a pass that were found to fit; None while the recipe's do."""
-        kept = self.path / "state" / "token_budget"
-        return int(kept.read_text(encoding="utf-8")) if kept.exists() else None
+        return self._token_budget
 
     def keep_token_budget(self, tokens: int) -> None:
         """At most so many from now on, also when the run is resumed. It is no part of the run's identity."""
-        fewest = min(tokens, self.token_budget or tokens)
-        write_atomic(self.path / "state" / "token_budget", f"{fewest}\n")
+        self._token_budget = min(tokens, self._token_budget or tokens)
+        self._write_record()
 
     def has_resolved(self, keys: Iterable[str]) -> bool:
         """Whether the run has kept a value for each of these."""
@@ -177,7 +174,7 @@ class RunFolder:
         new = {key: value for key, value in values.items() if key not in self._resolved}
         if new:
             self._resolved |= new
-            self._record()
+            self._write_record()
         return {key: cast("T", self._resolved[key]) for key in values}
 
     def date(self) -> datetime:
@@ -192,7 +189,7 @@ class RunFolder:
     def write_recipe(self, recipe: Recipe) -> None:
         """Write `recipe.yaml` with every default; its head holds the hashes and what was resolved."""
         self._recipe = resolved_yaml(recipe)
-        self._record()
+        self._write_record()
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
         """Add a line to `metrics.jsonl`. A step that is done again is there again; the ledger holds the last."""
@@ -218,13 +215,13 @@ class RunFolder:
         for folder in _FOLDERS:
             recover_folders(self.path / folder)
         self._cut_torn_line()
-        if self._record_path.exists():
-            held = json.loads(self._record_path.read_text(encoding="utf-8"))
-            self._identity, self._resolved = held["identity"], held["resolved"]
+        if self._record.exists:
+            self._read_record()
             if changed := differences(self._identity, identity):
                 self._redo(changed)
-        self._identity = identity
-        self._record()
+        self._identity = {**{key: self._identity[key] for key in (KEY,) if key in self._identity}, **identity}
+        self._place = self.path.absolute()
+        self._write_record()
 
     def _redo(self, changed: list[Difference]) -> None:
         """Forget the stages that the differences touch, or refuse."""
@@ -245,15 +242,23 @@ class RunFolder:
         }
 
     def _differs(self, changed: list[Difference], stage: Stage) -> RunError:
+        listed = "".join(f"\n  {difference}" for difference in changed)
         return RunError(
             f"{self.path} is another run: its stage {stage.title!r} has finished with other settings (old -> new):"
-            f"{_listed(changed)}",
+            f"{listed}",
             f"Start a run of its own: --name {self.name}-2. Or give the old one up: delete {self.path}",
         )
 
-    def _record(self) -> None:
-        record = {"identity": self._identity, "resolved": self._resolved}
-        write_atomic(self._record_path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    def _read_record(self) -> None:
+        held, notice = self._record.read()
+        self._identity, self._resolved = held["identity"], held["resolved"]
+        self._token_budget = held["token_budget"]
+        self._place = Path(held.get("place", self.path.absolute()))
+        self.notices += [notice] if notice else []
+
+    def _write_record(self) -> None:
+        held = {"identity": self._identity, "resolved": self._resolved, "place": str(self._place)}
+        self._record.write(held | {"token_budget": self._token_budget})
         if self._recipe:
             hashes = {k: v for k, v in self._identity.items() if k == "version" or k.endswith(".fingerprint")}
             head = "".join(f"# {key}: {value}\n" for key, value in {**hashes, **self._resolved}.items())
@@ -268,13 +273,9 @@ class RunFolder:
                 write_atomic(self._metrics_path, data[: data.rfind(b"\n") + 1])
 
 
-def _listed(changed: list[Difference]) -> str:
-    return "".join(f"\n  {difference}" for difference in changed)
-
-
 def _refuse_foreign(path: Path) -> None:
     """A folder that is there must be a run, or hold no more than a run that was just begun."""
-    if path.exists() and not (path / "state" / "run.json").exists():
+    if path.exists() and not Record(path / "state").exists:
         others = sorted(p.name for p in path.iterdir() if p.name not in (".lock", *_FOLDERS))
         if others:
             raise RunError(

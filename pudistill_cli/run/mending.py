@@ -99,10 +99,10 @@ def named(folder: RunFolder, found: Iterable[Damage], *names: str) -> str:
     return listed([f"{folder.path / d.path} {d.what}" for d in found if d.name in names], "; ", _SHOWN)
 
 
-def run_again(folder: RunFolder) -> str:
-    """The command that makes a run whole, or goes on with it."""
-    recipe, runs = quote(str(folder.recipe_path)), quote(str(folder.path.parent))
-    return f"pudistill run {recipe} --name {folder.name} --runs {runs}"
+def run_again(folder: RunFolder, recipe: str = "") -> str:
+    """The command that goes on with a run and makes it whole: from its own recipe, or another one."""
+    runs = quote(str(folder.path.parent))
+    return f"pudistill run {recipe or quote(str(folder.recipe_path))} --name {folder.name} --runs {runs}"
 
 
 def _adapters(ledger: Ledger) -> dict[MarkName, str]:

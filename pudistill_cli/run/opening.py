@@ -19,6 +19,7 @@ from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import RunError
 from pudistill_cli.metrics import load_metric
+from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.identity import identity
@@ -27,6 +28,9 @@ from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.mending import mend, refuse_damaged
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, measured, plan
+from pudistill_cli.run.relocation import found_again
+from pudistill_cli.run.same_run import refuse_missing_files, refuse_other_content, refuse_other_settings
+from pudistill_cli.run.teacher_content import other_answers, teacher_content, what_changed
 from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.opening import open_teacher
@@ -34,8 +38,16 @@ from pudistill_cli.teacher.opening import open_teacher
 
 def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline: bool = False) -> Job:
     """Create or open the folder of a run that is to go on, then load the student."""
-    folder = RunFolder.create_or_open(root, name, identity(checked))
+    teacher = checked.recipe.teacher
+    others = other_answers(teacher, checked.prompts, root / name / "ledger.sqlite")
+    if others:
+        console.warn(what_changed(teacher, others))
+    content = teacher_content(teacher, checked.prompts)
+    folder = RunFolder.create_or_open(root, name, identity(checked) | content)
     try:
+        _tell(folder, console)
+        if others:
+            console.say(_settled(folder, others))
         folder.write_recipe(checked.recipe)
         if folder.ledger_path.exists():
             with closing(Ledger(folder.ledger_path)) as ledger:
@@ -45,6 +57,20 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
     except BaseException:
         folder.close()
         raise
+
+
+def _tell(folder: RunFolder, console: Console) -> None:
+    for notice in folder.notices:
+        console.warn(notice)
+
+
+def _settled(folder: RunFolder, others: Sequence[Prompt]) -> str:
+    """What becomes of answers that are others in their file now: a run that has not used any takes the new ones."""
+    with closing(Ledger(folder.ledger_path)) as ledger:
+        held = ledger.anchors()
+    if all(prompt.key in held for prompt in others):
+        return f"{folder.name} goes on with the answers that it took."
+    return f"{folder.name} has not learned from any yet, and takes its answers anew."
 
 
 def _load(checked: Plan, console: Console, folder: RunFolder, *, offline: bool) -> Job:
@@ -128,14 +154,17 @@ def reopen(run: str, root: Path, console: Console, changes: Sequence[str]) -> Jo
     Raises:
         RunError: there is no such run, it is not finished, or its student or prompts have become others.
     """
-    path = find_run(run, root)
-    checked = plan(load_recipe(str(path / "recipe.yaml"), changes).recipe, console)
-    folder = RunFolder.reopen(path)
+    folder = RunFolder.reopen(find_run(run, root))
     try:
-        folder.refuse_other_content(identity(checked))
+        recipe = found_again(load_recipe(str(folder.recipe_path), changes).recipe, folder.place, folder.path.absolute())
+        refuse_missing_files(folder, recipe)
+        checked = plan(recipe, console)
+        refuse_other_settings(folder, identity(checked), changes)
+        refuse_other_content(folder, identity(checked))
+        _tell(folder, console)
         with closing(Ledger(folder.ledger_path)) as ledger:
             if not ledger.stage_done(Mark.EVAL()):
-                raise not_finished(path)
+                raise not_finished(folder.path)
             refuse_damaged(folder, ledger, console.warn)
         with console.status("loading the student"):
             return _load(checked, console, folder, offline=False)

@@ -96,7 +96,7 @@ def forget_the_date(tiny: Tiny) -> None:
     """As a run of before it was kept."""
     path = tiny.run / "state" / "run.json"
     record = json.loads(path.read_text())
-    del record["resolved"]["started"]
+    del record["resolved"]["started"], record["sha256"]
     path.write_text(json.dumps(record))
 
 
