@@ -17,9 +17,12 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import RunError
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.report.charts import Point
+from pudistill_cli.run.kept import damages
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.ledger_answers import HeldAnswer
+from pudistill_cli.run.ledger_seal import refuse_damaged_ledger
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.mending import RESULTS
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.selection import Considered
 from pudistill_cli.stages.verification import Comparison
@@ -67,11 +70,15 @@ def read_run(folder: Path) -> Content:
     """Of a run that has been evaluated.
 
     Raises:
-        RunError: `results.json` is not as this version writes it.
+        RunError: `results.json` is not as this version writes it, or it or the ledger is damaged.
     """
-    results = read_results(folder / "results.json")
+    results = read_results(folder / RESULTS)
+    refuse_damaged_ledger(folder / "ledger.sqlite")
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     with closing(Ledger(folder / "ledger.sqlite")) as ledger:
+        kept = ledger.sums().get(RESULTS, {})
+        if damaged := damages(folder, {RESULTS: kept}):
+            raise _damaged(folder / RESULTS, f"is damaged: it {damaged[0].what}")
         return Content(
             name=folder.name,
             facts=_facts(load_recipe(str(folder / "recipe.yaml"), []).recipe, results),
@@ -94,10 +101,11 @@ def read_results(path: Path) -> Results:
     try:
         return TypeAdapter(Results).validate_json(path.read_bytes())
     except ValidationError as error:
-        raise RunError(
-            f"{path} is not as this version of pudistill writes it.",
-            f"Write it again: pudistill eval {quote(str(path.parent))}",
-        ) from error
+        raise _damaged(path, "is not as this version of pudistill writes it") from error
+
+
+def _damaged(path: Path, what: str) -> RunError:
+    return RunError(f"{path} {what}.", f"Write it again: pudistill eval {quote(str(path.parent))}")
 
 
 def _facts(recipe: Recipe, results: Results) -> list[tuple[str, str]]:

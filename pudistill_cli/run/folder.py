@@ -21,15 +21,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, cast
 
+from pudistill_cli import __version__
 from pudistill_cli.atomic_files import cannot_write, recover_folders, replace_folder, write_atomic
 from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
-from pudistill_cli.config.stages import Effect, Stage
+from pudistill_cli.config.stages import Stage
 from pudistill_cli.errors import RunError
-from pudistill_cli.run.identity import Difference, differences, effects_of
+from pudistill_cli.run.forgetting import forget_changed
+from pudistill_cli.run.identity import differences
 from pudistill_cli.run.kept import sums_of
 from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.ledger_seal import refuse_damaged_ledger, seal
 from pudistill_cli.run.record import Record
 from pudistill_cli.run.teacher_content import KEY
 
@@ -41,9 +43,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDERS = ("adapters", "state", "export")
 STARTED = "started"
 """When the run was started, among what it resolved once."""
-_REDONE_FREELY = (Stage.EVAL, Stage.EXPORT)
-"""What may be done again though it has finished."""
-_RESOLVED_BY = {"anchors.fingerprint": Stage.ANCHORS}
+ANCHORS = "anchors.fingerprint"
+"""The hash of the answers' token ids, likewise."""
+_RESOLVED_BY = {ANCHORS: Stage.ANCHORS}
 """The stage that resolves a value; the others are resolved for SFT, when the student is loaded and its answers come."""
 
 
@@ -103,13 +105,19 @@ class RunFolder:
         """Open a run as it is, to look at it or to export it: its identity and its recipe stay.
 
         Raises:
-            RunError: another process has the run open.
+            RunError: another process has the run open, or its record or its ledger is damaged.
         """
         try:
-            run = cls(path, _locked(path))
+            lock = _locked(path)
         except OSError as error:
             raise cannot_write(path, error) from error
-        run._read_record()
+        try:
+            run = cls(path, lock)
+            refuse_damaged_ledger(run.ledger_path)
+            run._read_record()
+        except BaseException:
+            lock.close()
+            raise
         return run
 
     @property
@@ -118,8 +126,11 @@ class RunFolder:
         return self._identity
 
     def close(self) -> None:
-        """Let other processes open the run."""
-        self._lock.close()
+        """Seal the ledger, and let other processes open the run."""
+        try:
+            seal(self.ledger_path)
+        finally:
+            self._lock.close()
 
     # --- places ---
 
@@ -177,6 +188,23 @@ class RunFolder:
             self._write_record()
         return {key: cast("T", self._resolved[key]) for key in values}
 
+    def keep_anchors(self, fingerprint: str, *, fixed: bool) -> None:
+        """What the run learns from, by its hash: the last that was given until it is fixed, and then that one only.
+
+        Raises:
+            RunError: it is fixed, and this is another one.
+        """
+        held = self._resolved.get(ANCHORS)
+        if fixed and held not in (None, fingerprint) and self._identity.get("version") == __version__:
+            raise RunError(
+                f"The answers in {self.ledger_path} are not those that the run has learned from: their hash is "
+                f"{fingerprint}, and was {held}.",
+                f"The ledger was changed, or is damaged: put it back, or start a run of its own: --name {self.name}-2",
+            )
+        if held != fingerprint:
+            self._resolved[ANCHORS] = fingerprint
+            self._write_record()
+
     def date(self) -> datetime:
         """When the run was started: what the student's chat template takes for the present, on later days too.
 
@@ -215,39 +243,17 @@ class RunFolder:
         for folder in _FOLDERS:
             recover_folders(self.path / folder)
         self._cut_torn_line()
+        refuse_damaged_ledger(self.ledger_path)
         if self._record.exists:
             self._read_record()
             if changed := differences(self._identity, identity):
-                self._redo(changed)
+                first = forget_changed(self.path, changed)
+                self._resolved = {
+                    k: v for k, v in self._resolved.items() if _RESOLVED_BY.get(k, Stage.SFT).precedes(first)
+                }
         self._identity = {**{key: self._identity[key] for key in (KEY,) if key in self._identity}, **identity}
         self._place = self.path.absolute()
         self._write_record()
-
-    def _redo(self, changed: list[Difference]) -> None:
-        """Forget the stages that the differences touch, or refuse."""
-        first = changed[0].stage
-        if self.ledger_path.exists():
-            with closing(Ledger(self.ledger_path)) as ledger:
-                marks = [Mark.named(name) for name in ledger.finished_stages()]
-                finished = {mark.stage for mark in marks if mark.holds_work and mark.stage not in _REDONE_FREELY}
-                last = max(finished, key=lambda stage: stage.place, default=None)
-                if last is not None and not last.precedes(first):
-                    raise self._differs(changed, last)
-                # An adapter's name stands for frozen weights, so what was sampled under it stays true.
-                keep = ["base", *(p.name for p in (self.path / "adapters").iterdir())]
-                same = all(Effect.SAME_ANSWERS in effects_of(d.key) for d in changed if d.stage is Stage.EVAL)
-                ledger.forget_from(first, keep if same else [])
-        self._resolved = {
-            key: value for key, value in self._resolved.items() if _RESOLVED_BY.get(key, Stage.SFT).precedes(first)
-        }
-
-    def _differs(self, changed: list[Difference], stage: Stage) -> RunError:
-        listed = "".join(f"\n  {difference}" for difference in changed)
-        return RunError(
-            f"{self.path} is another run: its stage {stage.title!r} has finished with other settings (old -> new):"
-            f"{listed}",
-            f"Start a run of its own: --name {self.name}-2. Or give the old one up: delete {self.path}",
-        )
 
     def _read_record(self) -> None:
         held, notice = self._record.read()
@@ -289,8 +295,10 @@ def _locked(path: Path) -> sqlite3.Connection:
     lock = sqlite3.connect(path / ".lock", timeout=0, isolation_level=None)
     try:
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         lock.close()
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise RunError(f"{path / '.lock'} is damaged.", "Delete it if no pudistill is at work there.") from error
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise OSError(str(error)) from error
         raise RunError(

@@ -6,6 +6,7 @@ Each method is one transaction, and doing a piece of work again replaces what it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pudistill_cli.run.ledger_answers import AnswerTables
 from pudistill_cli.run.ledger_groups import GroupTables
 from pudistill_cli.run.ledger_progress import ProgressTables
 from pudistill_cli.run.ledger_prompts import PromptTables
+from pudistill_cli.run.ledger_seal import unseal
 from pudistill_cli.run.ledger_sums import SumTables, made_by
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.rollouts import Purpose, round_of
@@ -39,7 +41,7 @@ class Ledger(PromptTables, GroupTables, AnswerTables, ProgressTables, SumTables)
             older: here.joinpath(f"migrate_{older}_to_{older + 1}.sql").read_text(encoding="utf-8")
             for older in range(1, VERSION)
         }
-        super().__init__(SqliteFile(path, schema, VERSION, migrations))
+        super().__init__(SqliteFile(path, schema, VERSION, migrations, partial(unseal, path)))
 
     def close(self) -> None:
         """Close the file."""

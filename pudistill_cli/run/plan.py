@@ -28,6 +28,7 @@ from pudistill_cli.prompts import (
     refuse_leaks,
     split_prompts,
 )
+from pudistill_cli.run.kept_elsewhere import refuse_damaged_model
 from pudistill_cli.run.token_ids import check_token_ids
 
 SAMPLE_ROWS = 256
@@ -70,6 +71,9 @@ def plan(recipe: Recipe, console: Console, *, offline: bool = False) -> Plan:
 def _plan(recipe: Recipe, console: Console, *, offline: bool) -> Plan:
     load_metric(recipe.eval.metric)
     prompts = read_prompt_sets(recipe.prompts)
+    for model in (recipe.student.model, recipe.student.original, getattr(recipe.teacher, "model", None)):
+        if model is not None:
+            refuse_damaged_model(Path(model))
     student = resolve_student(
         recipe.student.model,
         recipe.student.revision,

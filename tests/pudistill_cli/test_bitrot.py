@@ -10,7 +10,7 @@ import pytest
 
 from tests.once import Once
 from tests.pudistill_cli.test_resume import DRAWN, POINTS, Killed
-from tests.tiny import Ended, Tiny
+from tests.tiny import STUDENT, Ended, Tiny, write_lines
 
 KEPT = ("adapters/*/*", "state/*/*", "results.json", "export/*/*")
 WEIGHTS = "adapter_model.safetensors"
@@ -187,10 +187,7 @@ def test_what_is_gone_is_made_again_also_of_a_run_from_before_there_were_sums(
 
 
 def without_sums(tiny: Tiny) -> None:
-    import sqlite3
-    from contextlib import closing
-
-    with closing(sqlite3.connect(tiny.run / "ledger.sqlite")) as db, db:
+    with tiny.changed_ledger() as db:
         db.execute("DELETE FROM sums")
 
 
@@ -230,3 +227,63 @@ def test_what_came_of_an_adapter_that_comes_out_otherwise_is_done_again(
     assert "sft, trained again, is another one in its last bits" in ended.flat
     assert half.bytes_of(*KEPT) == finished.bytes_of(*KEPT)
     assert half.rows(DRAWN) == finished.rows(DRAWN)
+
+
+# --- what is not in the ledger's sums ---
+
+
+def test_a_damaged_record_or_recipe_is_written_again_or_named(copied: Tiny, call: Callable[..., Ended]) -> None:
+    record, recipe, ledger = (copied.run / name for name in ("state/run.json", "recipe.yaml", "ledger.sqlite"))
+    again(copied, call)
+    before = record.read_bytes()
+    flip(record)
+    ended = again(copied, call)
+    assert f"{record} is damaged: it is written again from run-copy.json." in ended.flat
+    record.unlink()
+    again(copied, call)
+    assert record.read_bytes() == before
+    text = recipe.read_text()
+    recipe.write_text(text.replace("seed: 0", "seed: 8"))
+    ended = call("export", "tiny", "--runs", str(copied.runs))
+    assert ended.code == 7
+    assert f"{recipe} is not what the run was made with (run -> file): seed: 0 -> 8" in ended.flat
+    again(copied, call)
+    assert recipe.read_text() == text
+    for file in (record, copied.run / "state" / "run-copy.json"):
+        flip(file)
+    ended = call(*copied.arguments())
+    assert (ended.code, f"{record} is damaged, and so is its copy" in ended.flat) == (7, True)
+
+
+def test_a_damaged_ledger_is_named_before_anything_is_done(copied: Tiny, call: Callable[..., Ended]) -> None:
+    again(copied, call)
+    flip(copied.run / "ledger.sqlite")
+    for command in (copied.arguments(), ["eval", "tiny", "--runs", str(copied.runs)]):
+        ended = call(*command)
+        assert (ended.code, "ledger.sqlite is damaged: it" in ended.flat) == (7, True)
+        assert "Put it back from a backup" in ended.flat
+    before = copied.bytes_of("ledger.sqlite", "adapters/*/*")
+    assert call(*copied.arguments()).code == 7
+    assert copied.bytes_of("ledger.sqlite", "adapters/*/*") == before
+
+
+def test_answers_that_were_changed_in_the_ledger_are_not_learned_from(half: Tiny, call: Callable[..., Ended]) -> None:
+    with half.changed_ledger() as db:
+        db.execute("UPDATE anchors SET text = text || ' and more' WHERE status = 'ok'")
+    ended = call(*half.arguments())
+    assert (ended.code, "are not those that the run has learned from" in ended.flat) == (7, True)
+
+
+def test_a_damaged_adapter_or_export_is_used_by_no_other_command(
+    copied: Tiny, tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    gold = write_lines(tmp_path / "gold.jsonl", [{"prompt": "a", "anchor": "b", "chosen": "c", "rejected": "d"}] * 2)
+    judge = ["judge", str(STUDENT), str(gold), "--scorer", "likelihood", "--adapter", str(copied.run / "adapters/sft")]
+    assert call(*judge).code == 0
+    flip(copied.run / "adapters" / "sft" / WEIGHTS)
+    flip(copied.run / "export" / "hf" / "model.safetensors")
+    ended = call(*judge)
+    assert (ended.code, f"adapters/sft/{WEIGHTS} is damaged: it has" in ended.flat) == (3, True)
+    ended = call(*copied.arguments("--name", "next", "--set", f"student.model={copied.run / 'export/hf'}"))
+    assert (ended.code, "export/hf/model.safetensors is damaged: it has" in ended.flat) == (3, True)
+    assert f"pudistill run {copied.run / 'recipe.yaml'} --name tiny --runs {copied.runs}" in ended.flat
