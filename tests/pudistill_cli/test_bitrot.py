@@ -233,7 +233,7 @@ def test_what_came_of_an_adapter_that_comes_out_otherwise_is_done_again(
 
 
 def test_a_damaged_record_or_recipe_is_written_again_or_named(copied: Tiny, call: Callable[..., Ended]) -> None:
-    record, recipe, ledger = (copied.run / name for name in ("state/run.json", "recipe.yaml", "ledger.sqlite"))
+    record, recipe = copied.run / "state" / "run.json", copied.run / "recipe.yaml"
     again(copied, call)
     before = record.read_bytes()
     flip(record)
