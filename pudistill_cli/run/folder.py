@@ -16,7 +16,6 @@ import math
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, cast
@@ -27,11 +26,11 @@ from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Stage
 from pudistill_cli.errors import RunError
+from pudistill_cli.run.closed_run import begun, check_closed
 from pudistill_cli.run.forgetting import forget_changed
 from pudistill_cli.run.identity import differences
 from pudistill_cli.run.kept import sums_of
-from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.run.ledger_seal import refuse_damaged_ledger, seal
+from pudistill_cli.run.ledger_seal import seal
 from pudistill_cli.run.record import Record
 from pudistill_cli.run.teacher_content import KEY
 
@@ -113,7 +112,7 @@ class RunFolder:
             raise cannot_write(path, error) from error
         try:
             run = cls(path, lock)
-            refuse_damaged_ledger(run.ledger_path)
+            run.notices += check_closed(run.ledger_path)
             run._read_record()
         except BaseException:
             lock.close()
@@ -211,7 +210,7 @@ class RunFolder:
         A run that has not kept it yet may have begun already: then it is when the ledger's first stage did.
         """
         if STARTED not in self._resolved:
-            self.resolve_once({STARTED: (self._begun() or datetime.now()).isoformat(timespec="seconds")})
+            self.resolve_once({STARTED: (begun(self.ledger_path) or datetime.now()).isoformat(timespec="seconds")})
         return datetime.fromisoformat(str(self._resolved[STARTED]))
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -228,22 +227,14 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self._metrics_path, error) from error
 
-    def _begun(self) -> datetime | None:
-        """By local time, as a new run's is."""
-        if not self.ledger_path.exists():
-            return None
-        with closing(Ledger(self.ledger_path)) as ledger:
-            begun = ledger.begun()
-        return None if begun is None else datetime.fromisoformat(begun).astimezone().replace(tzinfo=None)
-
     # --- identity ---
 
     def _adopt(self, identity: dict[str, str]) -> None:
         """Mend what a killed process left, then make the identity the run's own."""
         for folder in _FOLDERS:
             recover_folders(self.path / folder)
+        self.notices += check_closed(self.ledger_path)
         self._cut_torn_line()
-        refuse_damaged_ledger(self.ledger_path)
         if self._record.exists:
             self._read_record()
             if changed := differences(self._identity, identity):

@@ -61,6 +61,18 @@ class ProgressTables(Tables):
             for stage, round, step, name, value, low, high in rows
         ]
 
+    def figures(self) -> list[dict[str, Any]]:
+        """The figures as `metrics.jsonl` has them: a record for what came together, None where one is not defined."""
+        records: list[dict[str, Any]] = []
+        for stage, round, step, name, value in self._file.rows(
+            "SELECT stage, round, step, name, value FROM metrics WHERE stage <> 'eval' ORDER BY id"
+        ):
+            where = {"stage": stage, "round": round, "step": step}
+            if not records or where != {key: records[-1][key] for key in where} or name in records[-1]:
+                records.append(where)
+            records[-1][name] = value
+        return records
+
     def begin_stage(self, name: MarkName) -> None:
         """Mark a stage as under way; one that was finished stays so, with what it ended with, until it is again.
 

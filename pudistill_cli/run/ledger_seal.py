@@ -1,7 +1,8 @@
-"""The seal of a ledger that nobody has open: its SHA-256, since SQLite has no sums and takes a flipped bit for content.
+"""The seal of a run that nobody has open: the SHA-256 of its ledger, and of the figures that it has in a file as well.
 
-A run's folder is sealed when it is closed, and the first write removes the seal. So a ledger without one was left by a
-process that was killed, and is only looked through as SQLite does it.
+SQLite has no sums, and takes a flipped bit for content. A run's folder is sealed when it is closed, and the first write
+to the ledger removes the seal. So a ledger without one was left by a process that was killed, and is only looked at as
+SQLite does it.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ from pudistill_cli.atomic_files import cannot_write, sync_folder, write_atomic
 from pudistill_cli.errors import RunError
 from pudistill_cli.file_sums import file_sum
 
+FIGURES = "metrics.jsonl"
+
 
 def seal_of(ledger: Path) -> Path:
     """The file that seals it."""
-    return ledger.parent / "state" / "ledger.sha256"
+    return ledger.parent / "state" / "run.sha256"
 
 
 def seal(ledger: Path) -> None:
-    """Write the sum of a ledger that was closed; not while another program has it open, and may have more to say."""
+    """Write the sums of a ledger that was closed; not while another program has it open, and may have more to say."""
     behind = ledger.with_name(f"{ledger.name}-wal")
-    if not seal_of(ledger).exists() and ledger.is_file() and not (behind.exists() and behind.stat().st_size):
-        try:
-            write_atomic(seal_of(ledger), f"{file_sum(ledger)}\n" * 2)
-        except OSError as error:
-            raise cannot_write(seal_of(ledger), error) from error
+    if seal_of(ledger).exists() or not ledger.is_file() or (behind.exists() and behind.stat().st_size):
+        return
+    try:
+        files = [file for file in (ledger, ledger.with_name(FIGURES)) if file.is_file()]
+        write_atomic(seal_of(ledger), "".join(f"{file_sum(file)}  {file.name}\n" for file in files) * 2)
+    except OSError as error:
+        raise cannot_write(seal_of(ledger), error) from error
 
 
 def unseal(ledger: Path) -> None:
@@ -46,13 +51,13 @@ def refuse_damaged_ledger(ledger: Path) -> None:
     Raises:
         RunError: it is damaged, or gone.
     """
-    expected = _expected(seal_of(ledger))
+    expected = _expected(ledger, ledger.name)
     try:
         if not ledger.exists():
             problem = "is missing" if expected else None
         elif expected:
             found = file_sum(ledger)
-            opened = _expected(seal_of(ledger)) != expected  # by a process that goes on with the run meanwhile
+            opened = _expected(ledger, ledger.name) != expected  # by a process that goes on with the run meanwhile
             problem = None if found == expected or opened else "has changed since the run was closed"
         else:
             problem = _faults(ledger)
@@ -66,13 +71,24 @@ def refuse_damaged_ledger(ledger: Path) -> None:
         )
 
 
-def _expected(file: Path) -> str | None:
-    """What the seal says; None without one, and where the seal is what was damaged."""
+def figures_are_damaged(ledger: Path) -> bool:
+    """Whether the file of figures is not what it was when the run was closed; False where nobody closed it."""
+    expected = _expected(ledger, FIGURES)
     try:
-        first, second = file.read_text(encoding="utf-8").split()
+        return expected is not None and file_sum(ledger.with_name(FIGURES)) != expected
+    except OSError:
+        return True
+
+
+def _expected(ledger: Path, name: str) -> str | None:
+    """What the seal says of a file; None without one, and where the seal is what was damaged."""
+    try:
+        lines = seal_of(ledger).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return None
-    return first if first == second else None
+    half = len(lines) // 2
+    sums = {line[66:]: line[:64] for line in lines[:half]}
+    return sums.get(name) if lines[:half] == lines[half:] else None
 
 
 def _faults(ledger: Path) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.once import Once
 from tests.pudistill_cli.test_resume import DRAWN, POINTS, Killed
-from tests.tiny import STUDENT, Ended, Tiny, write_lines
+from tests.tiny import STUDENT, Ended, Tiny, lines_of, write_lines
 
 KEPT = ("adapters/*/*", "state/*/*", "results.json", "export/*/*")
 WEIGHTS = "adapter_model.safetensors"
@@ -253,6 +254,25 @@ def test_a_damaged_record_or_recipe_is_written_again_or_named(copied: Tiny, call
         flip(file)
     ended = call(*copied.arguments())
     assert (ended.code, f"{record} is damaged, and so is its copy" in ended.flat) == (7, True)
+
+
+def test_damaged_figures_are_written_again_from_the_ledger(
+    finished: Tiny, copied: Tiny, call: Callable[..., Ended]
+) -> None:
+    file = copied.run / "metrics.jsonl"
+    flip(file)
+    ended = again(copied, call)
+    assert f"{file} was damaged: it is written again from the ledger." in ended.flat
+    assert figures_of(file) == figures_of(finished.run / "metrics.jsonl")
+    assert "was damaged" not in again(copied, call).err
+
+
+def figures_of(file: Path) -> dict[tuple[Any, ...], Any]:
+    return {
+        (record["stage"], record["round"], record["step"], name): value
+        for record in lines_of(file)
+        for name, value in record.items()
+    }
 
 
 def test_a_damaged_ledger_is_named_before_anything_is_done(copied: Tiny, call: Callable[..., Ended]) -> None:

@@ -100,6 +100,7 @@ def test_without_a_seal_sqlite_looks_through_it(path: Path, harm: Callable[[Path
 
 def test_a_damaged_seal_condemns_no_ledger(path: Path) -> None:
     flip(seal_of(path), 5)
+    flip(path, 4000)
     refuse_damaged_ledger(path)
 
 
