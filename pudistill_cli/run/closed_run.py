@@ -9,24 +9,43 @@ from pathlib import Path
 
 from pudistill_cli.atomic_files import write_atomic
 from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.run.ledger_seal import FIGURES, figures_are_damaged, refuse_damaged_ledger, unseal
+from pudistill_cli.run.ledger_seal import (
+    FIGURES,
+    RECIPE,
+    has_changed,
+    refuse_damaged_ledger,
+    seal_is_damaged,
+    seal_of,
+    unseal,
+)
 
 
 def check_closed(path: Path) -> list[str]:
-    """See that the ledger is what was closed; damaged figures beside it are written again from there, which is told.
+    """See that the ledger is what was closed; damaged figures beside it are written again from there. Gives notices.
 
     Raises:
         RunError: the ledger is damaged, or gone.
     """
     refuse_damaged_ledger(path)
-    if not figures_are_damaged(path):
-        return []
-    figures = path.with_name(FIGURES)
-    with closing(Ledger(path)) as ledger:
-        records = ledger.figures()
-    unseal(path)
-    write_atomic(figures, "".join(f"{json.dumps(record)}\n" for record in records))
-    return [f"{figures} was damaged: it is written again from the ledger."]
+    notices: list[str] = []
+    if seal_is_damaged(path):
+        unseal(path)
+        notices.append(f"{seal_of(path)} is damaged, and is written again: the ledger was looked through without it.")
+    if has_changed(path, RECIPE):  # what it says is compared with the run, or it is written again
+        notices.append(f"{path.with_name(RECIPE)} has changed since the run was closed.")
+    if has_changed(path, FIGURES):
+        with closing(Ledger(path)) as ledger:
+            lines = [json.dumps(record) for record in ledger.figures()]
+        rewrite(path, path.with_name(FIGURES), "".join(f"{line}\n" for line in lines))
+        notices.append(f"{path.with_name(FIGURES)} is damaged: it is written again from the ledger.")
+    return notices
+
+
+def rewrite(path: Path, file: Path, text: str) -> None:
+    """Write a file that is sealed together with the ledger `path`, unless it is this already."""
+    if not file.is_file() or file.read_bytes() != text.encode():
+        unseal(path)
+        write_atomic(file, text)
 
 
 def begun(path: Path) -> datetime | None:

@@ -26,7 +26,7 @@ from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Stage
 from pudistill_cli.errors import RunError
-from pudistill_cli.run.closed_run import begun, check_closed
+from pudistill_cli.run.closed_run import begun, check_closed, rewrite
 from pudistill_cli.run.forgetting import forget_changed
 from pudistill_cli.run.identity import differences
 from pudistill_cli.run.kept import sums_of
@@ -61,7 +61,7 @@ class RunFolder:
         self.recipe_path = path / "recipe.yaml"
         self.notices: list[str] = []
         """What was found and mended when it was opened."""
-        self._record = Record(path / "state")
+        self._record = Record(path)
         self._metrics_path = path / "metrics.jsonl"
         self._lock = lock
         self._identity: dict[str, str] = {}
@@ -260,7 +260,7 @@ class RunFolder:
             hashes = {k: v for k, v in self._identity.items() if k == "version" or k.endswith(".fingerprint")}
             head = "".join(f"# {key}: {value}\n" for key, value in {**hashes, **self._resolved}.items())
             head = f"# Written by pudistill: what a run is made of is fixed.\n{head}"
-            write_atomic(self.recipe_path, head + self._recipe)
+            rewrite(self.ledger_path, self.recipe_path, head + self._recipe)
 
     def _cut_torn_line(self) -> None:
         """A process that was killed may have left half a line of metrics."""
@@ -272,7 +272,7 @@ class RunFolder:
 
 def _refuse_foreign(path: Path) -> None:
     """A folder that is there must be a run, or hold no more than a run that was just begun."""
-    if path.exists() and not Record(path / "state").exists:
+    if path.exists() and not Record(path).exists:
         others = sorted(p.name for p in path.iterdir() if p.name not in (".lock", *_FOLDERS))
         if others:
             raise RunError(

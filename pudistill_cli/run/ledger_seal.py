@@ -1,4 +1,4 @@
-"""The seal of a run that nobody has open: the SHA-256 of its ledger, and of the figures that it has in a file as well.
+"""The seal of a run that nobody has open: the SHA-256 of its ledger, and of its recipe and the figures beside it.
 
 SQLite has no sums, and takes a flipped bit for content. A run's folder is sealed when it is closed, and the first write
 to the ledger removes the seal. So a ledger without one was left by a process that was killed, and is only looked at as
@@ -15,12 +15,12 @@ from pudistill_cli.atomic_files import cannot_write, sync_folder, write_atomic
 from pudistill_cli.errors import RunError
 from pudistill_cli.file_sums import file_sum
 
-FIGURES = "metrics.jsonl"
+FIGURES, RECIPE = "metrics.jsonl", "recipe.yaml"
 
 
 def seal_of(ledger: Path) -> Path:
     """The file that seals it."""
-    return ledger.parent / "state" / "run.sha256"
+    return ledger.with_name("ledger.sha256")
 
 
 def seal(ledger: Path) -> None:
@@ -29,7 +29,7 @@ def seal(ledger: Path) -> None:
     if seal_of(ledger).exists() or not ledger.is_file() or (behind.exists() and behind.stat().st_size):
         return
     try:
-        files = [file for file in (ledger, ledger.with_name(FIGURES)) if file.is_file()]
+        files = [file for file in (ledger, *map(ledger.with_name, (FIGURES, RECIPE))) if file.is_file()]
         write_atomic(seal_of(ledger), "".join(f"{file_sum(file)}  {file.name}\n" for file in files) * 2)
     except OSError as error:
         raise cannot_write(seal_of(ledger), error) from error
@@ -71,13 +71,18 @@ def refuse_damaged_ledger(ledger: Path) -> None:
         )
 
 
-def figures_are_damaged(ledger: Path) -> bool:
-    """Whether the file of figures is not what it was when the run was closed; False where nobody closed it."""
-    expected = _expected(ledger, FIGURES)
+def has_changed(ledger: Path, name: str) -> bool:
+    """Whether a file beside it is not what it was when the run was closed; False where nobody closed it."""
+    expected = _expected(ledger, name)
     try:
-        return expected is not None and file_sum(ledger.with_name(FIGURES)) != expected
+        return expected is not None and file_sum(ledger.with_name(name)) != expected
     except OSError:
         return True
+
+
+def seal_is_damaged(ledger: Path) -> bool:
+    """Whether there is a seal that says nothing."""
+    return seal_of(ledger).exists() and _expected(ledger, ledger.name) is None
 
 
 def _expected(ledger: Path, name: str) -> str | None:

@@ -42,7 +42,7 @@ def mend(folder: RunFolder, ledger: Ledger, warn: Warn, rounds: int) -> None:
         if name in broken and number and _goes_on(ledger, number, rounds):
             last = max(last, number)
         elif name in broken:
-            _drop(folder, ledger, warn, name, named(folder, left, name))
+            warn(f"{named(folder, left, name)}. Nothing goes on from it any more: it stays as it is.")
             broken.remove(name)
     if RESULTS in broken:
         warn(f"{named(folder, left, RESULTS)}. It is written again.")
@@ -50,11 +50,12 @@ def mend(folder: RunFolder, ledger: Ledger, warn: Warn, rounds: int) -> None:
     if broken:
         # A round goes on with the optimizer of the one before it, whose state is gone by then.
         again = [*(mark for mark in again if not round_of(mark)), *map(Mark.ROUND, range(1, last + 1))]
+        students = [mark for mark in ledger.finished_stages() if Mark.named(mark) is Mark.STUDENT]
         warn(
             f"{named(folder, left, *broken)}. Trained again, from what is whole: {', '.join(again)}. What was asked, "
             "sampled and scored stays."
         )
-        ledger.unfinish_stages(again)
+        ledger.unfinish_stages([*again, *(students if Mark.SFT() in again else ())])
 
 
 def refuse_damaged(folder: RunFolder, ledger: Ledger, warn: Warn) -> None:
@@ -136,11 +137,3 @@ def _forget_what_went(folder: RunFolder, ledger: Ledger, states: dict[int, str])
     if Mark.SFT() in finished:
         went += [name for name in ledger.sums() if name.startswith("adapters/sft-")]
     ledger.forget_sums(*went)
-
-
-def _drop(folder: RunFolder, ledger: Ledger, warn: Warn, name: str, what: str) -> None:
-    """A state from which nothing goes on."""
-    if (folder.path / name).is_dir():
-        shutil.rmtree(folder.path / name)
-        warn(f"{what}. {name} is removed: nothing goes on from it any more.")
-    ledger.forget_sums(name)

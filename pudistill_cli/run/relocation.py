@@ -33,7 +33,7 @@ def in_place(loaded: LoadedRecipe) -> LoadedRecipe:
     Raises:
         RunError: it is a run's whose record is damaged.
     """
-    record = Record(loaded.folder / "state")
+    record = Record(loaded.folder)
     if loaded.path.name != "recipe.yaml" or not record.exists:
         return loaded
     here = loaded.folder.absolute()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.once import Once
-from tests.pudistill_cli.test_resume import DRAWN, POINTS, Killed
+from tests.pudistill_cli.test_resume import DRAWN, POINTS, Killed, bomb
 from tests.tiny import STUDENT, Ended, Tiny, lines_of, write_lines
 
 KEPT = ("adapters/*/*", "state/*/*", "results.json", "export/*/*")
@@ -70,14 +70,35 @@ def test_a_flipped_bit_is_noticed_and_mended(
     assert sums_are_of_what_is_there(copied)
 
 
-def test_a_state_from_which_nothing_goes_on_is_named_and_goes(copied: Tiny, call: Callable[..., Ended]) -> None:
+def test_a_state_from_which_nothing_goes_on_is_named_and_stays(
+    finished: Tiny, copied: Tiny, call: Callable[..., Ended]
+) -> None:
     file = copied.run / "state" / "round-2" / "training_state.safetensors"
     flip(file)
     ended = again(copied, call)
     assert f"{file} has the SHA-256 " in ended.flat
-    assert "state/round-2 is removed: nothing goes on from it any more." in ended.flat
-    assert not file.parent.exists()
-    assert "state/round-2" not in again(copied, call).err
+    assert "Nothing goes on from it any more: it stays as it is." in ended.flat
+    assert copied.bytes_of("adapters/*/*", "export/*/*") == finished.bytes_of("adapters/*/*", "export/*/*")
+
+
+def test_the_mean_of_several_students_is_made_again(tmp_path: Path, call: Callable[..., Ended]) -> None:
+    """A student of it alone where SFT was stopped, all of them once they are gone."""
+    tiny = Tiny.make(tmp_path, sft={"students": 2}, prefer={"rounds": 0})
+    with pytest.MonkeyPatch.context() as patch:
+        bomb(patch, "pudistill_cli.stages.sft:_mix", 1)
+        with pytest.raises(Killed):
+            call(*tiny.arguments())
+    flip(tiny.run / "adapters" / "sft-1" / WEIGHTS)
+    assert "Trained again, from what is whole: sft/student-1." in again(tiny, call).flat
+    whole = tiny.bytes_of("adapters/*/*")
+    shutil.rmtree(tiny.run)
+    again(tiny, call)
+    assert tiny.bytes_of("adapters/*/*") == whole
+    for file in (tiny.run / "adapters" / "sft" / WEIGHTS, tiny.run / "state" / "sft" / WEIGHTS):
+        flip(file)
+    shutil.rmtree(tiny.run / "export" / "adapter")
+    assert "Trained again, from what is whole: sft." in again(tiny, call).flat
+    assert tiny.bytes_of("adapters/*/*") == whole
 
 
 def test_much_at_once_is_mended_in_order(finished: Tiny, copied: Tiny, call: Callable[..., Ended]) -> None:
@@ -239,7 +260,7 @@ def test_a_damaged_record_or_recipe_is_written_again_or_named(copied: Tiny, call
     before = record.read_bytes()
     flip(record)
     ended = again(copied, call)
-    assert f"{record} is damaged: it is written again from run-copy.json." in ended.flat
+    assert f"{record} is damaged: it is written again from its copy." in ended.flat
     record.unlink()
     again(copied, call)
     assert record.read_bytes() == before
@@ -250,8 +271,10 @@ def test_a_damaged_record_or_recipe_is_written_again_or_named(copied: Tiny, call
     assert f"{recipe} is not what the run was made with (run -> file): seed: 0 -> 8" in ended.flat
     again(copied, call)
     assert recipe.read_text() == text
-    for file in (record, copied.run / "state" / "run-copy.json"):
-        flip(file)
+    flip(copied.run / ".run.json")
+    assert f"{copied.run / '.run.json'} is damaged: it is written again." in again(copied, call).flat
+    for file in (record, copied.run / ".run.json"):
+        file.write_text(file.read_text()[:-5])
     ended = call(*copied.arguments())
     assert (ended.code, f"{record} is damaged, and so is its copy" in ended.flat) == (7, True)
 
@@ -262,9 +285,9 @@ def test_damaged_figures_are_written_again_from_the_ledger(
     file = copied.run / "metrics.jsonl"
     flip(file)
     ended = again(copied, call)
-    assert f"{file} was damaged: it is written again from the ledger." in ended.flat
+    assert f"{file} is damaged: it is written again from the ledger." in ended.flat
     assert figures_of(file) == figures_of(finished.run / "metrics.jsonl")
-    assert "was damaged" not in again(copied, call).err
+    assert "is damaged" not in again(copied, call).err
 
 
 def figures_of(file: Path) -> dict[tuple[Any, ...], Any]:

@@ -95,8 +95,9 @@ def forget_the_date(tiny: Tiny) -> None:
     """As a run of before it was kept."""
     path = tiny.run / "state" / "run.json"
     record = json.loads(path.read_text())
-    del record["resolved"]["started"], record["sha256"]
+    del record["resolved"]["started"]
     path.write_text(json.dumps(record))
+    (tiny.run / ".run.json").unlink()
 
 
 def test_a_run_has_the_prompts_of_its_first_day_on_every_other(tiny: Tiny, at: Callable[[str], None]) -> None:
