@@ -8,8 +8,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from pudistill_cli.app import main
+from pudistill_cli.run.ledger_seal import unseal
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"
@@ -128,6 +129,13 @@ class Tiny:
         """What plain SQL finds in the ledger."""
         with closing(sqlite3.connect(f"file:{self.runs / name / 'ledger.sqlite'}?mode=ro", uri=True)) as db:
             return db.execute(query).fetchall()
+
+    @contextmanager
+    def changed_ledger(self) -> Iterator[sqlite3.Connection]:
+        """For plain SQL: nothing says afterwards that the file was another one before."""
+        with closing(sqlite3.connect(self.run / "ledger.sqlite")) as db, db:
+            yield db
+        unseal(self.run / "ledger.sqlite")
 
     def value(self, query: str, name: str = "tiny") -> Any:
         ((value,),) = self.rows(query, name)

@@ -17,7 +17,7 @@ from pudistill_cli.backend_api.export_formats import (
     mlx_variant,
 )
 from pudistill_cli.config.fields import Auto, Count, Names, Section, as_tuple
-from pudistill_cli.config.stages import Stage
+from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.did_you_mean import did_you_mean
 
 AUTO = ("auto",)
@@ -46,7 +46,7 @@ class ExportSettings(Section):
     """How MLX weights are stored: 3, 4, 5, 6 or 8 bits, 16 (bfloat16) or 32 (float32); auto: 8, 16 or 32, likewise."""
     group_size: Annotated[Count, Stage.EXPORT] = MLX_GROUP_SIZE
     """So many weights of a row share a scale in MLX's 3 to 8 bits: 32, 64 or 128."""
-    llama_cpp: Annotated[str | None, Stage.EXPORT] = None
+    llama_cpp: Annotated[str | None, Effect.NONE] = None
     """A checkout of llama.cpp, whose converter is used for architectures that ours does not write."""
 
     @field_validator("formats")

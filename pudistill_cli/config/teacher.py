@@ -28,7 +28,7 @@ class FileTeacher(_Settings):
     """Answers that are there already, as JSONL (teacher/file.py says which forms)."""
 
     kind: Annotated[Literal["file"], Stage.ANCHORS] = "file"
-    path: Annotated[str, Stage.ANCHORS] = Field(min_length=1)
+    path: Annotated[str, Effect.BY_CONTENT] = Field(min_length=1)
     on_bad_line: Annotated[Literal["fail", "skip"], Stage.ANCHORS] = "fail"
     """What a line that is no answer does; either way it is named by its number."""
     min_score: MinScore = None

@@ -24,6 +24,7 @@ from pudistill_cli.models.checkpoint_files import read_json
 from pudistill_cli.models.model_file import ReadsModelFiles
 from pudistill_cli.models.rendered_words import encode_in_full
 from pudistill_cli.models.student import Student, resolve_student
+from pudistill_cli.run.kept_elsewhere import refuse_damaged_model
 from pudistill_cli.run.plan import DEFAULT_CONTEXT
 from pudistill_cli.types import Message, Tokens
 
@@ -80,6 +81,9 @@ def open_judge(
         raise DataError(
             f"{adapter} holds no adapter_config.json.", "Name an adapter's folder: runs/NAME/adapters/sft, say."
         )
+    for path in (adapter, Path(settings.student.model)):
+        if path is not None:
+            refuse_damaged_model(path)
     student_settings = settings.student
     student = resolve_student(
         student_settings.model,

@@ -1,4 +1,8 @@
-"""Checkpoints in Hugging Face form that are made of something else, once, and kept in the cache."""
+"""Checkpoints in Hugging Face form that are made of something else, once, and kept in the cache.
+
+Nothing else would notice if a file of one changed on the disk: what a run compares is the hash of what it was made of.
+So each has the sums of its files in it, and one that is damaged is made again.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pudistill_cli.atomic_files import sync_folder, sync_tree
-from pudistill_cli.errors import DataError
+from pydantic import TypeAdapter
 
+from pudistill_cli.atomic_files import sync_folder, sync_tree, write_atomic
+from pudistill_cli.errors import DataError, RunError
+from pudistill_cli.file_sums import file_sum, folder_sums
+
+_SUMS = "sums.json"
+"""The SHA-256 of each of a checkpoint's files, by its path in it."""
+_FOUND_WHOLE: set[tuple[object, ...]] = set()
 _ROOM = 16 << 20
 """Bytes for configs, tokenizer and the file system's own use."""
 _ABANDONED = 24 * 3600.0
@@ -23,16 +33,18 @@ _ABANDONED = 24 * 3600.0
 def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], None]) -> Path:
     """The folder `out`, made by `write` unless it is there; `takes` is what takes `needed` bytes, for a message.
 
-    The folder appears whole or not at all. Several processes may make it at once: the first one's is everyone's.
+    The folder appears whole or not at all. Several processes may make it at once: the first one's is everyone's. One
+    that is not what was written any more is made again.
 
     Raises:
         DataError: there is no room for it, or it cannot be written.
     """
-    if out.is_dir():
+    if out.is_dir() and _is_whole(out):
         return out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(out)
+        _remove_damaged(out)
         free = shutil.disk_usage(out.parent).free
         if free < needed + _ROOM:
             raise DataError(
@@ -45,6 +57,7 @@ def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], 
             made = Path(name) / out.name  # not the temporary folder itself, which is for this user only
             made.mkdir()
             write(made)
+            write_json(made / _SUMS, folder_sums(made))
             sync_tree(made)
             try:
                 made.rename(out)
@@ -62,6 +75,37 @@ def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a config as transformers does."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether each of its files is what was written; found out once a process, as long as none is written to."""
+    sums = folder / _SUMS
+    state = (folder, *sorted((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in folder.iterdir()))
+    if state in _FOUND_WHOLE:
+        return True
+    try:
+        if not sums.exists():  # an older version's: nobody knows what was written
+            write_atomic(sums, json.dumps(folder_sums(folder)) + "\n")
+            return True
+        kept = TypeAdapter(dict[str, str]).validate_json(sums.read_bytes())
+        whole = bool(kept) and all(file_sum(folder / name) == digest for name, digest in kept.items())
+    except RunError:  # a cache that may only be read
+        return True
+    except (OSError, ValueError):
+        return False
+    if whole:
+        _FOUND_WHOLE.add(state)
+    return whole
+
+
+def _remove_damaged(out: Path) -> None:
+    """Aside first, in one step: a process that reads the files has them still."""
+    if not out.is_dir():
+        return
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".damaged.tmp"))
+    with suppress(FileNotFoundError):  # another process has removed it
+        out.rename(aside / out.name)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove_abandoned(out: Path) -> None:

@@ -67,6 +67,7 @@ class Student:
     """The file that it came as, which llama.cpp reads."""
     original: Path | None = None
     """Of a GGUF student: the checkpoint that it was made from, into which exports are merged."""
+    original_fingerprint: str | None = None
 
     @property
     def description(self) -> str:
@@ -191,7 +192,7 @@ def with_original(student: Student, original: str, *, offline: bool = False, for
             "the file does, and an export would not.",
             "Give the original the file's tokenizer and chat template, or leave student.original out.",
         )
-    return replace(student, original=source.folder)
+    return replace(student, original=source.folder, original_fingerprint=source.fingerprint)
 
 
 def _from_gguf(path: Path, revision: str | None, context: int | None, format: Format) -> Student:
@@ -254,6 +255,11 @@ def _context(config: dict[str, Any], folder: Path, cap: int | None) -> tuple[int
     if own is not None and cap is not None and cap > own:
         return own, (f"student.context is {cap}, but the student's own longest sequence is {own}: {own} it is.",)
     return min(lengths), ()
+
+
+def checkpoint_fingerprint(folder: Path) -> str:
+    """Blake2b-128, in hex, of config, tokenizer and weights of a checkpoint in Hugging Face form."""
+    return _fingerprint(folder, weight_files(folder))
 
 
 def _fingerprint(folder: Path, weights: tuple[Path, ...]) -> str:

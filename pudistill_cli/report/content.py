@@ -17,9 +17,12 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import RunError
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.report.charts import Point
+from pudistill_cli.run.kept import damages
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.ledger_answers import HeldAnswer
+from pudistill_cli.run.ledger_seal import refuse_damaged_ledger
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.mending import RESULTS
 from pudistill_cli.stages.anchor_check import graded_too_low
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.selection import Considered
@@ -68,11 +71,15 @@ def read_run(folder: Path) -> Content:
     """Of a run that has been evaluated.
 
     Raises:
-        RunError: `results.json` is not as this version writes it.
+        RunError: `results.json` is not as this version writes it, or it or the ledger is damaged.
     """
-    results = read_results(folder / "results.json")
+    results = read_results(folder / RESULTS)
+    refuse_damaged_ledger(folder / "ledger.sqlite")
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     with closing(Ledger(folder / "ledger.sqlite")) as ledger:
+        kept = ledger.sums().get(RESULTS, {})
+        if damaged := damages(folder, {RESULTS: kept}):
+            raise _damaged(folder / RESULTS, f"is damaged: it {damaged[0].what}")
         return Content(
             name=folder.name,
             facts=_facts(load_recipe(str(folder / "recipe.yaml"), []).recipe, results, ledger),
@@ -95,10 +102,11 @@ def read_results(path: Path) -> Results:
     try:
         return TypeAdapter(Results).validate_json(path.read_bytes())
     except ValidationError as error:
-        raise RunError(
-            f"{path} is not as this version of pudistill writes it.",
-            f"Write it again: pudistill eval {quote(str(path.parent))}",
-        ) from error
+        raise _damaged(path, "is not as this version of pudistill writes it") from error
+
+
+def _damaged(path: Path, what: str) -> RunError:
+    return RunError(f"{path} {what}.", f"Write it again: pudistill eval {quote(str(path.parent))}")
 
 
 def _facts(recipe: Recipe, results: Results, ledger: Ledger) -> list[tuple[str, str]]:
@@ -152,13 +160,21 @@ def _exports(ledger: Ledger, folder: Path, chosen: str) -> list[tuple[str, Compa
     for mark in sorted(m for m in ledger.finished_stages() if Mark.named(m) is Mark.EXPORT):
         detail = ledger.stage_detail(mark)
         del detail["path"]
+        adapter = detail.pop("adapter", None)
         if "kl_to_base" not in detail:  # of an older version, which compared with SFT
             continue
         name = Mark.EXPORT.of(mark)
-        card = folder / "export" / name / "pudistill.json"
-        adapter = json.loads(card.read_text(encoding="utf-8"))["adapter"] if card.exists() else chosen
+        adapter = adapter or _of_card(folder / "export" / name / "pudistill.json") or chosen
         exports.append((name if adapter == chosen else f"{name} of {adapter}", Comparison(**detail)))
     return exports
+
+
+def _of_card(path: Path) -> str | None:
+    """The adapter of an export of an older version, which said it there alone; None where it cannot be read."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["adapter"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _examples(ledger: Ledger) -> list[Example]:

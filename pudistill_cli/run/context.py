@@ -21,7 +21,10 @@ from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import PromptSets
 from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.ledger import Ledger
+from pudistill_cli.run.marks import MarkName
+from pudistill_cli.run.mending import forget_if_other
 from pudistill_cli.run.model_pair import ModelPair
+from pudistill_cli.run.rollouts import round_of
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.types import Adapter, Message, Tokens
 
@@ -111,11 +114,25 @@ class Job:
         self.learner.snapshot(self.folder.adapter(name))
         self.model_pair.save(self.folder.state(name))
 
+    def finish_training(self, mark: MarkName, name: str, detail: Mapping[str, Any], over: MarkName) -> None:
+        """Mark a stage as finished that `save_learner` was called for, and keep the sums of what it left.
+
+        The mark `over`, of how far the stage was, goes with it.
+
+        One that was done before, and was damaged since, may come out otherwise where the hardware adds up in another
+        order each time: what was made of the old adapter is then forgotten.
+        """
+        adapter, state = self.folder.adapter(name), self.folder.state(name)
+        sums = self.folder.sums(adapter, state)
+        forget_if_other(self.folder, self.ledger, self.console.warn, name, sums)
+        self.ledger.finish_stage(mark, detail, sums, over)
+
     def drop_older_states(self, name: str) -> None:
         """Only once the ledger says that the stage `name` is done: until then a resume needs the one before it."""
         for folder in self.folder.states():
-            if folder != self.folder.state(name):
+            if folder != self.folder.state(name) and round_of(folder.name) <= round_of(name):
                 shutil.rmtree(folder)
+                self.ledger.forget_sums(f"state/{folder.name}")
 
     def restore_learner(self, name: str) -> None:
         """Go on from a finished stage; does nothing when a later one is finished too."""

@@ -4,8 +4,7 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
             ledger.sqlite    everything else (ledger.py)
             metrics.jsonl    the figures of every step, for tail -f
             adapters/<name>/ in PEFT's format
-            state/           run.json: identity and resolved settings; <name>/: the learner's, to go on from;
-                             token_budget: tokens in a pass that fit, where the recipe's did not;
+            state/           run.json: identity and resolved settings (record.py); <name>/: the learner's, to go on from;
                              memo: what models answered since the ledger was last told
             results.json     the final table; report.html: the same and more, to be read
             export/<format>/
@@ -18,19 +17,23 @@ import math
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, cast
 
+from pudistill_cli import __version__
 from pudistill_cli.atomic_files import cannot_write, recover_folders, replace_folder, write_atomic
 from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
-from pudistill_cli.config.stages import Effect, Stage
+from pudistill_cli.config.stages import Stage
 from pudistill_cli.errors import RunError
-from pudistill_cli.run.identity import Difference, differences, effects_of
-from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.closed_run import begun, check_closed, rewrite
+from pudistill_cli.run.forgetting import forget_changed
+from pudistill_cli.run.identity import differences
+from pudistill_cli.run.kept import sums_of
+from pudistill_cli.run.ledger_seal import seal
+from pudistill_cli.run.record import Record
+from pudistill_cli.run.teacher_content import KEY
 
 __all__ = ["RunFolder", "replace_folder", "write_atomic"]
 
@@ -40,9 +43,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDERS = ("adapters", "state", "export")
 STARTED = "started"
 """When the run was started, among what it resolved once."""
-_REDONE_FREELY = (Stage.EVAL, Stage.EXPORT)
-"""What may be done again though it has finished."""
-_RESOLVED_BY = {"anchors.fingerprint": Stage.ANCHORS}
+ANCHORS = "anchors.fingerprint"
+"""The hash of the answers' token ids, likewise."""
+_RESOLVED_BY = {ANCHORS: Stage.ANCHORS}
 """The stage that resolves a value; the others are resolved for SFT, when the student is loaded and its answers come."""
 
 
@@ -57,13 +60,17 @@ class RunFolder:
         self.name = path.name
         self.ledger_path = path / "ledger.sqlite"
         self.recipe_path = path / "recipe.yaml"
-        self._record_path = path / "state" / "run.json"
+        self.notices: list[str] = []
+        """What was found and mended when it was opened."""
+        self._record = Record(path)
         self._metrics_path = path / "metrics.jsonl"
         self._metrics: set[str] | None = None
         """Its lines, once one is added."""
         self._lock = lock
         self._identity: dict[str, str] = {}
         self._resolved: dict[str, str | int] = {}
+        self._token_budget: int | None = None
+        self._place = path.absolute()
         self._recipe = ""
 
     @classmethod
@@ -100,37 +107,39 @@ class RunFolder:
         """Open a run as it is, to look at it or to export it: its identity and its recipe stay.
 
         Raises:
-            RunError: another process has the run open.
+            RunError: another process has the run open, or its record or its ledger is damaged.
         """
         try:
-            run = cls(path, _locked(path))
+            lock = _locked(path)
         except OSError as error:
             raise cannot_write(path, error) from error
-        held = json.loads(run._record_path.read_text(encoding="utf-8"))
-        run._identity, run._resolved = held["identity"], held["resolved"]
+        try:
+            run = cls(path, lock)
+            run.notices += check_closed(run.ledger_path)
+            run._read_record()
+        except BaseException:
+            lock.close()
+            raise
         return run
 
-    def refuse_other_content(self, identity: Mapping[str, str]) -> None:
-        """See that student and prompts are what the run was made of, whatever its recipe calls them.
-
-        Raises:
-            RunError: they are not.
-        """
-        content = [key for key in self._identity if key.endswith(".fingerprint")]
-        changed = differences(
-            {k: self._identity[k] for k in content}, {k: identity[k] for k in content if k in identity}
-        )
-        if changed:
-            raise RunError(
-                f"{self.path} was made of another student or of other prompts (old -> new):{_listed(changed)}",
-                "Put them back as they were, or start a run of its own: pudistill run RECIPE --name NEW",
-            )
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What the run was last started with (run/identity.py)."""
+        return self._identity
 
     def close(self) -> None:
-        """Let other processes open the run."""
-        self._lock.close()
+        """Seal the ledger, and let other processes open the run."""
+        try:
+            seal(self.ledger_path)
+        finally:
+            self._lock.close()
 
     # --- places ---
+
+    @property
+    def place(self) -> Path:
+        """Where the run was when it last went on: what its recipe names may have been moved with it."""
+        return self._place
 
     def adapter(self, name: str) -> Path:
         """An adapter's folder."""
@@ -148,6 +157,10 @@ class RunFolder:
         """An export's folder."""
         return self.path / "export" / format
 
+    def sums(self, *paths: Path) -> dict[str, dict[str, str]]:
+        """The SHA-256 sums of what was just written there, for the ledger to keep (run/kept.py)."""
+        return sums_of(self.path, *paths)
+
     @property
     def step_marker(self) -> Path:
         """An empty file that is there while a training step is under way (stages/train_step.py)."""
@@ -163,13 +176,12 @@ class RunFolder:
     @property
     def token_budget(self) -> int | None:
         """Tokens in a pass that were found to fit; None while the recipe's do."""
-        kept = self.path / "state" / "token_budget"
-        return int(kept.read_text(encoding="utf-8")) if kept.exists() else None
+        return self._token_budget
 
     def keep_token_budget(self, tokens: int) -> None:
         """At most so many from now on, also when the run is resumed. It is no part of the run's identity."""
-        fewest = min(tokens, self.token_budget or tokens)
-        write_atomic(self.path / "state" / "token_budget", f"{fewest}\n")
+        self._token_budget = min(tokens, self._token_budget or tokens)
+        self._write_record()
 
     def has_resolved(self, keys: Iterable[str]) -> bool:
         """Whether the run has kept a value for each of these."""
@@ -180,8 +192,25 @@ class RunFolder:
         new = {key: value for key, value in values.items() if key not in self._resolved}
         if new:
             self._resolved |= new
-            self._record()
+            self._write_record()
         return {key: cast("T", self._resolved[key]) for key in values}
+
+    def keep_anchors(self, fingerprint: str, *, fixed: bool) -> None:
+        """What the run learns from, by its hash: the last that was given until it is fixed, and then that one only.
+
+        Raises:
+            RunError: it is fixed, and this is another one.
+        """
+        held = self._resolved.get(ANCHORS)
+        if fixed and held not in (None, fingerprint) and self._identity.get("version") == __version__:
+            raise RunError(
+                f"The answers in {self.ledger_path} are not those that the run has learned from: their hash is "
+                f"{fingerprint}, and was {held}.",
+                f"The ledger was changed, or is damaged: put it back, or start a run of its own: --name {self.name}-2",
+            )
+        if held != fingerprint:
+            self._resolved[ANCHORS] = fingerprint
+            self._write_record()
 
     def date(self) -> datetime:
         """When the run was started: what the student's chat template takes for the present, on later days too.
@@ -189,13 +218,13 @@ class RunFolder:
         A run that has not kept it yet may have begun already: then it is when the ledger's first stage did.
         """
         if STARTED not in self._resolved:
-            self.resolve_once({STARTED: (self._begun() or datetime.now()).isoformat(timespec="seconds")})
+            self.resolve_once({STARTED: (begun(self.ledger_path) or datetime.now()).isoformat(timespec="seconds")})
         return datetime.fromisoformat(str(self._resolved[STARTED]))
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write `recipe.yaml` with every default; its head holds the hashes and what was resolved."""
         self._recipe = resolved_yaml(recipe)
-        self._record()
+        self._write_record()
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
         """Add a line to `metrics.jsonl`, unless it is there: a step that is done again gives the same figures."""
@@ -213,62 +242,40 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self._metrics_path, error) from error
 
-    def _begun(self) -> datetime | None:
-        """By local time, as a new run's is."""
-        if not self.ledger_path.exists():
-            return None
-        with closing(Ledger(self.ledger_path)) as ledger:
-            begun = ledger.begun()
-        return None if begun is None else datetime.fromisoformat(begun).astimezone().replace(tzinfo=None)
-
     # --- identity ---
 
     def _adopt(self, identity: dict[str, str]) -> None:
         """Mend what a killed process left, then make the identity the run's own."""
         for folder in _FOLDERS:
             recover_folders(self.path / folder)
+        self.notices += check_closed(self.ledger_path)
         self._cut_torn_line()
-        if self._record_path.exists():
-            held = json.loads(self._record_path.read_text(encoding="utf-8"))
-            self._identity, self._resolved = held["identity"], held["resolved"]
+        if self._record.exists:
+            self._read_record()
             if changed := differences(self._identity, identity):
-                self._redo(changed)
-        self._identity = identity
-        self._record()
+                first = forget_changed(self.path, changed)
+                self._resolved = {
+                    k: v for k, v in self._resolved.items() if _RESOLVED_BY.get(k, Stage.SFT).precedes(first)
+                }
+        self._identity = {**{key: self._identity[key] for key in (KEY,) if key in self._identity}, **identity}
+        self._place = self.path.absolute()
+        self._write_record()
 
-    def _redo(self, changed: list[Difference]) -> None:
-        """Forget the stages that the differences touch, or refuse."""
-        first = changed[0].stage
-        if self.ledger_path.exists():
-            with closing(Ledger(self.ledger_path)) as ledger:
-                marks = [Mark.named(name) for name in ledger.finished_stages()]
-                finished = {mark.stage for mark in marks if mark.holds_work and mark.stage not in _REDONE_FREELY}
-                last = max(finished, key=lambda stage: stage.place, default=None)
-                if last is not None and not last.precedes(first):
-                    raise self._differs(changed, last)
-                # An adapter's name stands for frozen weights, so what was sampled under it stays true.
-                keep = ["base", *(p.name for p in (self.path / "adapters").iterdir())]
-                same = all(Effect.SAME_ANSWERS in effects_of(d.key) for d in changed if d.stage is Stage.EVAL)
-                ledger.forget_from(first, keep if same else [])
-        self._resolved = {
-            key: value for key, value in self._resolved.items() if _RESOLVED_BY.get(key, Stage.SFT).precedes(first)
-        }
+    def _read_record(self) -> None:
+        held, notice = self._record.read()
+        self._identity, self._resolved = held["identity"], held["resolved"]
+        self._token_budget = held["token_budget"]
+        self._place = Path(held.get("place", self.path.absolute()))
+        self.notices += [notice] if notice else []
 
-    def _differs(self, changed: list[Difference], stage: Stage) -> RunError:
-        return RunError(
-            f"{self.path} is another run: its stage {stage.title!r} has finished with other settings (old -> new):"
-            f"{_listed(changed)}",
-            f"Start a run of its own: --name {self.name}-2. Or give the old one up: delete {self.path}",
-        )
-
-    def _record(self) -> None:
-        record = {"identity": self._identity, "resolved": self._resolved}
-        write_atomic(self._record_path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    def _write_record(self) -> None:
+        held = {"identity": self._identity, "resolved": self._resolved, "place": str(self._place)}
+        self._record.write(held | {"token_budget": self._token_budget})
         if self._recipe:
             hashes = {k: v for k, v in self._identity.items() if k == "version" or k.endswith(".fingerprint")}
             head = "".join(f"# {key}: {value}\n" for key, value in {**hashes, **self._resolved}.items())
             head = f"# Written by pudistill: what a run is made of is fixed.\n{head}"
-            write_atomic(self.recipe_path, head + self._recipe)
+            rewrite(self.ledger_path, self.recipe_path, head + self._recipe)
 
     def _cut_torn_line(self) -> None:
         """A process that was killed may have left half a line of metrics."""
@@ -278,13 +285,9 @@ class RunFolder:
                 write_atomic(self._metrics_path, data[: data.rfind(b"\n") + 1])
 
 
-def _listed(changed: list[Difference]) -> str:
-    return "".join(f"\n  {difference}" for difference in changed)
-
-
 def _refuse_foreign(path: Path) -> None:
     """A folder that is there must be a run, or hold no more than a run that was just begun."""
-    if path.exists() and not (path / "state" / "run.json").exists():
+    if path.exists() and not Record(path).exists:
         others = sorted(p.name for p in path.iterdir() if p.name not in (".lock", *_FOLDERS))
         if others:
             raise RunError(
@@ -298,8 +301,10 @@ def _locked(path: Path) -> sqlite3.Connection:
     lock = sqlite3.connect(path / ".lock", timeout=0, isolation_level=None)
     try:
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         lock.close()
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise RunError(f"{path / '.lock'} is damaged.", "Delete it if no pudistill is at work there.") from error
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise OSError(str(error)) from error
         raise RunError(

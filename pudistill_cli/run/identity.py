@@ -13,7 +13,9 @@ from pudistill_cli import __version__
 from pudistill_cli.config.fields import field_at, sections_in
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
+from pudistill_cli.config.teacher import LocalTeacher
 from pudistill_cli.run.plan import Plan
+from pudistill_cli.run.teacher_content import KEY, model_path
 
 METRIC_FILE = "eval.metric.file"
 """What `--metric` names, by name and content; it is there only where it was given."""
@@ -22,6 +24,7 @@ CHECKED_BY = "teacher.min_score.metric"
 CONTENTS = {
     "version": Stage.PROMPTS,
     "prompts.fingerprint": Stage.PROMPTS,
+    KEY: Stage.ANCHORS,
     "student.fingerprint": Stage.SFT,
     "backend.resolved": Stage.SFT,
     "export.original": Stage.EXPORT,
@@ -49,19 +52,30 @@ class Difference:
 
 
 def identity(checked: Plan) -> dict[str, str]:
-    """What makes a run this run: version, resolved recipe, and the content of student and prompts."""
+    """What makes a run this run: version, resolved recipe, and the content of student and prompts.
+
+    What the answers come from is no part of it here (run/teacher_content.py): a run that has them needs no teacher.
+    """
     sets = (checked.prompts.train, checked.prompts.dev, checked.prompts.test, *checked.prompts.extra.values())
     content = sorted(f"{p.split} {p.key} {p.reference!r}" for prompts in sets for p in prompts)
     return {
         "version": __version__,
         "student.fingerprint": checked.student.fingerprint,
-        "export.original": "given" if checked.student.original else "none",
+        "export.original": checked.student.original_fingerprint or "none",
         "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
         "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
         **({CHECKED_BY: checked.measure.identity} if checked.recipe.teacher.min_score is not None else {}),
         **({METRIC_FILE: checked.measure.file.identity} if checked.measure.file else {}),
-        **flattened(checked.recipe.model_dump(mode="json", exclude=_named_by_content(Recipe))),
+        **settings_of(checked.recipe),
     }
+
+
+def settings_of(recipe: Recipe) -> dict[str, str]:
+    """A recipe's settings by dotted key, but for what is named by its content."""
+    excluded = _named_by_content(Recipe)
+    if isinstance(recipe.teacher, LocalTeacher) and model_path(recipe.teacher) is not None:
+        excluded = {**excluded, "teacher": {"model": True}}
+    return flattened(recipe.model_dump(mode="json", exclude=excluded))
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
@@ -70,7 +84,7 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Differen
     A setting that an older version did not have is one that was left open.
     """
     different = [k for k in dict.fromkeys((*old, *new)) if old.get(k, _OPEN) != new.get(k, _OPEN)]
-    keys = [k for k in different if Effect.NONE not in effects_of(k)]
+    keys = [k for k in different if _counts(k, old, new)]
     return sorted((Difference(k, old.get(k), new.get(k), stage_of(k)) for k in keys), key=lambda d: d.stage.place)
 
 
@@ -94,6 +108,14 @@ def flattened(value: object, path: str = "") -> dict[str, str]:
         return {path: str(cast("object", value))}
     parts = cast("dict[str, object]", value)
     return {k: v for name, part in parts.items() for k, v in flattened(part, f"{path}.{name}".lstrip(".")).items()}
+
+
+def _counts(key: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Whether another value makes another run; what is not known of a teacher, or named by its content, does not."""
+    local = old.get("teacher.kind") == new.get("teacher.kind") == "local"
+    if (key == KEY or (key == "teacher.model" and local)) and not (key in old and key in new):
+        return False
+    return not effects_of(key) & {Effect.NONE, Effect.BY_CONTENT}
 
 
 def _declared(key: str) -> list[Any]:

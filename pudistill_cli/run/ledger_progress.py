@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pudistill_cli.method.statistics import Interval
+from pudistill_cli.run.ledger_sums import Sums, insert_sums
 from pudistill_cli.run.marks import MarkName
 from pudistill_cli.run.sqlite_file import Tables, to_json
 
@@ -60,6 +61,18 @@ class ProgressTables(Tables):
             for stage, round, step, name, value, low, high in rows
         ]
 
+    def figures(self) -> list[dict[str, Any]]:
+        """The figures as `metrics.jsonl` has them: a record for what came together, None where one is not defined."""
+        records: list[dict[str, Any]] = []
+        for stage, round, step, name, value in self._file.rows(
+            "SELECT stage, round, step, name, value FROM metrics WHERE stage <> 'eval' ORDER BY id"
+        ):
+            where = {"stage": stage, "round": round, "step": step}
+            if not records or where != {key: records[-1][key] for key in where} or name in records[-1]:
+                records.append(where)
+            records[-1][name] = value
+        return records
+
     def begin_stage(self, name: MarkName) -> None:
         """Mark a stage as under way; one that was finished stays so, with what it ended with, until it is again.
 
@@ -68,14 +81,29 @@ class ProgressTables(Tables):
         with self._file.transaction() as db:
             db.execute("INSERT OR IGNORE INTO stages (name) VALUES (?)", (name,))
 
-    def finish_stage(self, name: MarkName, detail: Mapping[str, Any], over: MarkName | None = None) -> None:
-        """Mark a stage that was begun as done, with what it ended with; the mark `over` goes with it."""
+    def finish_stage(
+        self, name: MarkName, detail: Mapping[str, Any], sums: Sums | None = None, over: MarkName | None = None
+    ) -> None:
+        """Mark a stage that was begun as done, with what it ended with and the sums of what it left.
+
+        The mark `over` goes with it.
+        """
         with self._file.transaction() as db:
             db.execute("DELETE FROM stages WHERE name = ?", (over,))
             db.execute(
                 "UPDATE stages SET finished = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), detail = ? WHERE name = ?",
                 (to_json(detail), name),
             )
+            insert_sums(db, sums or {})
+
+    def unfinish_stages(self, names: Sequence[MarkName]) -> None:
+        """Take marks back: what the stages left is damaged, and they are done again. They stay begun."""
+        with self._file.transaction() as db:
+            db.executemany("UPDATE stages SET finished = NULL WHERE name = ?", [(name,) for name in names])
+
+    def stage_begun(self, name: MarkName) -> bool:
+        """Whether a stage is under way or finished."""
+        return bool(self._file.rows("SELECT 1 FROM stages WHERE name = ?", name))
 
     def forget_stage(self, name: MarkName) -> None:
         """Drop a mark: it was not begun."""

@@ -77,16 +77,20 @@ class PromptTables(Tables):
                 [(to_json(t), key) for key, t in tokens.items()],
             )
 
+    def work_done(self) -> bool:
+        """Whether a stage has finished once: from then on the anchors stay as they are."""
+        return bool(self._file.rows("SELECT 1 FROM stages WHERE detail IS NOT NULL LIMIT 1"))
+
     def anchors(self) -> dict[str, Answer]:
         """Answers by prompt.
 
-        Those of status "error" are left out, to be asked again, until a stage has finished: from then on the
-        set that is trained on stays as it is.
+        Those of status "error" are left out, to be asked again, until `work_done`: from then on the set that is
+        trained on stays as it is.
         """
+        errors = "" if self.work_done() else "WHERE status <> 'error'"
         rows = self._file.rows(
             "SELECT prompt_key, text, status, finish_reason, reasoning_stripped, prompt_tokens, "
-            "completion_tokens, detail FROM anchors "
-            "WHERE status <> 'error' OR EXISTS (SELECT 1 FROM stages WHERE finished IS NOT NULL)"
+            f"completion_tokens, detail FROM anchors {errors}"
         )
         return {
             key: Answer(text, status, finish_reason, bool(stripped), *rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -20,6 +20,7 @@ from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import RunError
 from pudistill_cli.paths_inside import RUN_NAME
+from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.identity import identity
@@ -27,8 +28,12 @@ from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.measured import needed_code, refuse_missing_file
 from pudistill_cli.run.memo import Memo
+from pudistill_cli.run.mending import mend, refuse_damaged
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, ENGINE, Plan, measured, plan
+from pudistill_cli.run.relocation import found_again
+from pudistill_cli.run.same_run import refuse_missing_files, refuse_other_content, refuse_other_settings
+from pudistill_cli.run.teacher_content import other_answers, teacher_content, what_changed
 from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.opening import open_teacher
@@ -36,14 +41,39 @@ from pudistill_cli.teacher.opening import open_teacher
 
 def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline: bool = False) -> Job:
     """Create or open the folder of a run that is to go on, then load the student."""
-    folder = RunFolder.create_or_open(root, name, identity(checked))
+    teacher = checked.recipe.teacher
+    others = other_answers(teacher, checked.prompts, root / name / "ledger.sqlite")
+    if others:
+        console.warn(what_changed(teacher, others))
+    content = teacher_content(teacher, checked.prompts)
+    folder = RunFolder.create_or_open(root, name, identity(checked) | content)
     try:
+        _tell(folder, console)
+        if others:
+            console.say(_settled(folder, others))
         folder.write_recipe(checked.recipe)
+        if folder.ledger_path.exists():
+            with closing(Ledger(folder.ledger_path)) as ledger:
+                mend(folder, ledger, console.warn, checked.recipe.prefer.rounds)
         with console.status("loading the student"):
             return _load(checked, console, folder, folder.memo, offline=offline)
     except BaseException:
         folder.close()
         raise
+
+
+def _tell(folder: RunFolder, console: Console) -> None:
+    for notice in folder.notices:
+        console.warn(notice)
+
+
+def _settled(folder: RunFolder, others: Sequence[Prompt]) -> str:
+    """What becomes of answers that are others in their file now: a run that has not used any takes the new ones."""
+    with closing(Ledger(folder.ledger_path)) as ledger:
+        held = ledger.anchors()
+    if all(prompt.key in held for prompt in others):
+        return f"{folder.name} goes on with the answers that it took."
+    return f"{folder.name} has not learned from any yet, and takes its answers anew."
 
 
 def _load(checked: Plan, console: Console, folder: RunFolder, kept: Path | None, *, offline: bool) -> Job:
@@ -145,20 +175,23 @@ def reopen(
     path = find_run(run, root)
     if grades and allowed.metric is None and not any(c.lstrip().startswith("eval.metric") for c in changes):
         refuse_missing_file(path)
-    recipe = load_recipe(str(path / "recipe.yaml"), changes).recipe
-    checked = plan(recipe, console, allowed=allowed, grades=grades)
     folder = RunFolder.reopen(path)
     try:
-        folder.refuse_other_content(identity(checked))
+        recipe = found_again(load_recipe(str(folder.recipe_path), changes).recipe, folder.place, folder.path.absolute())
+        refuse_missing_files(folder, recipe)
+        checked = plan(recipe, console, allowed=allowed, grades=grades)
+        refuse_other_settings(folder, identity(checked), changes)
+        refuse_other_content(folder, identity(checked))
+        _tell(folder, console)
+        with closing(Ledger(folder.ledger_path)) as ledger:
+            if not ledger.stage_done(Mark.EVAL()):
+                raise not_finished(folder.path)
+            refuse_damaged(folder, ledger, console.warn)
         with console.status("loading the student"):
-            job = _load(checked, console, folder, None, offline=False)
+            return _load(checked, console, folder, None, offline=False)
     except BaseException:
         folder.close()
         raise
-    if not job.ledger.stage_done(Mark.EVAL()):
-        job.close()
-        raise not_finished(path)
-    return job
 
 
 def find_run(run: str, root: Path) -> Path:

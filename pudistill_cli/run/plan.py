@@ -30,6 +30,7 @@ from pudistill_cli.prompts import (
     refuse_leaks,
     split_prompts,
 )
+from pudistill_cli.run.kept_elsewhere import refuse_damaged_model
 from pudistill_cli.run.token_ids import check_token_ids
 
 SAMPLE_ROWS = 256
@@ -92,6 +93,9 @@ def _plan(recipe: Recipe, console: Console, offline: bool, measure: Measure, gra
     prompts = read_prompt_sets(recipe.prompts)
     if metric is not None and (notice := unreachable_references(metric, prompts)):
         console.warn(notice)
+    for model in (recipe.student.model, recipe.student.original, getattr(recipe.teacher, "model", None)):
+        if model is not None:
+            refuse_damaged_model(Path(model))
     student = resolve_student(
         recipe.student.model,
         recipe.student.revision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -53,3 +54,9 @@ def policy_of(number: int) -> str:
 def of_round(number: int) -> Rollout:
     """The candidates of a round."""
     return Rollout(Purpose.ROUND, number)
+
+
+def round_of(name: str) -> int:
+    """The round that an adapter, a state or a mark of this name is of; 0 where it is of none."""
+    found = re.search(r"\bround-(\d+)", name)
+    return int(found[1]) if found else 0

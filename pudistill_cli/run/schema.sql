@@ -1,4 +1,4 @@
--- The ledger of a run, schema version 2. Documented in docs/ledger.md, with queries.
+-- The ledger of a run, schema version 3. Documented in docs/ledger.md, with queries.
 -- Columns marked JSON hold arrays or objects for json_each and json_extract.
 
 CREATE TABLE prompts (
@@ -97,6 +97,13 @@ CREATE TABLE eval_answers (
     score REAL,                         -- by eval.metric; NULL without one
     UNIQUE (system, split, temperature, prompt_key, sample)
 );
+
+CREATE TABLE sums (
+    name TEXT NOT NULL,                 -- what is kept, below the run's folder: adapters/sft, state/round-1, export/hf
+    file TEXT NOT NULL,                 -- in it, with / between the parts; '' where it is a file itself
+    sha256 TEXT NOT NULL,               -- of the file, in hex
+    PRIMARY KEY (name, file)
+) WITHOUT ROWID;
 
 -- Every score of a candidate, and the preference that the update learned from; place 1 is the scorer's favourite of its group.
 CREATE VIEW ranked_candidates AS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,12 +19,22 @@ from pudistill_cli.errors import RunError
 class SqliteFile:
     """An open file; `schema` is what an empty one gets, `migrations` take a file from their version to the next one.
 
+    `before_write` is called before the first change of it.
+
     Raises:
         RunError: it cannot be used, or its version is newer than `version`. So does every method.
     """
 
-    def __init__(self, path: Path, schema: str, version: int, migrations: Mapping[int, str] = {}) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: str,
+        version: int,
+        migrations: Mapping[int, str] = {},
+        before_write: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = path
+        self._before_write: Callable[[], None] | None = before_write
         with self._errors():
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         try:
@@ -46,6 +56,7 @@ class SqliteFile:
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
         """Everything inside is committed together, or nothing is."""
+        self._about_to_write()
         with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -67,12 +78,19 @@ class SqliteFile:
         self._db.execute("PRAGMA journal_mode = WAL")
         # In WAL this keeps every commit through a kill, and their order through a power cut.
         self._db.execute("PRAGMA synchronous = NORMAL")
+        if held < version:
+            self._about_to_write()
         if held == 0:
             self._db.executescript(f"BEGIN; {schema} PRAGMA user_version = {version}; COMMIT;")
         for older in range(held, version) if held else ():
             # A table is migrated by being made anew, while nothing that refers to it is checked.
             self._db.executescript(f"BEGIN; {migrations[older]} PRAGMA user_version = {older + 1}; COMMIT;")
         self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _about_to_write(self) -> None:
+        if self._before_write is not None:
+            self._before_write()
+            self._before_write = None
 
     @contextmanager
     def _errors(self) -> Generator[None]:

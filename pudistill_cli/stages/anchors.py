@@ -99,11 +99,15 @@ def _sets(job: Job) -> dict[str, tuple[Prompt, ...]]:
 
 
 def _record(job: Job, anchored: Sequence[Anchored]) -> None:
-    """Keep the anchors' token ids, and the hash of what was anchored."""
+    """Keep the anchors' token ids, and the hash of what was anchored.
+
+    Raises:
+        RunError: a stage has learned from other anchors.
+    """
     tokens = {a.prompt.key: a.answer_tokens for a in anchored if a.answer_tokens}
     job.ledger.add_anchor_tokens(tokens)
     content = "".join(f"{key} {list(ids)}\n" for key, ids in sorted(tokens.items()))
-    job.folder.resolve_once({"anchors.fingerprint": blake2b(content.encode(), digest_size=16).hexdigest()})
+    job.folder.keep_anchors(blake2b(content.encode(), digest_size=16).hexdigest(), fixed=job.ledger.work_done())
 
 
 def _answers(job: Job, prompts: list[Prompt]) -> dict[str, Answer]:

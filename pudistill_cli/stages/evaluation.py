@@ -9,6 +9,7 @@ from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.run.context import Job, shown_as
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.run.measured import GRADED_BY
+from pudistill_cli.run.mending import RESULTS
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.claims import Claim, measure_claims
 from pudistill_cli.stages.ending import Ending, recorded_end
@@ -75,10 +76,11 @@ def final_evaluation(job: Job, anchors: Anchors, best: Selection, scorer: Scorer
     kept = SFT if best.choice.name == "sft" or last is None else last
     gained = [p for name in sets if (p := measure_gained(evaluator, name, BASE, SFT, last, kept)) is not None]
     results = Results(evaluator.measure, best.choice.name, own, figures, claims, verdict, gained)
-    job.folder.write_atomic(job.folder.path / "results.json", json.dumps(asdict(results), indent=2) + "\n")
-    job.ledger.finish_stage(
-        Mark.EVAL(), {"chosen": results.chosen, "verdict": results.verdict, GRADED_BY: job.measure.identity}
-    )
+    path = job.folder.path / RESULTS
+    job.ledger.forget_sums(RESULTS)  # until the mark has the new one: no kill in between makes the file look damaged
+    job.folder.write_atomic(path, json.dumps(asdict(results), indent=2) + "\n")
+    detail = {"chosen": results.chosen, "verdict": results.verdict, GRADED_BY: job.measure.identity}
+    job.ledger.finish_stage(Mark.EVAL(), detail, job.folder.sums(path))
     job.model_pair.memo.clear()
     return results
 

@@ -14,6 +14,7 @@ from pudistill_cli.errors import ExportError, NotTheTrainedModel, PudistillError
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import Mark
 from pudistill_cli.stages.anchors import Anchors
+from pudistill_cli.stages.damaged_exports import forget_damaged
 from pudistill_cli.stages.export_rule import LOST, check, share, with_runtimes
 from pudistill_cli.stages.export_writers import Writer, writer_of
 from pudistill_cli.stages.verification import (
@@ -65,9 +66,22 @@ class Exports:
 
 
 def export_best(job: Job, anchors: Anchors, name: str) -> Exports:
-    """Write the formats of the recipe for the adapter `name`, unless the ledger says they are there."""
+    """Write the formats of the recipe for the adapter `name`, unless the ledger says they are there and they are whole.
+
+    One that is damaged is made again of the adapter that it was of; one that the recipe does not name is missed aloud.
+    """
     targets = formats_of(job.recipe.export, job.student.export_formats)
-    return export_targets(job, anchors, name, [target for target in targets if written_as(job, target) is None])
+    damaged = forget_damaged(job, targets)
+    by_adapter: dict[str, list[Target]] = {name: []}
+    for target in targets:
+        if written_as(job, target) is None:
+            of = next((damaged[str(a)] for a in target.attempts if str(a) in damaged), name)
+            by_adapter.setdefault(of, []).append(target)
+    every = [export_targets(job, anchors, adapter, some) for adapter, some in by_adapter.items()]
+    return Exports(
+        [done for exports in every for done in exports.done],
+        {target: error for exports in every for target, error in exports.failed.items()},
+    )
 
 
 def written_as(job: Job, target: Target) -> Target | None:
@@ -124,12 +138,14 @@ def _export_one(job: Job, reference: Trained, anchors: Anchors, name: str, targe
             bar.advance()
         card = json.dumps(_card(job, name, comparison, written), indent=2)
         (partial / "pudistill.json").write_text(card + "\n", encoding="utf-8")
+        job.ledger.forget_sums(f"export/{target}")  # until the mark has the new ones
         job.folder.replace_folder(partial, final)
     finally:
         _remove(partial)
     steps = tuple(step.replace(str(partial), str(final)) for step in written.next_steps)
     exported = Exported(target, final, comparison, steps)
-    job.ledger.finish_stage(mark, {"path": str(final), **asdict(comparison)})
+    detail = {"path": str(final), "adapter": name, **asdict(comparison)}
+    job.ledger.finish_stage(mark, detail, job.folder.sums(final))
     _report(job, exported, other_base=writer.other_base)
     for notice in notices:
         job.console.warn(notice)

@@ -31,6 +31,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
     if job.ledger.stage_done(mark):
         checkpoint.forget()
         job.restore_learner(name)
+        job.drop_older_states(name)
         return
     if number == 1:
         job.restart_optimizer("sft")
@@ -61,7 +62,7 @@ def improve(job: Job, ranked: Ranked, number: int) -> None:
             bar.advance()
     job.save_learner(name)
     detail = {"groups": len(groups), "steps": per_round, "objective": objective.name}
-    job.ledger.finish_stage(mark, detail, checkpoint.mark)
+    job.finish_training(mark, name, detail, checkpoint.mark)
     job.model_pair.memo.clear()
     job.drop_older_states(name)
 

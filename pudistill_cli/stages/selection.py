@@ -91,7 +91,7 @@ class Selection:
         """
         job = self.job
         last = number == rounds_to_train(job)[-1]
-        if last or job.ledger.stage_done(Mark.ROUND(number + 1)):
+        if last or job.ledger.stage_begun(Mark.ROUND(number + 1)):
             return None
         sft, *rounds = self.considered
         gains = [self._gain(considered, sft) for considered in rounds[-PATIENCE:]] if self.dev else []

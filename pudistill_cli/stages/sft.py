@@ -71,7 +71,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     if shape.students > 1:
         detail["kept"] = _mix(job, shape.students)
     job.save_learner("sft")
-    job.ledger.finish_stage(Mark.SFT(), detail, checkpoint.mark)
+    job.finish_training(Mark.SFT(), "sft", detail, checkpoint.mark)
     job.model_pair.memo.clear()
     _clean_up(job, checkpoint)
     if trained[0].length:
@@ -103,8 +103,8 @@ def _train(job: Job, training: SftTraining, number: int, length: Length | None, 
         train_as_long(training, length)
     trained = _Trained(training.loss, training.taken - before, length)
     if several:
-        job.learner.snapshot(job.folder.adapter(_name(number)))
-        job.ledger.finish_stage(mark, asdict(trained), Mark.SFT_CHECKPOINT())
+        kept = job.learner.snapshot(job.folder.adapter(_name(number)))
+        job.ledger.finish_stage(mark, asdict(trained), job.folder.sums(kept), Mark.SFT_CHECKPOINT())
     return trained
 
 

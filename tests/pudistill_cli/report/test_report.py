@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -83,14 +82,14 @@ def test_it_needs_no_network_and_runs_no_script(finished: Tiny) -> None:
 
 
 def test_what_people_and_models_wrote_is_shown_and_not_obeyed(copied: Tiny, call: Call) -> None:
-    with sqlite3.connect(copied.run / "ledger.sqlite") as db:
+    with copied.changed_ledger() as db:
+        db.execute("DELETE FROM sums WHERE name = 'results.json'")
         for table in ("eval_answers", "anchors"):
             db.execute(f"UPDATE {table} SET text = ?", (HOSTILE,))
         db.execute(
             "UPDATE prompts SET reference = ?, messages = ?",
             (HOSTILE, json.dumps([{"role": "user", "content": HOSTILE}])),
         )
-    db.close()
     results = json.loads((copied.run / "results.json").read_text())
     (copied.run / "results.json").write_text(json.dumps({**results, "verdict": HOSTILE}))
     recipe = copied.run / "recipe.yaml"
@@ -121,11 +120,10 @@ def test_the_command_writes_the_same_bytes_and_loads_no_model(
 def test_examples_begin_where_the_measure_tells_the_students_apart(copied: Tiny, call: Call) -> None:
     """Of six test prompts the last one of the file is the only one where it does, to the worse."""
     keys = [key for (key,) in copied.rows("SELECT key FROM prompts WHERE split = 'test' ORDER BY line")]
-    with sqlite3.connect(copied.run / "ledger.sqlite") as db:
+    with copied.changed_ledger() as db:
         db.execute("UPDATE eval_answers SET score = 1, text = 'the same'")
         db.execute("UPDATE eval_answers SET text = 'other words' WHERE system = 'sft' AND prompt_key = ?", (keys[2],))
         db.execute("UPDATE eval_answers SET score = 0 WHERE system LIKE 'round-%' AND prompt_key = ?", (keys[-1],))
-    db.close()
     assert call("report", "tiny", "--runs", str(copied.runs)).code == 0
     messages = dict(copied.rows("SELECT key, messages FROM prompts"))
     asked = [json.loads(messages[key])[-1]["content"] for key in (keys[-1], keys[2], keys[0])]
@@ -137,6 +135,21 @@ def test_examples_begin_where_the_measure_tells_the_students_apart(copied: Tiny,
 def test_eval_writes_it_anew(copied: Tiny, call: Call) -> None:
     assert call("eval", "tiny", "--runs", str(copied.runs), "--set", "eval.metric=chrf").code == 0
     assert "test: 6 prompts, chrf" in page_of(copied).text
+
+
+def test_a_damaged_table_or_ledger_is_no_report(copied: Tiny, call: Call) -> None:
+    results, ledger = copied.run / "results.json", copied.run / "ledger.sqlite"
+    text = results.read_text()
+    results.write_text(text.replace('"prompts": 6', '"prompts": 7', 1))
+    ended = call("report", "tiny", "--runs", str(copied.runs))
+    assert ended.code == 7
+    assert "results.json is damaged: it has the SHA-256" in ended.flat
+    assert f"Write it again: pudistill eval {copied.run}" in ended.flat
+    assert call("eval", str(copied.run)).code == 0
+    assert results.read_text() == text
+    ledger.write_bytes(ledger.read_bytes()[:-1] + b"\x01")
+    ended = call("report", "tiny", "--runs", str(copied.runs))
+    assert (ended.code, "ledger.sqlite is damaged" in ended.flat) == (7, True)
 
 
 @pytest.mark.parametrize("held", ["{", '{"measure": "json"}'])

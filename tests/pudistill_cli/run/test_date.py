@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -98,6 +97,7 @@ def forget_the_date(tiny: Tiny) -> None:
     record = json.loads(path.read_text())
     del record["resolved"]["started"]
     path.write_text(json.dumps(record))
+    (tiny.run / ".run.json").unlink()
 
 
 def test_a_run_has_the_prompts_of_its_first_day_on_every_other(tiny: Tiny, at: Callable[[str], None]) -> None:
@@ -148,7 +148,7 @@ def test_a_run_that_kept_no_day_has_the_first_of_its_ledger(
         job.ledger.begin_stage("sft")
         job.metric("sft", 0, "loss", 1.0)
         finish(job)
-    with closing(sqlite3.connect(tiny.run / "ledger.sqlite")) as db, db:
+    with tiny.changed_ledger() as db:
         db.execute(f"UPDATE {table} SET {column} = '2025-02-20T12:00:00.000Z'")
     forget_the_date(tiny)
     at(SECOND)

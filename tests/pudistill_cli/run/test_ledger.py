@@ -216,6 +216,23 @@ def test_stages_are_done_when_finished_and_stay_so_until_they_are_again(ledger: 
     assert ledger.stage_detail("sft") == {"loss": 0.2}
 
 
+def test_sums_are_kept_by_name_and_replaced_as_a_whole(ledger: Ledger):
+    ledger.keep_sums({"adapters/sft": {"a": "1", "b": "2"}, "results.json": {"": "3"}})
+    ledger.keep_sums({"adapters/sft": {"b": "4"}})
+    assert ledger.sums() == {"adapters/sft": {"b": "4"}, "results.json": {"": "3"}}
+    ledger.forget_sums("results.json", "export/hf")
+    assert ledger.sums() == {"adapters/sft": {"b": "4"}}
+
+
+def test_a_stage_is_finished_together_with_its_sums(ledger: Ledger):
+    ledger.begin_stage(Mark.SFT())
+    with pytest.raises(RunError, match="NOT NULL"):
+        ledger.finish_stage(Mark.SFT(), {}, {"adapters/sft": {"a": None}})  # type: ignore[dict-item]
+    assert not ledger.stage_done(Mark.SFT())
+    ledger.finish_stage(Mark.SFT(), {}, {"adapters/sft": {"a": "1"}})
+    assert (ledger.stage_done(Mark.SFT()), ledger.sums()) == (True, {"adapters/sft": {"a": "1"}})
+
+
 def test_eval_answers_come_back_by_system_set_and_temperature(ledger: Ledger):
     ledger.add_prompts([prompt("u", "test")])
     three = [StoredAnswer(text, (i, 2), "stop") for i, text in enumerate("xyz")]
@@ -340,7 +357,7 @@ def test_an_older_ledger_is_migrated_and_nothing_is_lost(tmp_path: Path):
         assert read(ledger, "SELECT count(*) FROM scores") == [(0,)]
 
 
-@pytest.mark.parametrize("table", ["candidates", "anchor_scores", "stages", "groups", "scores"])
+@pytest.mark.parametrize("table", ["candidates", "anchor_scores", "stages", "groups", "scores", "sums"])
 def test_a_migrated_ledger_has_the_columns_of_a_new_one(tmp_path: Path, table: str):
     version_1(tmp_path / "old.sqlite", {})
     with closing(Ledger(tmp_path / "old.sqlite")) as old, closing(Ledger(tmp_path / "new.sqlite")) as new:

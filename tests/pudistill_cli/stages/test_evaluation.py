@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -129,12 +128,11 @@ def test_gained_is_what_the_table_says_of_what_is_kept(name: str, whole: Tiny) -
 def test_the_kept_adapter_is_the_final_one(whole: Tiny, call: Callable[..., Ended], tmp_path: Path) -> None:
     """Where dev finds the round behind, what is kept is SFT, and so is its gain."""
     tiny = whole.copy(tmp_path / "runs")
-    with sqlite3.connect(tiny.run / "ledger.sqlite") as db:
+    with tiny.changed_ledger() as db:
         ((detail,),) = db.execute("SELECT detail FROM stages WHERE name = 'dev/sft'").fetchall()
         held = json.loads(detail)
         better = json.dumps({**held, "values": [2.0] * len(held["values"])})
         db.execute("UPDATE stages SET detail = ? WHERE name = 'dev/sft'", (better,))
-    db.close()
     assert call("eval", "tiny", "--runs", str(tiny.runs)).code == 0
     found = results(tiny)
     assert found["chosen"] == "sft"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,7 +224,7 @@ def test_an_error_of_any_kind_stops_no_other_export(
         raise error
 
     shutil.rmtree(copied.run / "export")
-    with closing(sqlite3.connect(copied.run / "ledger.sqlite")) as db, db:
+    with copied.changed_ledger() as db:
         db.execute("DELETE FROM stages WHERE name LIKE 'export/%'")
     monkeypatch.setattr(merged_checkpoint, "merge_lora", fail)
     if isinstance(error, RuntimeError):
@@ -246,7 +244,7 @@ def test_the_report_is_there_whatever_becomes_of_the_exports(
     def fail(*arguments: Any) -> None:
         raise OutOfMemory("too little memory")
 
-    with closing(sqlite3.connect(copied.run / "ledger.sqlite")) as db, db:
+    with copied.changed_ledger() as db:
         db.execute("DELETE FROM stages WHERE name LIKE 'export/%'")
     (copied.run / "report.html").unlink()
     monkeypatch.setattr(exporting, "trained_distributions", fail)
@@ -255,7 +253,7 @@ def test_the_report_is_there_whatever_becomes_of_the_exports(
 
 
 def test_a_report_leaves_out_what_an_older_version_compared_with_sft(copied: Tiny, call: Callable[..., Ended]) -> None:
-    with closing(sqlite3.connect(copied.run / "ledger.sqlite")) as db, db:
+    with copied.changed_ledger() as db:
         db.execute("UPDATE stages SET detail = replace(detail, 'kl_to_base', 'kl_to_sft') WHERE name = 'export/hf'")
     ended = call("report", "tiny", "--runs", str(copied.runs))
     assert ended.code == 0, ended.err
@@ -265,7 +263,7 @@ def test_a_report_leaves_out_what_an_older_version_compared_with_sft(copied: Tin
 
 
 def test_the_report_says_what_a_runtime_s_arithmetic_makes(copied: Tiny, call: Callable[..., Ended]) -> None:
-    with closing(sqlite3.connect(copied.run / "ledger.sqlite")) as db, db:
+    with copied.changed_ledger() as db:
         detail = json.loads(db.execute("SELECT detail FROM stages WHERE name = 'export/adapter'").fetchone()[0])
         detail |= {"kl": 2.3e-3, "kl_of_base": 1.2e-3}
         db.execute("UPDATE stages SET detail = ? WHERE name = 'export/adapter'", (json.dumps(detail),))
