@@ -47,7 +47,7 @@ def command(
 
       pudistill run my-recipe.yaml --dry-run
     """
-    from pudistill_cli.config.loading import load_recipe
+    from pudistill_cli.bundle.opening import open_recipe
     from pudistill_cli.loop import distil
     from pudistill_cli.report.dry_run import print_dry_run
     from pudistill_cli.report.next_steps import print_next_steps
@@ -62,7 +62,8 @@ def command(
             f"--until {until}: no such stage{did_you_mean(until, TITLES)}.", f"One of: {', '.join(TITLES)}."
         )
     console = Console(as_json=as_json)
-    loaded = load_recipe(recipe, changes or [])
+    loaded = open_recipe(recipe, changes or [], console)
+    offline = offline or loaded.bundled
     given, name = name, name or loaded.recipe.name
     try:
         checked = plan(loaded.recipe, console, offline=offline)

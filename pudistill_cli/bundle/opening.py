@@ -1,0 +1,143 @@
+"""From a bundle to a recipe that can be run: checked, then unpacked into the cache once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from pudistill_cli.bundle.archive import Bundle, is_bundle
+from pudistill_cli.bundle.manifest import Manifest
+from pudistill_cli.bundle.metering import OnBytes, metered, summed
+from pudistill_cli.bundle.packing import RECIPE
+from pudistill_cli.cache_dir import cache_path
+from pudistill_cli.config.evaluation import ENTRY_POINT
+from pudistill_cli.config.loading import load_recipe
+from pudistill_cli.config.schema import Recipe
+from pudistill_cli.config.teacher import EndpointTeacher
+from pudistill_cli.console import Console
+from pudistill_cli.errors import DataError, UsageError
+from pudistill_cli.models.kept_checkpoint import kept_checkpoint
+
+_ROOM = 16 << 20
+"""Bytes for what a file system needs itself, and `kept_checkpoint` asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRecipe:
+    """A recipe that a command was given."""
+
+    recipe: Recipe
+    bundled: bool
+    """Whether it came in a bundle: then no connection is opened."""
+
+
+def open_recipe(recipe: str, changes: Sequence[str], console: Console) -> OpenedRecipe:
+    """What a command's RECIPE stands for: a file, a shipped recipe, or a bundle, which is checked and unpacked.
+
+    The archive is read to its end each time, and so is what an earlier command unpacked: a copy that was damaged since
+    is unpacked again. `changes` are the person's own, and may name what is not in the bundle.
+
+    Raises:
+        DataError: the bundle is damaged, or not one to be run.
+        UsageError: as `load_recipe`, or it is the result of a run.
+    """
+    path = Path(recipe).expanduser()
+    if not is_bundle(path):
+        return OpenedRecipe(load_recipe(recipe, changes).recipe, False)
+    with Bundle(path) as bundle:
+        if bundle.manifest.kind != "job":
+            raise UsageError(
+                f"{path} is the result of a run, not a job to be run.",
+                f"Unpack it: pudistill bundle --open {quote(str(path))}",
+            )
+        if RECIPE not in bundle.manifest.files:
+            raise bundle.unusable(f"it has no {RECIPE}")
+        folder = _unpacked(bundle, console)
+        _refuse_strangers(bundle, folder)
+    return OpenedRecipe(load_recipe(str(folder / RECIPE), changes).recipe, True)
+
+
+def unpack(bundle: Bundle, folder: Path, console: Console, elsewhere: str) -> None:
+    """Write a bundle's files into a folder that is not there yet, which appears whole or not at all.
+
+    Raises:
+        DataError: the bundle is damaged, or there is no room: `elsewhere` says how to name another place.
+    """
+    total = bundle.manifest.total
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < total + _ROOM:
+        raise DataError(
+            f"What is in {bundle.path} takes {total / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {existing}.",
+            f"Make room, or name another place: {elsewhere}",
+        )
+
+    def write(new: Path) -> None:
+        new.chmod(0o700)
+        bundle.extract(new, on_bytes)
+
+    with metered(console, f"unpacking {bundle.path.name}", total) as on_bytes:
+        kept_checkpoint(folder, total, f"What is in {bundle.path} takes", write)
+
+
+def _unpacked(bundle: Bundle, console: Console) -> Path:
+    """The folder in the cache, known by what is in it."""
+    manifest = bundle.manifest
+    folder = cache_path().absolute() / "bundles" / manifest.content
+    if folder.is_dir():
+        with metered(console, f"checking {bundle.path.name}", 2 * manifest.total) as on_bytes:
+            bundle.check(on_bytes)
+            if _is_whole(folder, manifest, on_bytes):
+                return folder
+        console.warn(f"What was unpacked of {bundle.path} before is damaged, and unpacked again.")
+        shutil.rmtree(folder)
+    folder.parent.mkdir(0o700, parents=True, exist_ok=True)
+    unpack(bundle, folder, console, "PUDISTILL_CACHE=FOLDER")
+    return folder
+
+
+def _is_whole(folder: Path, manifest: Manifest, on_bytes: OnBytes) -> bool:
+    """Whether a folder holds the files of the manifest, and no others."""
+    if {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} != manifest.files.keys():
+        return False
+    for name, entry in manifest.files.items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = summed(file, on_bytes)
+        except OSError:
+            return False
+        if found != (entry.size, entry.sha256):
+            return False
+    return True
+
+
+def _refuse_strangers(bundle: Bundle, folder: Path) -> None:
+    """See that the recipe names nothing but files of the bundle, and no code."""
+    recipe = load_recipe(str(folder / RECIPE)).recipe
+    for key, value in _named(recipe).items():
+        place = Path(value)
+        if not (place.is_relative_to(folder) and place != folder and place.exists()):
+            raise bundle.unusable(f"its recipe names {key} {value!a}, which is not in it")
+    if isinstance(recipe.teacher, EndpointTeacher):
+        raise bundle.unusable("its recipe asks a teacher over a network")
+    if ENTRY_POINT.fullmatch(str(recipe.eval.metric)):
+        raise bundle.unusable(f"its recipe names code, eval.metric {recipe.eval.metric!a}")
+    if recipe.export.llama_cpp is not None:
+        raise bundle.unusable("its recipe names code, export.llama_cpp")
+
+
+def _named(recipe: Recipe) -> dict[str, str]:
+    """Every file or folder that a recipe names, by key."""
+    prompts, student, teacher = recipe.prompts, recipe.student, recipe.teacher
+    named = {
+        **{f"prompts.{name}": getattr(prompts, name) for name in ("path", "train", "dev", "test")},
+        **{f"prompts.extra.{name}": path for name, path in prompts.extra.items()},
+        "student.model": student.model,
+        "student.original": student.original,
+        "teacher.path": getattr(teacher, "path", None),
+        "teacher.model": getattr(teacher, "model", None) if teacher.kind == "local" else None,
+    }
+    return {key: value for key, value in named.items() if value is not None}
