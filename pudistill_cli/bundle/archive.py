@@ -202,10 +202,10 @@ def _member_problem(info: zipfile.ZipInfo) -> str | None:
         return f"{name} has two names"
     if kind not in (0, stat.S_IFREG):
         return f"{name} is {_KINDS.get(kind, 'no plain file')}"
-    if info.flag_bits not in (_ASCII, _UTF8):
-        return f"{name} is encrypted, or written in another way than a bundle's files"
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         return f"{name} is compressed, which no file of a bundle is"
+    if info.flag_bits not in (_ASCII, _UTF8):
+        return f"{name} is encrypted, or written in another way than a bundle's files"
     return None
 
 

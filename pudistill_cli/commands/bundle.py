@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pudistill_cli.commands.options import JsonOption, SetOption
+from pudistill_cli.commands.options import RUNS, JsonOption, RunsOption, SetOption
+from pudistill_cli.commands.stopping import stoppable
 from pudistill_cli.console import Console
 from pudistill_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from pudistill_cli.bundle.manifest import Kind
+    from pudistill_cli.bundle.writing import Item
 
 
 def command(
@@ -17,48 +22,119 @@ def command(
         str | None, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the bundle goes. Default: NAME.pudi.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="Where the bundle goes; with --open, its files."),
     ] = None,
     changes: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be packed, and stop.")] = False,
+    result: Annotated[
+        str | None, typer.Option("--result", metavar="RUN", help="Pack what a finished run made, to carry it back.")
+    ] = None,
+    opened: Annotated[
+        Path | None, typer.Option("--open", metavar="FILE", help="Check a bundle and unpack it into a new folder.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be packed or unpacked.")] = False,
+    runs: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """Pack recipe, prompts, the teacher's answers and the student, for a machine without a network.
 
-    There, `pudistill run NAME.pudi` checks every file's SHA-256 and runs it; no connection is opened.
+    There, `pudistill run job.pudi` checks every file's SHA-256 and runs it; no connection is opened. What is packed is
+    listed. A result holds figures, report, adapter and exports, and none of the prompts and answers.
 
     Examples:
 
-      pudistill anchors my-recipe.yaml
-
       pudistill bundle my-recipe.yaml -o job.pudi
+
+      pudistill bundle --result runs/my-run -o result.pudi
+
+      pudistill bundle --open result.pudi
     """
+    console = Console(as_json=as_json)
+    given = [name for name, value in (("RECIPE", recipe), ("--result", result), ("--open", opened)) if value]
+    if len(given) != 1:
+        raise UsageError(
+            f"{' and '.join(given)} exclude each other." if given else "There is nothing to be packed.",
+            "Name one: pudistill bundle RECIPE, bundle --result RUN, or bundle --open FILE",
+        )
+    if changes and not recipe:
+        raise UsageError(
+            f"--set {changes[0]} changes a recipe, and none is named.", "Name one: pudistill bundle RECIPE"
+        )
+    with stoppable(console, "nothing is left of what was begun. The same command starts again."):
+        if recipe:
+            _pack_job(console, recipe, changes or [], out, dry_run)
+        elif result:
+            _pack_result(console, result, runs, out, dry_run)
+        elif opened:
+            _open(console, opened, out, dry_run)
+
+
+def _pack_job(console: Console, recipe: str, changes: list[str], out: Path | None, dry_run: bool) -> None:
     from shlex import quote
 
-    from pudistill_cli.bundle.listing import print_contents
-    from pudistill_cli.bundle.metering import metered
     from pudistill_cli.bundle.opening import open_recipe
     from pudistill_cli.bundle.packing import job_items
-    from pudistill_cli.bundle.writing import check_output, write_bundle
 
-    console = Console(as_json=as_json)
-    if recipe is None:
-        raise UsageError("There is no recipe to be packed.", "Name one: pudistill bundle RECIPE")
-    loaded = open_recipe(recipe, changes or [], console)
-    out = out or Path(f"{loaded.recipe.name}.pudi")
-    if not dry_run:
-        check_output(out)
-    ask = " ".join(["pudistill anchors", quote(recipe), *(f"--set {quote(c)}" for c in changes or [])])
+    loaded = open_recipe(recipe, changes, console)
+    ask = " ".join(["pudistill anchors", quote(recipe), *(f"--set {quote(c)}" for c in changes)])
     with console.status("checking what is to be packed"):
         packed = job_items(loaded.recipe, console, ask)
     for notice in packed.notices:
         console.warn(notice)
-    print_contents(console, packed.items)
+    out = out or Path(f"{loaded.recipe.name}.pudi")
+    if _pack(console, "job", packed.items, out, dry_run):
+        console.result(f"On a machine without a network:  pudistill run {quote(out.name)}")
+
+
+def _pack_result(console: Console, run: str, runs: Path, out: Path | None, dry_run: bool) -> None:
+    from shlex import quote
+
+    from pudistill_cli.bundle.results import result_items
+    from pudistill_cli.run.opening import find_run
+
+    folder = find_run(run, runs)
+    out = out or Path(f"{folder.name}-result.pudi")
+    if _pack(console, "result", result_items(folder), out, dry_run):
+        console.result("No prompt and no answer is in it as text; what the weights have learned of them is.")
+        console.result(f"Where it is to be used:  pudistill bundle --open {quote(out.name)}")
+
+
+def _pack(console: Console, kind: Kind, items: list[Item], out: Path, dry_run: bool) -> bool:
+    """List the items and write them; whether they were written."""
+    from pudistill_cli.bundle.listing import print_sizes
+    from pudistill_cli.bundle.metering import metered
+    from pudistill_cli.bundle.writing import check_output, write_bundle
+
+    if not dry_run:
+        check_output(out)
+    print_sizes(console, {item.name: item.size for item in items})
     if dry_run:
         console.result("Dry run: nothing was written.")
-        return
-    with metered(console, f"packing {out.name}", sum(item.size for item in packed.items)) as on_bytes:
-        manifest = write_bundle(out, "job", packed.items, on_bytes)
-    console.event("bundle", path=str(out), contents=manifest.kind, sha256=manifest.content)
-    console.result(f"{out}: SHA-256 of all contents {manifest.content}")
-    console.result(f"On a machine without a network:  pudistill run {quote(out.name)}")
+        return False
+    with metered(console, f"packing {out.name}", sum(item.size for item in items)) as on_bytes:
+        manifest = write_bundle(out, kind, items, on_bytes)
+    console.event("bundle", path=str(out), contents=kind, sha256=manifest.content)
+    console.result(f"{out}: SHA-256 of its contents {manifest.content}")
+    return True
+
+
+def _open(console: Console, path: Path, out: Path | None, dry_run: bool) -> None:
+    from pudistill_cli.bundle.archive import Bundle
+    from pudistill_cli.bundle.listing import print_sizes
+    from pudistill_cli.bundle.metering import metered
+    from pudistill_cli.bundle.opening import unpack
+    from pudistill_cli.bundle.writing import check_output
+
+    out = out or Path(path.stem)
+    if not dry_run:
+        check_output(out)
+    with Bundle(path) as bundle:
+        print_sizes(console, {name: entry.size for name, entry in sorted(bundle.manifest.files.items())})
+        if dry_run:
+            with metered(console, f"checking {path.name}", bundle.manifest.total) as on_bytes:
+                bundle.check(on_bytes)
+        else:
+            unpack(bundle, out, console, "-o FOLDER")
+    console.event("opened", path=str(path), folder=None if dry_run else str(out), sha256=bundle.manifest.content)
+    console.result(f"{path}: SHA-256 of its contents {bundle.manifest.content}; every file is as it was packed")
+    console.result("Dry run: nothing was written." if dry_run else f"{out}/ holds them.")
