@@ -93,23 +93,26 @@ def _unpacked(bundle: Bundle, console: Console) -> Path:
             if _is_whole(folder, manifest, on_bytes):
                 return folder
         console.warn(f"What was unpacked of {bundle.path} before is damaged, and unpacked again.")
-        shutil.rmtree(folder)
+        folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
     folder.parent.mkdir(0o700, parents=True, exist_ok=True)
     unpack(bundle, folder, console, "PUDISTILL_CACHE=FOLDER")
     return folder
 
 
 def _is_whole(folder: Path, manifest: Manifest, on_bytes: OnBytes) -> bool:
-    """Whether a folder holds the files of the manifest, and no others."""
-    if {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} != manifest.files.keys():
+    """Whether a folder holds the files of the manifest, and nothing else."""
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    if {path.relative_to(folder).as_posix() for path in found} != manifest.files.keys():
+        return False
+    if any(path.is_symlink() for path in (folder, *found)):
         return False
     for name, entry in manifest.files.items():
         try:
             with (folder / name).open("rb") as file:
-                found = summed(file, on_bytes)
+                size_and_sum = summed(file, on_bytes)
         except OSError:
             return False
-        if found != (entry.size, entry.sha256):
+        if size_and_sum != (entry.size, entry.sha256):
             return False
     return True
 
