@@ -56,7 +56,7 @@ def open_recipe(recipe: str, changes: Sequence[str], console: Console) -> Opened
         if RECIPE not in bundle.manifest.files:
             raise bundle.unusable(f"it has no {RECIPE}")
         folder = _unpacked(bundle, console)
-        _refuse_strangers(bundle, folder)
+        refuse_strangers(bundle, folder)
     return OpenedRecipe(load_recipe(str(folder / RECIPE), changes).recipe, True)
 
 
@@ -117,7 +117,7 @@ def _is_whole(folder: Path, manifest: Manifest, on_bytes: OnBytes) -> bool:
     return True
 
 
-def _refuse_strangers(bundle: Bundle, folder: Path) -> None:
+def refuse_strangers(bundle: Bundle, folder: Path) -> None:
     """See that the recipe names nothing but files of the bundle, and no code."""
     recipe = load_recipe(str(folder / RECIPE)).recipe
     for key, value in _named(recipe).items():
