@@ -71,14 +71,19 @@ class Bundle:
         for name in sorted(self.manifest.files):
             self._copy(name, None, on_bytes)
 
-    def extract(self, folder: Path, on_bytes: OnBytes) -> None:
+    def extract(self, folder: Path, on_bytes: OnBytes, leave: str | None = None) -> None:
         """Write every file into an empty folder, checked as by `check`; readable for their owner only.
+
+        What lies in the folder `leave` of the bundle is checked alone.
 
         Raises:
             DataError: as `check`; what was written until then is left there.
             OSError: the folder cannot be written.
         """
         for name in sorted(self.manifest.files):
+            if leave is not None and name.startswith(f"{leave}/"):
+                self._copy(name, None, on_bytes)
+                continue
             target = folder / name
             for parent in reversed(target.relative_to(folder).parents):
                 (folder / parent).mkdir(0o700, exist_ok=True)

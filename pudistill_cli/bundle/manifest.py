@@ -57,6 +57,11 @@ class Manifest(_Strict):
         lines = "".join(f"{entry.sha256}  {name}\n" for name, entry in sorted(self.files.items()))
         return sha256(lines.encode()).hexdigest()
 
+    def without(self, folder: str) -> Manifest:
+        """The same bundle as if it had no such folder."""
+        kept = {name: entry for name, entry in self.files.items() if not name.startswith(f"{folder}/")}
+        return self.model_copy(update={"files": kept})
+
     def to_json(self) -> bytes:
         """As it is written; the same manifest gives the same bytes."""
         return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()

@@ -11,7 +11,7 @@ from shlex import quote
 from pudistill_cli.bundle.archive import Bundle, is_bundle
 from pudistill_cli.bundle.manifest import Manifest
 from pudistill_cli.bundle.metering import OnBytes, metered, summed
-from pudistill_cli.bundle.packing import RECIPE
+from pudistill_cli.bundle.packing import RECIPE, WHEELS
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.evaluation import ENTRY_POINT
 from pudistill_cli.config.loading import load_recipe
@@ -60,13 +60,15 @@ def open_recipe(recipe: str, changes: Sequence[str], console: Console) -> Opened
     return OpenedRecipe(load_recipe(str(folder / RECIPE), changes).recipe, True)
 
 
-def unpack(bundle: Bundle, folder: Path, console: Console, elsewhere: str) -> None:
+def unpack(bundle: Bundle, folder: Path, console: Console, elsewhere: str, leave: str | None = None) -> None:
     """Write a bundle's files into a folder that is not there yet, which appears whole or not at all.
+
+    What lies in the folder `leave` of the bundle is checked alone.
 
     Raises:
         DataError: the bundle is damaged, or there is no room: `elsewhere` says how to name another place.
     """
-    total = bundle.manifest.total
+    total = (bundle.manifest.without(leave) if leave else bundle.manifest).total
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     if free < total + _ROOM:
@@ -77,25 +79,25 @@ def unpack(bundle: Bundle, folder: Path, console: Console, elsewhere: str) -> No
 
     def write(new: Path) -> None:
         new.chmod(0o700)
-        bundle.extract(new, on_bytes)
+        bundle.extract(new, on_bytes, leave)
 
-    with metered(console, f"unpacking {bundle.path.name}", total) as on_bytes:
+    with metered(console, f"unpacking {bundle.path.name}", bundle.manifest.total) as on_bytes:
         kept_checkpoint(folder, total, f"What is in {bundle.path} takes", write)
 
 
 def _unpacked(bundle: Bundle, console: Console) -> Path:
-    """The folder in the cache, known by what is in it."""
-    manifest = bundle.manifest
+    """The folder in the cache, known by what is in it: of the bundle all but its wheels, which no run needs."""
+    manifest = bundle.manifest.without(WHEELS)
     folder = cache_path().absolute() / "bundles" / manifest.content
     if folder.is_dir():
-        with metered(console, f"checking {bundle.path.name}", 2 * manifest.total) as on_bytes:
+        with metered(console, f"checking {bundle.path.name}", bundle.manifest.total + manifest.total) as on_bytes:
             bundle.check(on_bytes)
             if _is_whole(folder, manifest, on_bytes):
                 return folder
         console.warn(f"What was unpacked of {bundle.path} before is damaged, and unpacked again.")
         folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
     folder.parent.mkdir(0o700, parents=True, exist_ok=True)
-    unpack(bundle, folder, console, "PUDISTILL_CACHE=FOLDER")
+    unpack(bundle, folder, console, "PUDISTILL_CACHE=FOLDER", leave=WHEELS)
     return folder
 
 

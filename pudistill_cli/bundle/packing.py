@@ -21,6 +21,7 @@ from pudistill_cli.run.prompt_rendering import check_rendering_alone
 
 RECIPE = "recipe.yaml"
 ANCHORS = "anchors.jsonl"
+WHEELS = "wheels"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,13 @@ def command(
     opened: Annotated[
         Path | None, typer.Option("--open", metavar="FILE", help="Check a bundle and unpack it into a new folder.")
     ] = None,
+    wheels: Annotated[
+        str | None,
+        typer.Option("--wheels", metavar="PLATFORM", help="Pack wheels as well, for linux_x86_64, say."),
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option("--python", metavar="VERSION", help="Of the other machine, for --wheels: 3.12, say.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be packed or unpacked.")] = False,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
@@ -44,6 +51,8 @@ def command(
     Examples:
 
       pudistill bundle my-recipe.yaml -o job.pudi
+
+      pudistill bundle my-recipe.yaml --wheels linux_x86_64 --python 3.12
 
       pudistill bundle --result runs/my-run -o result.pudi
 
@@ -60,30 +69,61 @@ def command(
         raise UsageError(
             f"--set {changes[0]} changes a recipe, and none is named.", "Name one: pudistill bundle RECIPE"
         )
+    if not recipe and (wheels or python):
+        raise UsageError("--wheels and --python are for a recipe's bundle.", "Name one: pudistill bundle RECIPE")
+    if python and not wheels:
+        raise UsageError("--python is for wheels, and none are packed.", "Name a platform: --wheels linux_x86_64")
     with stoppable(console, "nothing is left of what was begun. The same command starts again."):
         if recipe:
-            _pack_job(console, recipe, changes or [], out, dry_run)
+            _pack_job(console, recipe, changes or [], out, dry_run, wheels, python)
         elif result:
             _pack_result(console, result, runs, out, dry_run)
         elif opened:
             _open(console, opened, out, dry_run)
 
 
-def _pack_job(console: Console, recipe: str, changes: list[str], out: Path | None, dry_run: bool) -> None:
+def _pack_job(
+    console: Console,
+    recipe: str,
+    changes: list[str],
+    out: Path | None,
+    dry_run: bool,
+    wheels: str | None,
+    python: str | None,
+) -> None:
     from shlex import quote
+    from tempfile import TemporaryDirectory
 
     from pudistill_cli.bundle.opening import open_recipe
     from pudistill_cli.bundle.packing import job_items
+    from pudistill_cli.bundle.targets import Target
+    from pudistill_cli.bundle.wheels import install_command, wheel_items
+    from pudistill_cli.bundle.writing import check_output
 
+    target = Target.named(wheels, python) if wheels else None
     loaded = open_recipe(recipe, changes, console)
+    out = out or Path(f"{loaded.recipe.name}.pudi")
+    if not dry_run:
+        check_output(out)
     ask = " ".join(["pudistill anchors", quote(recipe), *(f"--set {quote(c)}" for c in changes)])
     with console.status("checking what is to be packed"):
         packed = job_items(loaded.recipe, console, ask)
     for notice in packed.notices:
         console.warn(notice)
-    out = out or Path(f"{loaded.recipe.name}.pudi")
-    if _pack(console, "job", packed.items, out, dry_run):
-        console.result(f"On a machine without a network:  pudistill run {quote(out.name)}")
+    with TemporaryDirectory(prefix=".pudistill-wheels-", dir=out.parent) as folder:
+        if target and dry_run:
+            console.say(f"The wheels for {target.name}, Python {target.python}, are fetched when it is packed.")
+        elif target:
+            items, notices = wheel_items(target, Path(folder), console)
+            packed.items.extend(items)
+            for notice in notices:
+                console.say(notice)
+        if not _pack(console, "job", packed.items, out, dry_run):
+            return
+    console.result("On a machine without a network:")
+    if target:
+        console.result(f"  {install_command(quote(out.name), [item.name for item in packed.items])}")
+    console.result(f"  pudistill run {quote(out.name)}")
 
 
 def _pack_result(console: Console, run: str, runs: Path, out: Path | None, dry_run: bool) -> None:
@@ -107,7 +147,7 @@ def _pack(console: Console, kind: Kind, items: list[Item], out: Path, dry_run: b
 
     if not dry_run:
         check_output(out)
-    print_sizes(console, {item.name: item.size for item in items})
+    print_sizes(console, {item.name: item.size for item in sorted(items, key=lambda item: item.name)})
     if dry_run:
         console.result("Dry run: nothing was written.")
         return False
