@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import stat
+import time
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from pudistill_cli.errors import DataError, UsageError
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 _PER_FILE = 1024
 """Bytes that a file's records and its line of the manifest take at most."""
+_ABANDONED = 3600.0
+"""Seconds after which a half-written bundle to which nothing was added is a killed process's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ def write_bundle(out: Path, kind: Kind, items: Iterable[Item], on_bytes: OnBytes
     check_items(items)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
+        _remove_abandoned(out)
         _check_room(out, sum(item.size for item in items) + _PER_FILE * (len(items) + 1))
         with open(
             os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600), "wb"
@@ -110,6 +115,13 @@ def _packed(archive: zipfile.ZipFile, item: Item, on_bytes: OnBytes) -> Entry:
     with item.opened() as source, archive.open(info, "w", force_zip64=True) as member:
         size, digest = summed(source, on_bytes, member.write)
     return Entry(size=size, sha256=digest)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """What processes that were killed over the same bundle left."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+        if time.time() - path.stat().st_mtime > _ABANDONED:
+            path.unlink()
 
 
 def _check_room(out: Path, needed: int) -> None:

@@ -291,6 +291,16 @@ def test_a_full_disk_leaves_nothing(tiny: Tiny, call: Call, monkeypatch: pytest.
     assert not [p for p in tiny.folder.iterdir() if "pudi" in p.name]
 
 
+def test_what_a_killed_process_left_goes_and_another_s_stays(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / f".{name}.tmp" for name in ("x.pudi.1", "x.pudi.2", "y.pudi.1"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    write_bundle(tmp_path / "x.pudi", "job", [Item("a", b"x")], lambda n: None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".x.pudi.2.tmp", ".y.pudi.1.tmp", "x.pudi"]
+
+
 @pytest.mark.parametrize("arguments", [(), ("a", "--result", "b"), ("--result", "b", "--open", "c")])
 def test_one_thing_at_a_time(arguments: tuple[str, ...], call: Call) -> None:
     refused(call("bundle", *arguments), 2, "bundle --open FILE")
