@@ -51,6 +51,8 @@ class Bundle:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_file():  # a pipe would be waited for
+            raise DataError(f"There is no file {path}.", "Check the path.")
         try:
             self._file = path.open("rb")
         except OSError as error:

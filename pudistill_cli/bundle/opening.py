@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -19,6 +21,7 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.console import Console
 from pudistill_cli.errors import DataError, UsageError
+from pudistill_cli.input_lines import counted
 from pudistill_cli.models.kept_checkpoint import kept_checkpoint
 
 _ROOM = 16 << 20
@@ -57,6 +60,9 @@ def open_recipe(recipe: str, changes: Sequence[str], console: Console) -> Opened
             raise bundle.unusable(f"it has no {RECIPE}")
         folder = _unpacked(bundle, console)
         refuse_strangers(bundle, folder)
+        manifest = bundle.manifest
+        packed = f"packed {manifest.created} by pudistill {manifest.version}"
+        console.say(f"{path.name}, {packed}: {counted(len(manifest.files), 'file')}, and every SHA-256 is right")
     return OpenedRecipe(load_recipe(str(folder / RECIPE), changes).recipe, True)
 
 
@@ -88,17 +94,34 @@ def unpack(bundle: Bundle, folder: Path, console: Console, elsewhere: str, leave
 def _unpacked(bundle: Bundle, console: Console) -> Path:
     """The folder in the cache, known by what is in it: of the bundle all but its wheels, which no run needs."""
     manifest = bundle.manifest.without(WHEELS)
-    folder = cache_path().absolute() / "bundles" / manifest.content
-    if folder.is_dir():
-        with metered(console, f"checking {bundle.path.name}", bundle.manifest.total + manifest.total) as on_bytes:
-            bundle.check(on_bytes)
-            if _is_whole(folder, manifest, on_bytes):
-                return folder
-        console.warn(f"What was unpacked of {bundle.path} before is damaged, and unpacked again.")
-        folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
-    folder.parent.mkdir(0o700, parents=True, exist_ok=True)
+    folder = cache_path().resolve() / "bundles" / manifest.content  # as recipes have their paths: without links
+    try:
+        if folder.is_dir():
+            with metered(console, f"checking {bundle.path.name}", bundle.manifest.total + manifest.total) as on_bytes:
+                bundle.check(on_bytes)
+                if _is_whole(folder, manifest, on_bytes):
+                    return folder
+            console.warn(f"What was unpacked of {bundle.path} before is damaged, and unpacked again.")
+            _remove(folder)
+        folder.parent.mkdir(0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"Cannot use {folder}: {error.strerror or error}.",
+            "Check the permissions there, or put the cache elsewhere: PUDISTILL_CACHE=FOLDER",
+        ) from error
     unpack(bundle, folder, console, "PUDISTILL_CACHE=FOLDER", leave=WHEELS)
     return folder
+
+
+def _remove(folder: Path) -> None:
+    """In one step, since another process may do the same; `kept_checkpoint` clears away what is left of it."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with suppress(FileNotFoundError):
+        folder.rename(aside)
+        if aside.is_symlink():
+            aside.unlink()
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _is_whole(folder: Path, manifest: Manifest, on_bytes: OnBytes) -> bool:
@@ -121,6 +144,7 @@ def _is_whole(folder: Path, manifest: Manifest, on_bytes: OnBytes) -> bool:
 
 def refuse_strangers(bundle: Bundle, folder: Path) -> None:
     """See that the recipe names nothing but files of the bundle, and no code."""
+    folder = folder.resolve()
     recipe = load_recipe(str(folder / RECIPE)).recipe
     for key, value in _named(recipe).items():
         place = Path(value)

@@ -345,6 +345,16 @@ def test_what_is_taken_for_a_bundle(tmp_path: Path) -> None:
     assert not is_bundle(tmp_path / "none.pudi")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, call: Call) -> None:
+    os.mkfifo(tmp_path / "x.pudi")
+    for path in (tmp_path / "x.pudi", tmp_path / "none.pudi", tmp_path, Path("/dev/zero")):
+        ended = call("bundle", "--open", str(path), "-o", str(tmp_path / "out"))
+        assert ended.code == 3
+        assert "There is no file" in ended.flat
+    assert call("run", str(tmp_path / "x.pudi")).code == 2
+
+
 def test_no_room_is_said_before_a_byte_is_written(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     from pudistill_cli.bundle import opening
 

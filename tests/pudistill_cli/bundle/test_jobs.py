@@ -365,6 +365,30 @@ def test_a_damaged_copy_in_the_cache_is_unpacked_again(damage: str, packed: Path
     assert not (folder / "student" / "adapter_config.json").exists()
 
 
+def test_a_cache_behind_a_link(packed: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("PUDISTILL_CACHE", str(tmp_path / "link"))
+    ended = call("run", str(packed), "--dry-run")
+    assert ended.code == 0, ended.err
+    assert "11 files, and every SHA-256 is right" in ended.flat
+
+
+def test_a_cache_that_cannot_be_written(
+    packed: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("PUDISTILL_CACHE", str(tmp_path / "file"))
+    refused(call("run", str(packed), "--dry-run"), 3, "Cannot use", "PUDISTILL_CACHE=FOLDER")
+
+
+def test_two_processes_may_find_the_damage(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    opening._remove(tmp_path / "a")
+    opening._remove(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_command_that_takes_a_recipe_takes_a_bundle(packed: Path, tmp_path: Path, call: Call) -> None:
     ended = call("anchors", str(packed), "--out", str(tmp_path / "a.jsonl"))
     assert ended.code == 0, ended.err
