@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from pudistill_cli.cache_dir import cache_path
@@ -12,9 +11,8 @@ from pudistill_cli.errors import DataError
 from pudistill_cli.input_lines import counted, listed
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
-from pudistill_cli.teacher.asking import cached_answer
 from pudistill_cli.teacher.cache import AnswerCache
-from pudistill_cli.teacher.cleaning import clean
+from pudistill_cli.teacher.cleaning import clean, clean_again
 from pudistill_cli.teacher.file import answer_line
 from pudistill_cli.teacher.opening import open_teacher
 
@@ -75,29 +73,14 @@ def _local_answers(settings: LocalTeacher, prompts: Sequence[Prompt]) -> dict[st
     return _cached_answers(identity_of(settings), None, prompts) if _cache_file().is_file() else None
 
 
-@dataclass(slots=True)
-class _Known:
-    """A teacher of whom no more is known than what its answers are cached by."""
-
-    name: str
-    max_tokens: int | None
-    notices: list[str] = field(default_factory=list[str])
-    rereadable: bool = False
-
-    def identity(self) -> str:
-        return self.name
-
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
-        raise AssertionError("it is never asked")
-
-
 def _cached_answers(identity: str, max_tokens: int | None, prompts: Sequence[Prompt]) -> dict[str, Answer]:
+    """Those that were kept, read by the rules of today, as `cached_answer` does with a teacher that is open."""
     if not _cache_file().is_file():
         return {}
-    teacher = _Known(identity, max_tokens)
     with AnswerCache(_cache_file()) as cache:
-        found = ((p.key, cached_answer(teacher, cache, p.messages)) for p in prompts)
-        return {key: answer for key, answer in found if answer is not None}
+        kept = {p.key: answer for p in prompts if (answer := cache.get(identity, p.messages)) is not None}
+    answers = {key: clean_again(answer, max_tokens) for key, answer in kept.items()}
+    return {key: answer for key, answer in answers.items() if answer.status != "error"}
 
 
 def _line(prompt: Prompt, answer: Answer) -> str:

@@ -13,9 +13,8 @@ from shlex import quote
 from pudistill_cli.bundle.archive import Bundle, is_bundle
 from pudistill_cli.bundle.manifest import Manifest
 from pudistill_cli.bundle.metering import OnBytes, metered, summed
-from pudistill_cli.bundle.packing import RECIPE, WHEELS
+from pudistill_cli.bundle.packing import RECIPE, WHEELS, is_python
 from pudistill_cli.cache_dir import cache_path
-from pudistill_cli.config.evaluation import ENTRY_POINT
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import EndpointTeacher
@@ -33,6 +32,8 @@ class OpenedRecipe:
     """A recipe that a command was given."""
 
     recipe: Recipe
+    path: Path
+    """Of the recipe's file, or of the bundle."""
     bundled: bool
     """Whether it came in a bundle: then no connection is opened."""
 
@@ -49,7 +50,8 @@ def open_recipe(recipe: str, changes: Sequence[str], console: Console) -> Opened
     """
     path = Path(recipe).expanduser()
     if not is_bundle(path):
-        return OpenedRecipe(load_recipe(recipe, changes).recipe, False)
+        loaded = load_recipe(recipe, changes)
+        return OpenedRecipe(loaded.recipe, loaded.path, False)
     with Bundle(path) as bundle:
         if bundle.manifest.kind != "job":
             raise UsageError(
@@ -63,7 +65,7 @@ def open_recipe(recipe: str, changes: Sequence[str], console: Console) -> Opened
         manifest = bundle.manifest
         packed = f"packed {manifest.created} by pudistill {manifest.version}"
         console.say(f"{path.name}, {packed}: {counted(len(manifest.files), 'file')}, and every SHA-256 is right")
-    return OpenedRecipe(load_recipe(str(folder / RECIPE), changes).recipe, True)
+    return OpenedRecipe(load_recipe(str(folder / RECIPE), changes).recipe, path, True)
 
 
 def unpack(bundle: Bundle, folder: Path, console: Console, elsewhere: str, leave: str | None = None) -> None:
@@ -152,7 +154,7 @@ def refuse_strangers(bundle: Bundle, folder: Path) -> None:
             raise bundle.unusable(f"its recipe names {key} {value!a}, which is not in it")
     if isinstance(recipe.teacher, EndpointTeacher):
         raise bundle.unusable("its recipe asks a teacher over a network")
-    if ENTRY_POINT.fullmatch(str(recipe.eval.metric)):
+    if is_python(recipe.eval.metric):
         raise bundle.unusable(f"its recipe names code, eval.metric {recipe.eval.metric!a}")
     if recipe.export.llama_cpp is not None:
         raise bundle.unusable("its recipe names code, export.llama_cpp")

@@ -10,7 +10,6 @@ from typing import Any
 from pudistill_cli.bundle.anchors import anchors_file
 from pudistill_cli.bundle.model_files import model_items
 from pudistill_cli.bundle.writing import Item, check_items
-from pudistill_cli.config.evaluation import ENTRY_POINT
 from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import LocalTeacher
@@ -66,11 +65,16 @@ def job_items(recipe: Recipe, console: Console, ask: str) -> Packed:
     return Packed(items, (*prompts.notices, *notices))
 
 
+def is_python(metric: object) -> bool:
+    """Whether a recipe's metric is a Python function, package.module:function."""
+    return isinstance(metric, str) and ":" in metric
+
+
 def _portable(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     """The recipe's settings, without what stays on this machine."""
     data: dict[str, Any] = recipe.model_dump(mode="json")
     metric = data["eval"]["metric"]
-    if isinstance(metric, str) and ENTRY_POINT.fullmatch(metric):
+    if is_python(metric):
         raise UsageError(
             f"eval.metric is the Python function {metric}, and a bundle carries no code.",
             "Pack it without: --set eval.metric=none. Where it is run, name the function on the command line.",
