@@ -20,7 +20,9 @@ _SMALL = ("config.json", *COPIED_FILES, INDEX, CONFIG, WEIGHTS)
 """Files and patterns; an adapter beside the weights is loaded with them by transformers."""
 
 
-def model_items(model: str, revision: str | None, where: str, *, format: Format = "chat") -> tuple[str, list[Item]]:
+def model_items(
+    model: str, revision: str | None, where: str, *, context: int | None = None, format: Format = "chat"
+) -> tuple[str, list[Item]]:
     """What a recipe calls a model that is packed in the folder `where`, and its files.
 
     A hub id, or a packaged model, is what lies in the cache; a hub id that is not there is downloaded.
@@ -38,7 +40,7 @@ def model_items(model: str, revision: str | None, where: str, *, format: Format 
         name = f"{where}/{path.name}"
         name = name if name_problem(name) is None and path.suffix.lower() == ".gguf" else f"{where}/model.gguf"
         return f"./{name}", [Item(name, path)]
-    folder = resolve_student(model, revision, format=format).folder
+    folder = resolve_student(model, revision, context=context, format=format).folder
     small = (path for pattern in _SMALL for path in folder.glob(pattern) if path.is_file())
     files = {path.relative_to(folder).as_posix(): path for path in (*small, *weight_files(folder))}
     return f"./{where}", [Item(f"{where}/{name}", path) for name, path in files.items()]

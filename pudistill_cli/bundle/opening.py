@@ -14,6 +14,7 @@ from pudistill_cli.bundle.archive import Bundle, is_bundle
 from pudistill_cli.bundle.manifest import Manifest
 from pudistill_cli.bundle.metering import OnBytes, metered, summed
 from pudistill_cli.bundle.packing import RECIPE, WHEELS, is_python
+from pudistill_cli.bundle.wheels import install_command
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.schema import Recipe
@@ -65,6 +66,9 @@ def open_recipe(recipe: str, changes: Sequence[str], console: Console) -> Opened
         manifest = bundle.manifest
         packed = f"packed {manifest.created} by pudistill {manifest.version}"
         console.say(f"{path.name}, {packed}: {counted(len(manifest.files), 'file')}, and every SHA-256 is right")
+        if any(name.startswith(f"{WHEELS}/") for name in manifest.files):
+            command = install_command(path, manifest.files)
+            console.say(f"Its wheels are left to you. To install them, type:\n  {command}")
     return OpenedRecipe(load_recipe(str(folder / RECIPE), changes).recipe, path, True)
 
 

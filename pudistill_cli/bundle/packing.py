@@ -44,7 +44,7 @@ def job_items(recipe: Recipe, console: Console, ask: str) -> Packed:
     items = _prompt_items(data["prompts"])
     student = data["student"]
     student["model"], files = model_items(
-        student["model"], student["revision"], "student", format=recipe.prompts.format
+        student["model"], student["revision"], "student", context=student["context"], format=recipe.prompts.format
     )
     items += files
     if student["original"] is not None:

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import cast
 
 from packaging.requirements import Requirement
@@ -59,13 +60,13 @@ def wheel_items(target: Target, folder: Path, console: Console) -> tuple[list[It
     return [Item(f"{WHEELS}/{path.name}", path) for path in sorted(folder.iterdir())], notices
 
 
-def install_command(bundle: str, names: Iterable[str]) -> str:
-    """What a person types on the other machine before there is a pudistill, in a shell of any system."""
+def install_command(bundle: Path, names: Iterable[str]) -> str:
+    """What a person types on the other machine before there is a pudistill, in two lines for a shell."""
     extra = "[llamacpp]" if any(name.startswith(f"{WHEELS}/llama_cpp_python") for name in names) else ""
-    folder = f"{Path(bundle).stem}-files"
+    folder = f"{bundle.stem}-files"
     return (
-        f"python -m zipfile -e {bundle} {folder}\n"
-        f'  python -m pip install --no-index --find-links {folder}/{WHEELS} "{_US}{extra}"'
+        f"python -m zipfile -e {quote(str(bundle))} {quote(folder)}\n"
+        f'  python -m pip install --no-index --find-links {quote(f"{folder}/{WHEELS}")} "{_US}{extra}"'
     )
 
 

@@ -122,7 +122,7 @@ def _pack_job(
             return
     console.result("On a machine without a network:")
     if target:
-        console.result(f"  {install_command(quote(out.name), [item.name for item in packed.items])}")
+        console.result(f"  {install_command(Path(out.name), [item.name for item in packed.items])}")
     console.result(f"  pudistill run {quote(out.name)}")
 
 

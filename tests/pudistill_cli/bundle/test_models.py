@@ -41,6 +41,17 @@ def test_a_folder_s_weights_and_configs_and_nothing_else(tmp_path: Path) -> None
     assert {f"student/{CONFIG}", f"student/{WEIGHTS}"} <= {*names(str(folder))[1]}
 
 
+def test_a_checkpoint_whose_context_the_recipe_says(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(STUDENT, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="how long a sequence"):
+        model_items(str(folder), None, "student")
+    assert len(model_items(str(folder), None, "student", context=128)[1]) == len(STUDENTS_FILES)
+
+
 def test_every_shard_of_an_index(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 

@@ -183,6 +183,7 @@ def test_a_bundle_with_wheels_says_how_they_are_installed_and_a_run_leaves_them_
     for _ in range(2):
         ended = call("run", str(out), "--dry-run")
         assert ended.code == 0, ended.err
+        assert f"python -m zipfile -e {out} job-files" in ended.flat
     (folder,) = (tmp_path / "cache" / "bundles").iterdir()
     assert (folder / "recipe.yaml").is_file()
     assert not (folder / WHEELS).exists()
@@ -192,7 +193,11 @@ def test_a_bundle_with_wheels_says_how_they_are_installed_and_a_run_leaves_them_
 
 
 def test_the_command_to_install_names_what_is_there() -> None:
-    assert '"pudistill"' in install_command("job.pudi", ["wheels/torch-2-py3-none-any.whl"])
+    said = install_command(Path("my job.pudi"), ["wheels/torch-2-py3-none-any.whl"])
+    assert said.splitlines() == [
+        "python -m zipfile -e 'my job.pudi' 'my job-files'",
+        "  python -m pip install --no-index --find-links 'my job-files/wheels' \"pudistill\"",
+    ]
 
 
 def test_options_that_need_each_other(call: Call) -> None:
