@@ -12,12 +12,11 @@ from pudistill_cli.models.checkpoint_files import INDEX, weight_files
 from pudistill_cli.models.merged_checkpoint import COPIED_FILES
 from pudistill_cli.models.model_file import is_model_file
 from pudistill_cli.models.packaged import local_model
-from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS
 from pudistill_cli.models.student import resolve_student
 from pudistill_cli.prompts import Format
 
-_SMALL = ("config.json", *COPIED_FILES, INDEX, CONFIG, WEIGHTS)
-"""Files and patterns; an adapter beside the weights is loaded with them by transformers."""
+_SMALL = ("config.json", *COPIED_FILES, INDEX)
+"""Files and patterns."""
 
 
 def model_items(

@@ -13,7 +13,6 @@ import yaml
 from pudistill_cli.bundle.model_files import model_items
 from pudistill_cli.errors import DataError
 from pudistill_cli.models import hub
-from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS
 from tests.packaged_model import ADDRESS, CONTENT, only_known, put
 from tests.pudistill_cli.bundle.test_jobs import STUDENTS_FILES, contents
 from tests.tiny import STUDENT, Ended, Tiny
@@ -35,10 +34,6 @@ def test_a_folder_s_weights_and_configs_and_nothing_else(tmp_path: Path) -> None
     (folder / "sub").mkdir()
     (folder / "sub" / "config.json").write_text("{}")
     assert names(str(folder)) == ("./student", sorted([*STUDENTS_FILES, "student/LICENSE.md"]))
-    # transformers loads an adapter that lies beside the weights, so that it is of the student.
-    for name in (CONFIG, WEIGHTS):
-        (folder / name).write_bytes(b"{}")
-    assert {f"student/{CONFIG}", f"student/{WEIGHTS}"} <= {*names(str(folder))[1]}
 
 
 def test_a_checkpoint_whose_context_the_recipe_says(tmp_path: Path) -> None:
