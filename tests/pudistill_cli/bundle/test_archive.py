@@ -364,6 +364,25 @@ def test_no_room_is_said_before_a_byte_is_written(tmp_path: Path, call: Call, mo
     refused(path, call, "0.0 GB are free", "Make room")
 
 
+@pytest.mark.parametrize(("error", "code"), [(OSError(28, "No space left on device"), 3), (KeyboardInterrupt(), 130)])
+def test_a_disk_that_fills_or_ctrl_c_while_unpacking_leaves_nothing(
+    error: BaseException, code: int, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Bundle._copy
+    path = archive(tmp_path / "x.pudi")
+
+    def interrupted(self: Bundle, name: str, *arguments: Any) -> None:
+        copy(self, name, *arguments)
+        if name == "folder/b.txt":
+            raise error
+
+    monkeypatch.setattr(Bundle, "_copy", interrupted)
+    ended = call("bundle", "--open", str(path), "-o", str(tmp_path / "out"))
+    assert ended.code == code, ended.err
+    assert "Traceback" not in ended.err
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pudi"]
+
+
 def test_damage_found_while_unpacking_leaves_nothing(tmp_path: Path, call: Call) -> None:
     """The last file is the damaged one: the first has been written by then."""
     data = FILES | {"z.txt": b"three"}
