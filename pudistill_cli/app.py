@@ -11,7 +11,7 @@ import typer
 
 from pudistill_cli import __version__
 from pudistill_cli.backend_api.cpu import let_idle_threads_sleep
-from pudistill_cli.commands import anchors, doctor, export, judge, recipes, report, run
+from pudistill_cli.commands import anchors, bundle, doctor, export, judge, recipes, report, run
 from pudistill_cli.commands import eval as eval_
 from pudistill_cli.console import Console
 from pudistill_cli.errors import PudistillError
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.command("run")(run.command)
 app.command("anchors")(anchors.command)
+app.command("bundle")(bundle.command)
 app.command("eval")(eval_.command)
 app.command("report")(report.command)
 app.command("export")(export.command)

@@ -30,8 +30,8 @@ def command(
     from collections import Counter
 
     from pudistill_cli.atomic_files import write_atomic
+    from pudistill_cli.bundle.opening import open_recipe
     from pudistill_cli.cache_dir import cache_path
-    from pudistill_cli.config.loading import load_recipe
     from pudistill_cli.report.dry_run import teacher_rows
     from pudistill_cli.run.opening import teacher_of
     from pudistill_cli.run.plan import read_prompt_sets
@@ -44,7 +44,7 @@ def command(
     from pudistill_cli.teacher.summary import warnings_of
 
     console = Console(as_json=as_json)
-    loaded = load_recipe(recipe, changes or [])
+    loaded = open_recipe(recipe, changes or [], console)
     prompts = read_prompt_sets(loaded.recipe.prompts)
     for notice in prompts.notices:
         console.warn(notice)

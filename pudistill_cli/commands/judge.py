@@ -51,7 +51,7 @@ def command(
 
       pudistill judge recipes/quickstart/student graded.jsonl --recipe quickstart
     """
-    from pudistill_cli.config.loading import load_recipe
+    from pudistill_cli.bundle.opening import open_recipe
     from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.judging.gold import read_gold
@@ -66,7 +66,9 @@ def command(
     scorers = choose_scorers(scorer or [], gold.groups, length_free=length_free)
     if not scorer and (notice := missing_anchors_notice(gold.groups)):
         console.warn(notice)
-    settings = JudgeSettings.from_recipe(None if recipe is None else load_recipe(recipe, changes or []).recipe, model)
+    settings = JudgeSettings.from_recipe(
+        None if recipe is None else open_recipe(recipe, changes or [], console).recipe, model
+    )
     if wordings:
         settings = settings.in_several_wordings()
     with stoppable(console, "the scorers' figures come together at the end, so there are none yet."):

@@ -23,7 +23,7 @@ def _of_one_folder(name: str | None) -> str | None:
 
 RecipeArgument: TypeAlias = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one (see: pudistill recipes)."),
+    typer.Argument(metavar="RECIPE", help="A recipe file, a shipped one's name (see: pudistill recipes), or a bundle."),
 ]
 RunArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's name under ./runs, or the path of its folder.")

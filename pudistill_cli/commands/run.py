@@ -52,8 +52,7 @@ def command(
 
       pudistill run my-recipe.yaml --dry-run
     """
-    from pudistill_cli.config.loading import load_recipe
-    from pudistill_cli.run.relocation import in_place
+    from pudistill_cli.bundle.opening import open_recipe
     from pudistill_cli.run.standing import standing
 
     last = Stage.named(until)
@@ -62,7 +61,8 @@ def command(
             f"--until {until}: no such stage{did_you_mean(until, TITLES)}.", f"One of: {', '.join(TITLES)}."
         )
     console, allowed = Console(as_json=as_json), AllowedCode(allow_code, metric)
-    loaded = in_place(load_recipe(recipe, changes or []))
+    loaded = open_recipe(recipe, changes or [], console)
+    offline = offline or loaded.bundled
     given, name = name, name or loaded.recipe.name
     if not dry_run and (done := standing(runs / name)):
         console.say(f"{name}: the run is there up to {done}")

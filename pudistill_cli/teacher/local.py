@@ -89,6 +89,23 @@ def open_local(
     return LocalModel(settings, opened, encode, checkpoint.fingerprint, context, about, spell)
 
 
+def identity_of(settings: LocalTeacher) -> str:
+    """What the answers of a local teacher are cached by, told from its files alone: nothing is loaded.
+
+    Raises:
+        DataError: as `open_local`.
+        BackendError: no backend here reads its file.
+    """
+    model = local_model(settings.model)
+    if is_model_file(model):
+        return _identity(settings, _model_file(model, settings).fingerprint)
+    return _identity(settings, resolve_student(settings.model, settings.revision).fingerprint)
+
+
+def _identity(settings: LocalTeacher, fingerprint: str) -> str:
+    return json.dumps(settings.model_dump() | {"fingerprint": fingerprint}, sort_keys=True)
+
+
 def _spelled(tokenizer: StudentTokenizer, tokens: Tokens) -> str:
     """Text with the special tokens in it, but for the end of turn."""
     ended = bool(tokens) and tokens[-1] in tokenizer.stop_tokens
@@ -143,7 +160,7 @@ class LocalModel:
 
     def identity(self) -> str:
         """Settings and fingerprint; the backend is left out, since it is the same model in any."""
-        return json.dumps(self._settings.model_dump() | {"fingerprint": self._fingerprint}, sort_keys=True)
+        return _identity(self._settings, self._fingerprint)
 
     def ask(self, questions: Questions) -> Iterator[tuple[Question, Answer]]:
         """Yield answers as the engine finishes them; a prompt that fills the context gets status "error"."""

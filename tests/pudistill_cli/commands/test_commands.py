@@ -13,7 +13,7 @@ import pytest
 from tests.tiny import SIZES, STUDENT, Ended, Tiny, lines_of, write_lines
 
 Call = Callable[..., Ended]
-COMMANDS = ("run", "anchors", "eval", "report", "export", "judge", "recipes")
+COMMANDS = ("run", "anchors", "bundle", "eval", "report", "export", "judge", "recipes")
 
 
 # --- all of them ---
