@@ -4,7 +4,7 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
             ledger.sqlite    everything else (ledger.py)
             metrics.jsonl    the figures of every step, for tail -f
             adapters/<name>/ in PEFT's format
-            state/           run.json: identity and resolved settings (record.py); <name>/: the learner's, to go on from;
+            state/           run.json: identity and resolved settings (record.py); <name>/: the learner's;
                              memo: what models answered since the ledger was last told
             results.json     the final table; report.html: the same and more, to be read
             export/<format>/
