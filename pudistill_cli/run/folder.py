@@ -270,7 +270,7 @@ def _listed(changed: list[Difference]) -> str:
 def _refuse_foreign(path: Path) -> None:
     """A folder that is there must be a run, or hold no more than a run that was just begun."""
     if path.exists() and not (path / "state" / "run.json").exists():
-        others = sorted(p.name for p in path.iterdir() if p.name not in (".lock", *_FOLDERS))
+        others = sorted(p.name for p in path.iterdir() if p.name not in _FOLDERS and not p.name.startswith(".lock"))
         if others:
             raise RunError(
                 f"{path} is there already and is no run of pudistill: it holds {', '.join(others[:5])}.",

@@ -13,6 +13,7 @@ import httpx
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
+from pudistill_cli.stop_signals import deferred
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.budget import Budget
@@ -24,6 +25,8 @@ LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 600.0
 MAX_CONSECUTIVE_FAILURES = 10
 """So many prompts in a row that used up all their retries mean that the endpoint is broken."""
+ON_THEIR_WAY = 5.0
+"""Seconds that answers have to arrive once the process is asked to end; `docker stop` waits for ten."""
 RESUME_HINT = "Every answer so far is kept: type the same command again, and only the missing prompts are asked."
 
 
@@ -52,8 +55,9 @@ class Endpoint:
         """
         route = route_to(self._settings.base_url)
         asking = _Asking(self._settings, read_key(self._settings.api_key_env), route, questions, self._backoff)
-        with asyncio.Runner() as runner:
-            task = runner.get_loop().create_task(asking.run())
+        with asyncio.Runner() as runner, deferred(lambda: runner.get_loop().call_soon_threadsafe(asking.finish)):
+            loop = runner.get_loop()
+            task = loop.create_task(asking.run())
             try:
                 while (answered := runner.run(asking.arrived.get())) is not None:
                     yield answered
@@ -63,7 +67,7 @@ class Endpoint:
                 raise
             finally:
                 asking.cancel()
-                runner.get_loop().run_until_complete(task)
+                loop.run_until_complete(task)
         if asking.stop is not None:
             raise TeacherError(
                 f"{asking.stop.message} {asking.answered} of {len(questions)} prompts were answered before.",
@@ -106,6 +110,11 @@ class _Asking:
                 self._workers = [group.create_task(self._worker(client)) for _ in range(self._settings.concurrency)]
         finally:
             self.arrived.put_nowait(None)
+
+    def finish(self) -> None:
+        """Ask nothing more, and give what is on its way, which is paid for, a moment to arrive."""
+        self._stopped.set()
+        asyncio.get_running_loop().call_later(ON_THEIR_WAY, self.cancel)
 
     def cancel(self) -> None:
         """Give up what is under way. `run` itself is not cancelled: it still closes the connections."""
