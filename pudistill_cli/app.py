@@ -8,7 +8,7 @@ import sys
 try:
     from collections.abc import Sequence
 
-    from pudistill_cli import standard_streams, stop_signals
+    from pudistill_cli import stop_signals
     from pudistill_cli.errors import EXIT_CODES
 except KeyboardInterrupt:
     os._exit(130)
@@ -21,9 +21,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is not None:
         sys.exit(_exit_code(argv))
     stop_signals.begin()
-    standard_streams.outlive_their_readers()
     code = 1
     try:
+        from pudistill_cli.standard_streams import outlive_their_readers
+
+        outlive_their_readers()
         code = _exit_code(sys.argv[1:])
     finally:
         stop_signals.end(code)
@@ -33,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _exit_code(arguments: Sequence[str]) -> int:
     try:
         from pudistill_cli.command_line import execute
+        from pudistill_cli.private_files import owner_only
 
-        with stop_signals.working():
+        with stop_signals.working(), owner_only():
             return execute(arguments)
     except KeyboardInterrupt as stop:
         return stop_signals.exit_code_of(stop)

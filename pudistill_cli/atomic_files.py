@@ -9,19 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pudistill_cli.errors import RunError
+from pudistill_cli.private_files import make_private_folder, private
 
 _OLD = ".old"
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file (text as UTF-8); a reader sees the old content or the new one, also after a power cut.
+    """Write a file for its owner only, text as UTF-8; a reader sees the old content or the new, also after a power cut.
 
     Raises:
         RunError: it cannot be written; an older file is left as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=private) as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
@@ -66,10 +67,10 @@ def replace_folder(new: Path, final: Path) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Generator[Path]:
     """A temporary folder that becomes `path` at the end of the block, by `replace_folder`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     new = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
+    new.mkdir(0o700)
     try:
         yield new
         replace_folder(new, path)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pudistill_cli.atomic_files import sync_folder, sync_tree
 from pudistill_cli.errors import DataError
+from pudistill_cli.private_files import make_private_folder
 
 _ROOM = 16 << 20
 """Bytes for configs, tokenizer and the file system's own use."""
@@ -31,7 +32,7 @@ def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], 
     if out.is_dir():
         return out
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(out.parent)
         _remove_abandoned(out)
         free = shutil.disk_usage(out.parent).free
         if free < needed + _ROOM:
@@ -42,8 +43,8 @@ def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], 
         with tempfile.TemporaryDirectory(
             dir=out.parent, prefix=f".{out.name}.", suffix=".tmp", ignore_cleanup_errors=True
         ) as name:
-            made = Path(name) / out.name  # not the temporary folder itself, which is for this user only
-            made.mkdir()
+            made = Path(name) / out.name
+            made.mkdir(0o700)
             write(made)
             sync_tree(made)
             try:

@@ -27,6 +27,7 @@ from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.errors import RunError
+from pudistill_cli.private_files import make_private_database, make_private_folder, private, tighten
 from pudistill_cli.run.identity import Difference, differences, effects_of
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
@@ -80,7 +81,7 @@ class RunFolder:
         try:
             _refuse_foreign(path)
             for folder in _FOLDERS:
-                (path / folder).mkdir(parents=True, exist_ok=True)
+                make_private_folder(path / folder)
             lock = _locked(path)
             try:
                 run = cls(path, lock)
@@ -193,7 +194,7 @@ class RunFolder:
         """Add a line to `metrics.jsonl`. A step that is done again is there again; the ledger holds the last."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         try:
-            with self._metrics_path.open("a", encoding="utf-8") as file:
+            with open(self._metrics_path, "a", encoding="utf-8", opener=private) as file:
                 file.write(json.dumps(finite) + "\n")
         except OSError as error:
             raise cannot_write(self._metrics_path, error) from error
@@ -280,6 +281,8 @@ def _refuse_foreign(path: Path) -> None:
 
 def _locked(path: Path) -> sqlite3.Connection:
     """Hold SQLite's exclusive lock on an empty file: on every system it ends with the process, however that ends."""
+    tighten(path)
+    make_private_database(path / ".lock")
     lock = sqlite3.connect(path / ".lock", timeout=0, isolation_level=None)
     try:
         lock.execute("BEGIN EXCLUSIVE")

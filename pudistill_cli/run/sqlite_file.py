@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import RunError
+from pudistill_cli.private_files import make_private_database
 
 
 class SqliteFile:
@@ -25,6 +26,7 @@ class SqliteFile:
 
     def __init__(self, path: Path, schema: str, version: int, migrations: Mapping[int, str] = {}) -> None:
         self.path = path
+        make_private_database(path)
         with self._errors():
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         try:
