@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pudistill_cli.errors import RunError
-from pudistill_cli.private_files import make_private_folder, private
+from pudistill_cli.private_files import make_private_folder
 
 _OLD = ".old"
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file for its owner only, text as UTF-8; a reader sees the old content or the new, also after a power cut.
+    """Write a file (text as UTF-8); a reader sees the old content or the new one, also after a power cut.
 
     Raises:
         RunError: it cannot be written; an older file is left as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb", opener=private) as file:
+        with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOp
 from pudistill_cli.commands.stopping import stoppable
 from pudistill_cli.console import Console
 from pudistill_cli.errors import UsageError
+from pudistill_cli.redaction import redacted_change
 
 
 def command(
@@ -38,7 +39,8 @@ def command(
     other = [change for change in changes or [] if not change.startswith("eval.")]
     if other:
         raise UsageError(
-            f"--set {other[0]}: eval changes eval settings only.", "Start a new run: pudistill run --name NEW"
+            f"--set {redacted_change(other[0])}: eval changes eval settings only.",
+            "Start a new run: pudistill run --name NEW",
         )
     console = Console(as_json=as_json)
     with (

@@ -12,7 +12,7 @@ from shlex import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from pudistill_cli.config.loading import load_recipe
+from pudistill_cli.config.loading import load_recipe, resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import RunError
 from pudistill_cli.prompts import Prompt
@@ -71,17 +71,19 @@ def read_run(folder: Path) -> Content:
     """
     results = read_results(folder / "results.json")
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = load_recipe(str(folder / "recipe.yaml"), []).recipe
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     with closing(Ledger(folder / "ledger.sqlite")) as ledger:
         return Content(
             name=folder.name,
-            facts=_facts(load_recipe(str(folder / "recipe.yaml"), []).recipe, results),
+            facts=_facts(recipe, results),
             results=results,
             dev=_dev(ledger, results),
             prior=_prior(ledger),
             losses=_losses(ledger),
             exports=_exports(ledger, folder, results.chosen),
             examples=_examples(ledger),
-            recipe=text,
+            recipe=head + resolved_yaml(recipe),  # an older version left secrets in its file
         )
 
 

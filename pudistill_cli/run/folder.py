@@ -28,7 +28,7 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.errors import RunError
 from pudistill_cli.private_files import make_private_database, make_private_folder, private, tighten
-from pudistill_cli.run.identity import Difference, differences, effects_of
+from pudistill_cli.run.identity import Difference, differences, effects_of, without_secrets
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
 
@@ -216,7 +216,7 @@ class RunFolder:
         self._cut_torn_line()
         if self._record_path.exists():
             held = json.loads(self._record_path.read_text(encoding="utf-8"))
-            self._identity, self._resolved = held["identity"], held["resolved"]
+            self._identity, self._resolved = without_secrets(held["identity"]), held["resolved"]
             if changed := differences(self._identity, identity):
                 self._redo(changed)
         self._identity = identity

@@ -13,6 +13,7 @@ from pudistill_cli import __version__
 from pudistill_cli.config.fields import field_at, sections_in
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
+from pudistill_cli.redaction import redacted_setting, redacted_teacher
 from pudistill_cli.run.plan import Plan
 
 CONTENTS = {
@@ -25,6 +26,7 @@ CONTENTS = {
 """What is no setting of the recipe, and the first stage that it changes."""
 
 _SHOWN = 70
+_MAY_HOLD_SECRETS = ("teacher.base_url", "teacher.extra_body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,19 @@ def identity(checked: Plan) -> dict[str, str]:
         "export.original": "given" if checked.student.original else "none",
         "prompts.fingerprint": blake2b("\n".join(content).encode(), digest_size=16).hexdigest(),
         "backend.resolved": f"{checked.choice.engine.name}+{checked.choice.learner.name}",
-        **flattened(checked.recipe.model_dump(mode="json", exclude=_named_by_content(Recipe))),
+        **_settings(checked.recipe),
     }
+
+
+def _settings(recipe: Recipe) -> dict[str, str]:
+    """By dotted key, but for what is named by content; a secret is there by its hash."""
+    dumped = recipe.model_dump(mode="json", exclude=_named_by_content(Recipe))
+    return flattened(dumped | {"teacher": redacted_teacher(dumped["teacher"])})
+
+
+def without_secrets(held: Mapping[str, str]) -> dict[str, str]:
+    """An identity as an older version kept it, which had a teacher's secrets in it."""
+    return {k: redacted_setting(k, v) if k.startswith(_MAY_HOLD_SECRETS) else v for k, v in held.items()}
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:

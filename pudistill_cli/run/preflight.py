@@ -20,6 +20,7 @@ from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.api_key import read_key
 from pudistill_cli.teacher.asking import cached_answer
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.teacher.environment import as_sent
 from pudistill_cli.teacher.opening import open_teacher
 
 
@@ -45,7 +46,7 @@ def check_teacher(settings: TeacherSettings, prompts: PromptSets, run: Path) -> 
         from pudistill_cli.teacher.http_client import route_to  # its HTTP client is imported where one is needed
 
         read_key(settings.api_key_env)
-        route_to(settings.base_url)
+        route_to(as_sent(settings).settings.base_url)
 
 
 def check_exports(export: ExportSettings, student: Student, runs: Path) -> None:

@@ -13,10 +13,12 @@ import httpx
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
+from pudistill_cli.redaction import redacted_teacher, redacted_url
 from pudistill_cli.stop_signals import deferred
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.budget import Budget
+from pudistill_cli.teacher.environment import as_sent
 from pudistill_cli.teacher.http_client import Route, route_to, tls_problem
 from pudistill_cli.teacher.reply import Failed, Outcome, Retry, Stop, read_reply
 
@@ -34,7 +36,7 @@ class Endpoint:
     """Asks `settings.model` at `settings.base_url`; `backoff` is the first wait between tries, in seconds."""
 
     def __init__(self, settings: EndpointTeacher, backoff: float = BACKOFF) -> None:
-        self.name = f"{settings.model} at {settings.base_url}"
+        self.name = f"{settings.model} at {redacted_url(settings.base_url)}"
         self.notices: list[str] = []
         self.max_tokens: int | None = settings.max_tokens
         self.rereadable = False
@@ -42,9 +44,9 @@ class Endpoint:
         self._backoff = backoff
 
     def identity(self) -> str:
-        """What an answer depends on: address, model, system message, sampling; not limits or the key."""
+        """What an answer depends on: address, model, system message, sampling; not limits or the key. No secret."""
         fields = {"kind", "base_url", "model", "system", "temperature", "top_p", "max_tokens", "extra_body"}
-        return json.dumps(self._settings.model_dump(include=fields), sort_keys=True)
+        return json.dumps(redacted_teacher(self._settings.model_dump(include=fields)), sort_keys=True)
 
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """Yield answers as they arrive. Requests make progress only while the caller waits for one.
@@ -53,25 +55,28 @@ class Endpoint:
             TeacherError: no key, a key that is not accepted, an unknown model, an endpoint that cannot be
                 reached or fails prompt after prompt, a proxy or certificates that are none, or a limit of the recipe.
         """
-        route = route_to(self._settings.base_url)
-        asking = _Asking(self._settings, read_key(self._settings.api_key_env), route, questions, self._backoff)
+        sent = as_sent(self._settings)
+        if sent.address != sent.settings.base_url:
+            logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold the whole address
+        route = route_to(sent.settings.base_url)
+        asking = _Asking(sent.settings, read_key(self._settings.api_key_env), route, questions, self._backoff)
         with asyncio.Runner() as runner, deferred(lambda: runner.get_loop().call_soon_threadsafe(asking.finish)):
             loop = runner.get_loop()
             task = loop.create_task(asking.run())
             try:
                 while (answered := runner.run(asking.arrived.get())) is not None:
-                    yield answered
+                    yield answered[0], sent.hide_in(answered[1])
             except KeyboardInterrupt:
                 while not asking.arrived.empty() and (answered := asking.arrived.get_nowait()) is not None:
-                    yield answered  # paid for already
+                    yield answered[0], sent.hide_in(answered[1])  # paid for already
                 raise
             finally:
                 asking.cancel()
                 loop.run_until_complete(task)
         if asking.stop is not None:
             raise TeacherError(
-                f"{asking.stop.message} {asking.answered} of {len(questions)} prompts were answered before.",
-                asking.stop.hint,
+                f"{sent.hide(asking.stop.message)} {asking.answered} of {len(questions)} prompts were answered before.",
+                sent.hide(asking.stop.hint),
             )
 
 
