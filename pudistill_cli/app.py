@@ -23,10 +23,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     stop_signals.begin()
     code = 1
     try:
-        from pudistill_cli.standard_streams import outlive_their_readers
+        from pudistill_cli.library_messages import make_visible
+        from pudistill_cli.standard_streams import lost, outlive_their_readers
 
         outlive_their_readers()
+        make_visible()
         code = _exit_code(sys.argv[1:])
+        if code == 0 and lost():
+            sys.stderr.write(f"error: the output could not be written: {lost()}.\n")
+            code = 1
     finally:
         stop_signals.end(code)
     sys.exit(code)

@@ -104,9 +104,9 @@ def redacted_setting(key: str, value: str) -> str:
         if value.lstrip().startswith(("{", "[")):
             return redacted(value)
         inner = read = value
-    for part in reversed(key.split(".")):
+    for part in reversed(key.split(".")[1:]):
         inner = {part: inner}
-    teacher: Any = inner[_OF_TEACHER]
+    teacher: Any = inner
     shown: Any = redacted_teacher(cast("dict[str, Any]", teacher)) if isinstance(teacher, dict) else teacher
     for part in key.split(".")[1:]:
         shown = shown[part]

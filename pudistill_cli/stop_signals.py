@@ -6,6 +6,7 @@ done, the process ends at once instead; so it does on a later signal, from a per
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
@@ -22,8 +23,10 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 """Windows knows no SIGHUP."""
 SAME_REQUEST = 1.0
 """Seconds within which further signals are the same request: a terminal that closes sends one, its shell another."""
-_RETRY = 0.05
-"""Seconds until a `Stopped` that was raised where nothing can pass it on is raised again."""
+AGAIN = 0.05
+"""Seconds until a `Stopped` that was raised where nothing can pass it on is raised once more."""
+LOST = 5.0
+"""Seconds after which one that nobody has caught is taken to be lost: a library has an `except` for everything."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -57,6 +60,7 @@ class _Stop:
         self.first: int | None = None
         self.since = 0.0
         self.is_raised = False
+        self.is_caught = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         if self.phase is _Phase.STARTING:
@@ -76,15 +80,20 @@ class _Stop:
     def raise_it(self) -> None:
         if self.first is not None and not self.is_raised:
             self.is_raised = True
+            self.again(LOST)
             raise Stopped(self.first)
 
-    def again(self) -> None:
-        """Raise it once more, in a moment: where it was raised, no caller was told."""
-        number, self.first, self.is_raised = self.first, None, False
-        if number is not None:
-            retry = threading.Timer(_RETRY, _send, (number,))
-            retry.daemon = True
-            retry.start()
+    def again(self, seconds: float) -> None:
+        """Raise it once more then, unless it was caught: where it was raised, no caller may have been told."""
+        number = self.first
+
+        def send() -> None:
+            time.sleep(seconds)
+            if self.phase is _Phase.WORKING and number is not None and self.first == number and not self.is_caught:
+                self.first, self.is_raised = None, False
+                _send(number)
+
+        _thread.start_new_thread(send, ())  # not threading's, whose locks this thread may hold
 
 
 _stop = _Stop()
@@ -101,6 +110,8 @@ def end(exit_code: int) -> None:
     """Nothing is left to do: a signal from now on must not disturb how the interpreter is taken down."""
     _stop.exit_code = exit_code
     _stop.phase = _Phase.ENDING
+    if _stop.first is not None:
+        _show_cursor()
 
 
 @contextmanager
@@ -122,6 +133,7 @@ def working() -> Generator[None]:
     finally:
         sys.unraisablehook = hook
         if not _stop.owns_process:
+            _stop.forget()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
@@ -162,7 +174,8 @@ def deferred(tell: Callable[[], object]) -> Generator[None]:
 
 
 def exit_code_of(stop: KeyboardInterrupt) -> int:
-    """128 and the number of the signal; that of Ctrl-C where another part of the process raised it."""
+    """Of one that was caught: 128 and the number of the signal, that of Ctrl-C where something else raised it."""
+    _stop.is_caught = True
     return stop.exit_code if isinstance(stop, Stopped) else 128 + (_stop.first or signal.SIGINT)
 
 
@@ -171,7 +184,7 @@ def _raising_again(hook: Callable[[Any], object]) -> Callable[[Any], object]:
 
     def passed_on(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, Stopped):
-            _stop.again()
+            _stop.again(AGAIN)
         else:
             hook(unraisable)
 
@@ -187,7 +200,14 @@ def _send(number: int) -> None:
 
 def _leave(exit_code: int, words: str = "") -> None:
     """End the process now: no `finally`, no finalizer, no traceback. What is on disk is whole at every moment."""
+    _show_cursor()
     with suppress(OSError):
-        if words:
-            os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + f"\n{words}\n".encode(errors="replace"))
+        os.write(2, f"\n{words}\n".encode(errors="replace") if words else b"")
     os._exit(exit_code)
+
+
+def _show_cursor() -> None:
+    """A terminal's, which a display that did not come to its end has hidden."""
+    with suppress(OSError):
+        if os.isatty(2):
+            os.write(2, _SHOW_CURSOR)

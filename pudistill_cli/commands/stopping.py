@@ -18,5 +18,6 @@ def stoppable(console: Console, kept: str) -> Generator[None]:
         with keeping(kept):
             yield
     except KeyboardInterrupt as stop:
+        code = exit_code_of(stop)
         console.say(f"\nStopped; {kept}")
-        raise typer.Exit(exit_code_of(stop)) from None
+        raise typer.Exit(code) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"\$(\$\{[A-Za-z_][A-Za-z0-9_]*\})")
 _HIDDEN = "[secret]"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Sent:
     """What is sent, and the words that others may then repeat."""
 
@@ -60,13 +60,22 @@ def as_sent(settings: EndpointTeacher) -> Sent:
 
 
 def _refuse_redacted(held: Mapping[str, Any]) -> None:
-    for key, value in held.items():
-        if (found := REDACTED.search(json.dumps(value))) is not None:
+    for key, value in _values(held, "teacher"):
+        if (found := REDACTED.search(value)) is not None:
             raise TeacherError(
-                f"teacher.{key} lacks a secret: {found[0]} stands in its place, since runs are kept without secrets.",
-                f"Use the recipe that the run was made from, or give it: --set teacher.{key}=... . In teacher.{key} "
-                "${NAME} stands for an environment variable.",
+                f"{key} lacks a secret: {found[0]} stands in its place, since runs are kept without secrets.",
+                f"Use the recipe that the run was made from, or give it: --set {key}=... . "
+                "${NAME} stands there for an environment variable.",
             )
+
+
+def _values(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """By dotted key."""
+    if isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            yield from _values(item, f"{path}.{key}")
+    else:
+        yield path, str(value)
 
 
 def _filled(value: Any, values: dict[str, str]) -> Any:
