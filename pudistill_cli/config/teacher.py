@@ -47,9 +47,7 @@ class EndpointTeacher(_Settings):
     """Of one answer, its reasoning included."""
     max_tokens_field: Annotated[Literal["max_tokens", "max_completion_tokens"], Stage.ANCHORS] = "max_tokens"
     """What the endpoint calls that limit; OpenAI's reasoning models only know the second name."""
-    extra_body: Annotated[dict[str, JsonValue], Stage.ANCHORS] = Field(
-        default_factory=dict[str, JsonValue], repr=False
-    )
+    extra_body: Annotated[dict[str, JsonValue], Stage.ANCHORS] = Field(default_factory=dict[str, JsonValue], repr=False)
     """Further fields of the request body, as the endpoint documents them; ${NAME} is an environment variable's value,
     here and in `base_url`, which is sent, and stored and shown nowhere."""
     concurrency: Annotated[int, Effect.NONE] = Field(default=8, ge=1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,17 +26,26 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 # --- in this process ---
 
 
+def stopped_in(act: Callable[[], None]) -> Stopped:
+    """What comes out of work in which `act` sends signals."""
+    with pytest.raises(Stopped) as stopped, working():
+        act()
+    return stopped.value
+
+
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_the_first_signal_raises_once_and_handlers_come_back(number: signal.Signals) -> None:
-    before = [signal.getsignal(n) for n in SIGNALS]
-    with pytest.raises(Stopped) as stopped, working():
+    def act() -> None:
         try:
             signal.raise_signal(number)
         finally:
             signal.raise_signal(number)  # while it is tidied up: the same request
             signal.raise_signal(signal.SIGTERM)
-    assert exit_code_of(stopped.value) == CODES[number]
-    assert isinstance(stopped.value, KeyboardInterrupt)  # what libraries tidy up after
+
+    before = [signal.getsignal(n) for n in SIGNALS]
+    stopped = stopped_in(act)
+    assert exit_code_of(stopped) == CODES[number]
+    assert isinstance(stopped, KeyboardInterrupt)  # what libraries tidy up after
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
@@ -53,10 +62,14 @@ def test_what_the_parent_process_has_ignored_stays_ignored() -> None:
 
 def test_a_deferred_signal_is_told_of_at_once_and_raised_at_the_end() -> None:
     told: list[str] = []
-    with pytest.raises(Stopped), working(), deferred(lambda: told.append("told")):
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        told.append("finished")
+
+    def act() -> None:
+        with deferred(lambda: told.append("told")):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            told.append("finished")
+
+    assert stopped_in(act).exit_code == 143
     assert told == ["told", "finished"]
 
 
@@ -73,22 +86,23 @@ def test_a_signal_in_a_finalizer_is_neither_printed_nor_lost(
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(stop_signals, "AGAIN", 0.01)
-    with pytest.raises(Stopped) as stopped, working():
+    def act() -> None:
         Dying()
         _wait_for_it()
-    assert stopped.value.exit_code == 143
+
+    monkeypatch.setattr(stop_signals, "AGAIN", 0.01)
+    assert stopped_in(act).exit_code == 143
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_signal_that_a_library_swallows_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stop_signals, "LOST", 0.01)
-    with pytest.raises(Stopped), working():
-        try:
+    def act() -> None:
+        with suppress(BaseException):
             signal.raise_signal(signal.SIGHUP)
-        except BaseException:
-            pass
         _wait_for_it()
+
+    monkeypatch.setattr(stop_signals, "LOST", 0.01)
+    assert stopped_in(act).exit_code == 129
 
 
 # --- in a process of its own ---
@@ -175,24 +189,28 @@ def test_streams_that_are_closed_at_the_start_never_become_other_files(tmp_path:
     """What is printed would go into the first file that is opened."""
     hook = "import os, runpy, sys\nfor n in (1, 2): os.close(n)\nsys.stdout = sys.stderr = None"
     kept = f"{GO.replace('runpy', 'import atexit; atexit.register(look); runpy')}"
-    look = f"def look():\n    name = os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_RDWR)\n    os._exit(name > 2)"
+    look = (
+        f"def look():\n    name = os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_RDWR)\n    os._exit(name > 2)"
+    )
     ended = subprocess.run([sys.executable, "-c", f"{hook}\n{look}\n{kept}", "recipes"], cwd=ROOT)
     assert ended.returncode == 1
 
 
+@pytest.mark.slow
 def test_a_terminal_that_closes_ends_a_run_that_goes_on_later(
     finished: Tiny, tmp_path: Path, call: Callable[..., Ended]
 ) -> None:
     import termios
 
     tiny = Tiny.make(tmp_path)
+    arguments = tiny.arguments("--until", "sft")
     ours, theirs = os.openpty()
 
     def on_this_terminal() -> None:
         os.setsid()
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
-    command = [sys.executable, "-m", "pudistill_cli", *tiny.arguments()]
+    command = [sys.executable, "-m", "pudistill_cli", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=on_this_terminal
     )
@@ -202,33 +220,43 @@ def test_a_terminal_that_closes_ends_a_run_that_goes_on_later(
         shown += os.read(ours, 1 << 16)
     os.close(ours)
     assert process.wait() == 129
-    assert call(*tiny.arguments()).code == 0
-    assert tiny.bytes_of("adapters/*/*") == finished.bytes_of("adapters/*/*")
+    assert call(*arguments).code == 0
+    assert tiny.bytes_of("adapters/sft/*") == finished.bytes_of("adapters/sft/*")
 
 
 @pytest.mark.slow
-def test_signals_at_any_point_in_time_lose_nothing(finished: Tiny, tmp_path: Path) -> None:
-    """A run is stopped again and again, later each time, by one to three signals, until it comes to its end."""
-    tiny, chance, ended = Tiny.make(tmp_path), random.Random(0), 0
-    for n in range(60):
+def test_signals_in_every_stage_lose_nothing(finished: Tiny, tmp_path: Path) -> None:
+    """A run is stopped by one to three signals whenever another stage has begun, and gone on with."""
+    tiny = Tiny.make(tmp_path)
+    stages = ("SFT", "round 1", "export hf", "")
+    for stage, number, times in zip(stages, [*CODES, signal.SIGINT], (1, 2, 3, 0), strict=True):
         process = subprocess.Popen(
-            [sys.executable, "-m", "pudistill_cli", *tiny.arguments()],
+            [sys.executable, "-c", f"{SHOWS_ALL}\n{GO}", *tiny.arguments()],
             cwd=ROOT,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=_as_in_the_foreground,
         )
-        number = list(CODES)[n % 3]
-        time.sleep(0.15 + 0.3 * n * chance.random())
-        for _ in range(chance.randint(1, 3)):
+        assert process.stderr is not None
+        said = ""
+        while stage and stage not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        for _ in range(times):
             process.send_signal(number)
-        _, err = process.communicate()
-        assert "Traceback" not in err
-        assert "Exception ignored" not in err
-        ended = process.returncode
-        if ended == 0:
-            break
-        assert ended == CODES[number] or (ended == -number and not err), err  # the interpreter had not begun
-    assert ended == 0
+        said += process.communicate()[1]
+        assert "Traceback" not in said
+        assert "Exception ignored" not in said
+        assert process.returncode == (CODES[number] if times else 0), said
     assert tiny.bytes_of("adapters/*/*", "results.json") == finished.bytes_of("adapters/*/*", "results.json")
+
+
+SHOWS_ALL = """
+import runpy, sys
+from pudistill_cli import console
+shown = console.Console._shown
+console.Console._shown = lambda self, bar: (self.say(bar.title), shown(self, bar))[1]
+"""
+"""Says of everything that it is under way when it begins."""
