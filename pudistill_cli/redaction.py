@@ -40,6 +40,7 @@ _SAYS_SO = re.compile(r"secret|token|passw|api_?key", re.IGNORECASE)
 _ROUTES = re.compile(r"(de)?token(s|ize|izer|ization)?|secrets?|passwords?|api_?keys?", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 _URL = re.compile(r"\b(?:https?|socks5h?|wss?)://[^\s\"'<>`]+?(?=[,.;:)\]}]*(?:[\s\"'<>`]|$))")
+_TEN_DIGITS = re.compile(r"[0-9]{10}")
 _ONE_WORD = re.compile(r"[A-Za-z0-9_+/=.~-]{20,}")
 _SCHEME = re.compile(r"\s*(bearer|basic|token)?\s*", re.IGNORECASE)
 _ROUNDS = 100_000
@@ -199,7 +200,7 @@ def looks_secret(word: str) -> bool:
     runs = re.split(r"[^A-Za-z0-9]+", word)
     if len(word) >= 8 and len(runs) > 1 and any(run.lower() in ("sk", "tok", "auth", "bearer") for run in runs):
         return True
-    if any(len(run) >= 24 or (len(run) >= 12 and _is_mixed(run)) for run in runs):
+    if any(len(run) >= 24 or (len(run) >= 12 and _is_mixed(run)) or _TEN_DIGITS.search(run) for run in runs):
         return True
     return len(word) >= 16 and sum(map(_changes, runs)) >= 0.3 * len(word)
 
