@@ -56,11 +56,13 @@ class Endpoint:
                 reached or fails prompt after prompt, a proxy or certificates that are none, or a limit of the recipe.
         """
         sent = as_sent(self._settings)
-        if sent.address != sent.settings.base_url:
-            logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold the whole address
         route = route_to(sent.settings.base_url)
         asking = _Asking(sent.settings, read_key(self._settings.api_key_env), route, questions, self._backoff)
-        with asyncio.Runner() as runner, deferred(lambda: runner.get_loop().call_soon_threadsafe(asking.finish)):
+        with (
+            sent.hidden_in_log("httpx"),  # whose lines hold the whole address
+            asyncio.Runner() as runner,
+            deferred(lambda: runner.get_loop().call_soon_threadsafe(asking.finish)),
+        ):
             loop = runner.get_loop()
             task = loop.create_task(asking.run())
             try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -36,6 +38,21 @@ class Sent:
             for form in (secret, json.dumps(secret)[1:-1], secret.replace("/", "\\/")):
                 text = text.replace(form, _HIDDEN)
         return text
+
+    @contextmanager
+    def hidden_in_log(self, name: str) -> Generator[None]:
+        """Within the block a library's log does not hold it."""
+
+        def without(record: logging.LogRecord) -> bool:
+            record.msg, record.args = self.hide(record.getMessage()), ()
+            return True
+
+        logger = logging.getLogger(name)
+        logger.addFilter(without)
+        try:
+            yield
+        finally:
+            logger.removeFilter(without)
 
     def hide_in(self, answer: Answer) -> Answer:
         """An answer without it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,8 @@ ECHO = f"bad {VALUE} and {LITERAL} at /{TOKEN}/v1"
     ],
     ids=["404", "400", "500", "text", "reason", "307"],
 )
-def test_no_secret_comes_back_in_answers_or_errors(response, serve, ask, value) -> None:
+def test_no_secret_comes_back_in_answers_errors_or_logs(response, serve, ask, value, caplog) -> None:
+    caplog.set_level(logging.DEBUG)
     server = serve(lambda request: response)
     base = server.url.removesuffix("/v1")
     settings = EndpointTeacher(model="m", base_url=f"{base}/{TOKEN}/v1", extra_body=BODY, retries=1)
@@ -75,7 +77,8 @@ def test_no_secret_comes_back_in_answers_or_errors(response, serve, ask, value) 
         seen += [repr(answer) for answer in teacher.ask(ask("q"))]
     except TeacherError as error:
         seen.append(shown_by(error))
-    assert server.requests
+    seen += [repr((record.getMessage(), record.args)) for record in caplog.records]
+    assert any("HTTP Request" in line for line in seen), "nothing was logged: the test would show nothing"
     for secret in (VALUE, json.dumps(VALUE)[1:-1], LITERAL, TOKEN):
         assert secret not in "\n".join(seen)
 
