@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pudistill_cli.errors import RunError
+from pudistill_cli.private_files import make_private_folder
 
 _OLD = ".old"
 
@@ -66,10 +67,10 @@ def replace_folder(new: Path, final: Path) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Generator[Path]:
     """A temporary folder that becomes `path` at the end of the block, by `replace_folder`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     new = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
+    new.mkdir(0o700)
     try:
         yield new
         replace_folder(new, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -14,9 +13,11 @@ from typing import Any
 from rich.console import Console as Terminal
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pudistill_cli.errors import PudistillError
 from pudistill_cli.progress import TICK, Bar, Live, Pulse
+from pudistill_cli.visible_text import visible, visible_json
 
 EVERY_SECONDS = 2.0
 """What takes longer than this without a line says how far it is, where no terminal shows it all the time."""
@@ -24,8 +25,23 @@ PIPED_COLUMNS = 200
 """What a table may take in a file or a pipe, where nothing else says how wide it is: no figure is cut off."""
 
 
+class PlainTable(Table):
+    """A table whose cells, headings and title are text as it is: no markup in it is read, no control obeyed."""
+
+    def __init__(self, *, title: str | None = None, title_style: str = "table.title", **options: Any) -> None:
+        super().__init__(title=None if title is None else Text(visible(title), style=title_style), **options)
+
+    def add_column(self, header: str = "", **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One more column, with its heading."""
+        super().add_column(Text(visible(header)), **options)
+
+    def add_row(self, *cells: str | Text, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One more row; a `Text` brings a style of its own."""
+        super().add_row(*(Text(visible(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 class Console:
-    """The one place that writes to the terminal."""
+    """The one place that writes to the terminal. Whatever it is given, only what it styles itself steers a terminal."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -44,7 +60,7 @@ class Console:
     def event(self, kind: str, **fields: Any) -> None:
         """One machine-readable event, on stdout, when `--json` asks for it."""
         if self.as_json:
-            line = json.dumps({"event": kind, **fields}, ensure_ascii=False, default=str) + "\n"
+            line = visible_json({"event": kind, **fields}) + "\n"
             with self._lock:
                 sys.stdout.write(line)
                 sys.stdout.flush()
@@ -73,22 +89,22 @@ class Console:
     def result(self, text: str) -> None:
         """A line of the result, on stdout."""
         if not self.as_json:
-            self.out.print(escape(text), soft_wrap=True)
+            self.out.print(escape(visible(text)), soft_wrap=True)
 
     def prose(self, text: str, *, bold: bool = False) -> None:
         """A sentence of the result, on stdout; words are wrapped at a terminal's edge."""
         if not self.as_json:
             style = "bold" if bold else None
-            self.out.print(escape(text), style=style, soft_wrap=not self.out.is_terminal)
+            self.out.print(escape(visible(text)), style=style, soft_wrap=not self.out.is_terminal)
 
-    def table(self, table: Table) -> None:
+    def table(self, table: PlainTable) -> None:
         """A table of results, on stdout."""
         if not self.as_json:
             self.out.print(table)
 
     def _print(self, text: str, before: str = "") -> None:
         """Words are wrapped at a terminal's edge; an indented line is a command, which stays whole to be copied."""
-        for i, line in enumerate(text.split("\n")):
+        for i, line in enumerate(visible(text).split("\n")):
             whole = line.startswith("  ") or not self.err.is_terminal
             self.err.print("" if i else before, escape(line), sep="", soft_wrap=whole)
 

@@ -10,10 +10,16 @@ PudistillError              1   anything below; alone: an internal inconsistency
 ├── RunError                7   the run folder: no permission, or another recipe's run
 └── ExportError             8   an export failed, or failed its verification
     └── NotTheTrainedModel  8   as it is stored; in a larger type it may be
-Ctrl-C ends with 130.
+A signal ends with 128 and its number: 130 for Ctrl-C (SIGINT), 143 for SIGTERM, 129 for SIGHUP (stop_signals.py).
 """
 
 from __future__ import annotations
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 internal; 2 command line or recipe; 3 prompts, anchors or checkpoint; 4 teacher; "
+    "5 backend or machine; 6 training; 7 run folder; 8 export; "
+    "130 Ctrl-C, 143 SIGTERM, 129 SIGHUP: stopped, and what was finished is kept."
+)
 
 
 class PudistillError(Exception):

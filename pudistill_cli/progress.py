@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from pudistill_cli.visible_text import visible_line
+
 TICK = 0.25
 """Seconds between two looks at whether there is something to say."""
 TITLE_COLUMNS = 22
@@ -80,7 +82,7 @@ class Bar:
         head = (
             f"{self.title}: {self.count}  {self.seconds:.0f} s" if self.count else f"{self.title}: {self.seconds:.0f} s"
         )
-        return f"{head}  {self.figures()}".rstrip()
+        return visible_line(f"{head}  {self.figures()}".rstrip())
 
 
 class Live:
@@ -107,12 +109,12 @@ class Live:
         """Show it in place of the others."""
         for task in self._tasks.values():
             self._progress.update(task, visible=False)
-        title = escape(f"{bar.title:<{TITLE_COLUMNS}}")
+        title = escape(f"{visible_line(bar.title):<{TITLE_COLUMNS}}")
         self._tasks[id(bar)] = self._progress.add_task(title, total=bar.total, count=bar.count, notes="")
 
     def changed(self, bar: Bar) -> None:
         """Draw its figures."""
-        notes = escape(bar.figures())
+        notes = escape(visible_line(bar.figures()))
         self._progress.update(self._tasks[id(bar)], completed=bar.done, total=bar.total, count=bar.count, notes=notes)
 
     def closed(self, bar: Bar) -> None:
@@ -147,7 +149,7 @@ class Pulse:
     def stop(self) -> None:
         """Come to an end, with the beat that may be under way."""
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(TICK + 1.0)  # a signal may have come between the console's lock and its release
 
     def _run(self) -> None:
         while not self._stopped.wait(TICK):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.errors import ExportError
+from pudistill_cli.private_files import make_private_folder
 
 _ROOM = 16 << 20
 """Bytes for the file system's own use."""
@@ -28,7 +29,7 @@ def whole_file(
     """
     temporary = out.with_name(f".{out.name}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(out.parent)
         free = shutil.disk_usage(out.parent).free
         if free < needed + _ROOM:
             raise ExportError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from pudistill_cli.console import Console
+from pudistill_cli.visible_text import visible_json
 
 
 def command(
@@ -24,6 +24,6 @@ def command(
 
     diagnosis = diagnose(detect(), backends())
     if as_json:
-        typer.echo(json.dumps(diagnosis.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(visible_json(diagnosis.as_json(), indent=2))
     else:
         print_diagnosis(Console(), diagnosis)

@@ -21,6 +21,7 @@ from pudistill_cli.commands.options import (
 from pudistill_cli.commands.stopping import stoppable
 from pudistill_cli.console import Console
 from pudistill_cli.errors import UsageError
+from pudistill_cli.redaction import redacted_change
 
 if TYPE_CHECKING:
     from pudistill_cli.run.context import Job
@@ -57,7 +58,8 @@ def command(
     other = [change for change in changes or [] if not change.startswith("eval.")]
     if other:
         raise UsageError(
-            f"--set {other[0]}: eval changes eval settings only.", "Start a new run: pudistill run --name NEW"
+            f"--set {redacted_change(other[0])}: eval changes eval settings only.",
+            "Start a new run: pudistill run --name NEW",
         )
     console, allowed = Console(as_json=as_json), AllowedCode(allow_code, metric)
     recipe = find_run(run, runs) / "recipe.yaml"

@@ -58,9 +58,11 @@ def command(
     from pudistill_cli.judging.judge_file import judge_file
     from pudistill_cli.judging.loading import JudgeSettings
     from pudistill_cli.judging.scorer_choice import choose_scorers, missing_anchors_notice
+    from pudistill_cli.redaction import redacted_change
 
     if changes and recipe is None:
-        raise UsageError(f"--set {changes[0]} changes a recipe, and none is named.", "Name one: --recipe RECIPE")
+        change = redacted_change(changes[0])
+        raise UsageError(f"--set {change} changes a recipe, and none is named.", "Name one: --recipe RECIPE")
     console = Console(as_json=as_json)
     gold = read_gold(data)
     scorers = choose_scorers(scorer or [], gold.groups, length_free=length_free)

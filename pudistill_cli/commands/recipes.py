@@ -6,10 +6,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from pudistill_cli.console import Console
+from pudistill_cli.console import Console, PlainTable
 
 
 def command(
@@ -25,9 +23,9 @@ def command(
     if as_json:
         typer.echo(json.dumps([{"name": r.name, "about": r.about, "path": str(r.path)} for r in recipes]))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = PlainTable(box=None, pad_edge=False, header_style="bold")
     for column in ("recipe", "what it does", "file"):
         table.add_column(column, overflow="fold")
     for recipe in recipes:
-        table.add_row(*map(escape, (recipe.name, recipe.about, str(recipe.path))))
+        table.add_row(recipe.name, recipe.about, str(recipe.path))
     Console().table(table)

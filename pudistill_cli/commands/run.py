@@ -117,7 +117,9 @@ def resume_line(
     """The command that goes on with this run; without a name, the one that starts it."""
     from shlex import quote
 
-    parts = ["pudistill run", quote(recipe), *(f"--set {quote(c)}" for c in changes or [])]
+    from pudistill_cli.redaction import redacted_change
+
+    parts = ["pudistill run", quote(recipe), *(f"--set {quote(redacted_change(c))}" for c in changes or [])]
     parts += [f"--name {quote(name)}"] if name else []
     parts += [f"--runs {quote(str(runs))}"] if runs != RUNS else []
     parts += [f"--until {until.title}"] if until is not Stage.EXPORT else []

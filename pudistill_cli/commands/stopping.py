@@ -1,4 +1,4 @@
-"""Ctrl-C, as every command that takes long answers it."""
+"""Ctrl-C, SIGTERM and SIGHUP, as every command answers them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from contextlib import contextmanager
 import typer
 
 from pudistill_cli.console import Console
+from pudistill_cli.stop_signals import exit_code_of, keeping
 
 
 @contextmanager
 def stoppable(console: Console, kept: str) -> Generator[None]:
-    """End with 130 on Ctrl-C, and say what is kept and how to go on."""
+    """End with the signal's exit code, 130 for Ctrl-C, and say what is kept and how to go on."""
     try:
-        yield
-    except KeyboardInterrupt:
+        with keeping(kept):
+            yield
+    except KeyboardInterrupt as stop:
+        code = exit_code_of(stop)
         console.say(f"\nStopped; {kept}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(code) from None

@@ -19,15 +19,13 @@ from pudistill_cli.config.validation_errors import Problem, problems_of
 from pudistill_cli.config.yaml_lines import Document, Dotted, YamlProblem, read_yaml
 from pudistill_cli.errors import UsageError
 from pudistill_cli.paths_inside import leads_inside, real_path
+from pudistill_cli.redaction import KEY_LIKE, redacted_teacher
 
 __all__ = ["LoadedRecipe", "ShippedRecipe", "load_recipe", "resolved_yaml", "shipped_recipes"]
 
-KEY_LIKE = re.compile(
-    r"\b(sk|rk|pk)-[\w-]{16,}|\b(hf|ghp|gho|gsk|xai|glpat|r8)[_-]\w{16,}|\bAKIA[0-9A-Z]{16}\b"
-    r"|\bAIza[\w-]{30,}|\bBearer\s+\S{16,}"
+_NAME_IT = (
+    "looks like an API key; name its environment variable in teacher.api_key_env, or as ${NAME} in teacher.extra_body"
 )
-"""API keys as the well-known providers write them."""
-
 PATHS: tuple[Dotted, ...] = (
     ("prompts", "path"),
     ("prompts", "train"),
@@ -75,8 +73,9 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecip
 
 
 def resolved_yaml(recipe: Recipe) -> str:
-    """The whole recipe, defaults included, in the models' order; loading it gives the same recipe."""
+    """The whole recipe, defaults included, in the models' order; loading it gives the same recipe, without secrets."""
     dumped = recipe.model_dump(mode="json")
+    dumped["teacher"] = redacted_teacher(dumped["teacher"])
     return yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
 
 
@@ -114,7 +113,7 @@ def _keys_in(value: Any, path: Dotted) -> Iterator[Problem]:
         for i, item in enumerate(cast("list[Any]", value)):
             yield from _keys_in(item, (*path, str(i)))
     elif isinstance(value, str) and KEY_LIKE.search(value):
-        yield Problem(path, "looks like an API key; name its environment variable in teacher.api_key_env")
+        yield Problem(path, _NAME_IT)
 
 
 def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dotted]) -> Iterator[Problem]:

@@ -39,7 +39,7 @@ class EndpointTeacher(_Settings):
 
     kind: Annotated[Literal["openai"], Stage.ANCHORS] = "openai"
     model: Annotated[str, Stage.ANCHORS] = Field(min_length=1)
-    base_url: Annotated[str, Stage.ANCHORS] = "https://api.openai.com/v1"
+    base_url: Annotated[str, Stage.ANCHORS] = Field(default="https://api.openai.com/v1", repr=False)
     api_key_env: Annotated[str | None, Effect.NONE] = "OPENAI_API_KEY"
     """Name of the environment variable with the key; null, the default where `base_url` is given, is none."""
     system: Annotated[str | None, Stage.ANCHORS] = None
@@ -51,8 +51,9 @@ class EndpointTeacher(_Settings):
     """Of one answer, its reasoning included."""
     max_tokens_field: Annotated[Literal["max_tokens", "max_completion_tokens"], Stage.ANCHORS] = "max_tokens"
     """What the endpoint calls that limit; OpenAI's reasoning models only know the second name."""
-    extra_body: Annotated[dict[str, JsonValue], Stage.ANCHORS] = Field(default_factory=dict[str, JsonValue])
-    """Further fields of the request body, as the endpoint documents them."""
+    extra_body: Annotated[dict[str, JsonValue], Stage.ANCHORS] = Field(default_factory=dict[str, JsonValue], repr=False)
+    """Further fields of the request body, as the endpoint documents them; ${NAME} is an environment variable's value,
+    here and in `base_url`, which is sent, and stored and shown nowhere."""
     concurrency: Annotated[int, Effect.NONE] = Field(default=8, ge=1)
     timeout: Annotated[float, Effect.NONE] = Field(default=120.0, gt=0.0)
     """Seconds until a request without a complete answer is given up and tried again."""

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-
+from pudistill_cli.console import PlainTable
 from pudistill_cli.judging.evaluation import ScorerEvaluation
 from pudistill_cli.method.statistics import Interval
 
 
-def tables(evaluations: Sequence[ScorerEvaluation]) -> list[Table]:
+def tables(evaluations: Sequence[ScorerEvaluation]) -> list[PlainTable]:
     """Agreement with gold, then what else is true of each scorer."""
     agreement = _table("scorer", "accuracy", "Kendall", "AUC")
     beside = _table("scorer", "orders", "length", "tokens", "ms")
@@ -52,8 +51,8 @@ def conclusion(evaluations: Sequence[ScorerEvaluation]) -> str:
     return f"Best within groups: {best.scorer} ({_cell(accuracy)}).{beside}"
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _table(*columns: str) -> PlainTable:
+    table = PlainTable(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         name = column == "scorer"
         table.add_column(column, justify="left" if name else "right", overflow="fold", no_wrap=not name)

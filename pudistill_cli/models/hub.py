@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.network import check_certificates, check_every_proxy
+from pudistill_cli.private_files import as_others_are
+from pudistill_cli.redaction import redacted_words
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _WEIGHTS = ["*.safetensors", "model.safetensors.index.json"]
@@ -39,15 +41,16 @@ def download(hub_id: str, revision: str | None, *, offline: bool, weights: bool 
     offline = offline or constants.HF_HUB_OFFLINE
     unusable = None if offline else _network_problem()
     try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                revision=revision,
-                allow_patterns=[*_WEIGHTS, *_FILES] if weights else _FILES,
-                ignore_patterns=["*/*"],
-                local_files_only=offline or unusable is not None,
+        with as_others_are():
+            return Path(
+                snapshot_download(
+                    hub_id,
+                    revision=revision,
+                    allow_patterns=[*_WEIGHTS, *_FILES] if weights else _FILES,
+                    ignore_patterns=["*/*"],
+                    local_files_only=offline or unusable is not None,
+                )
             )
-        )
     except errors.GatedRepoError as error:
         raise DataError(
             f"{hub_id} is gated: its owner wants you to accept terms first.",
@@ -72,7 +75,7 @@ def download(hub_id: str, revision: str | None, *, offline: bool, weights: bool 
         ) from error
     except Exception as error:
         raise DataError(
-            f"The download of {hub_id} stopped: {type(error).__name__}: {error}",
+            f"The download of {hub_id} stopped: {type(error).__name__}: {redacted_words(str(error))}",
             "Run the same command again: it goes on where it stopped.",
         ) from error
 

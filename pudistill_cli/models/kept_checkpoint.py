@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from pudistill_cli.atomic_files import sync_folder, sync_tree, write_atomic
 from pudistill_cli.errors import DataError, RunError
 from pudistill_cli.file_sums import file_sum, folder_sums
+from pudistill_cli.private_files import make_private_folder
 
 _SUMS = "sums.json"
 """The SHA-256 of each of a checkpoint's files, by its path in it."""
@@ -42,7 +43,7 @@ def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], 
     if out.is_dir() and _is_whole(out):
         return out
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(out.parent)
         _remove_abandoned(out)
         _remove_damaged(out)
         free = shutil.disk_usage(out.parent).free
@@ -54,8 +55,8 @@ def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], 
         with tempfile.TemporaryDirectory(
             dir=out.parent, prefix=f".{out.name}.", suffix=".tmp", ignore_cleanup_errors=True
         ) as name:
-            made = Path(name) / out.name  # not the temporary folder itself, which is for this user only
-            made.mkdir()
+            made = Path(name) / out.name
+            made.mkdir(0o700)
             write(made)
             write_json(made / _SUMS, folder_sums(made))
             sync_tree(made)

@@ -12,7 +12,7 @@ from shlex import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from pudistill_cli.config.loading import load_recipe
+from pudistill_cli.config.loading import load_recipe, resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import RunError
 from pudistill_cli.prompts import Prompt
@@ -76,20 +76,22 @@ def read_run(folder: Path) -> Content:
     results = read_results(folder / RESULTS)
     refuse_damaged_ledger(folder / "ledger.sqlite")
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = load_recipe(str(folder / "recipe.yaml"), []).recipe
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     with closing(Ledger(folder / "ledger.sqlite")) as ledger:
         kept = ledger.sums().get(RESULTS, {})
         if damaged := damages(folder, {RESULTS: kept}):
             raise _damaged(folder / RESULTS, f"is damaged: it {damaged[0].what}")
         return Content(
             name=folder.name,
-            facts=_facts(load_recipe(str(folder / "recipe.yaml"), []).recipe, results, ledger),
+            facts=_facts(recipe, results, ledger),
             results=results,
             dev=_dev(ledger, results),
             prior=_prior(ledger),
             losses=_losses(ledger),
             exports=_exports(ledger, folder, results.chosen),
             examples=_examples(ledger),
-            recipe=text,
+            recipe=head + resolved_yaml(recipe),  # an older version left secrets in its file
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from pudistill_cli.console import Console
+from pudistill_cli.console import Console, PlainTable
 from pudistill_cli.hardware.doctor import Diagnosis, StudentFit
+from pudistill_cli.visible_text import visible
 
 
 def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
@@ -21,7 +21,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         console.result(f"{improvement.gain}:\n    {improvement.command}")
 
 
-def _machine(diagnosis: Diagnosis) -> Table:
+def _machine(diagnosis: Diagnosis) -> PlainTable:
     hardware = diagnosis.hardware
     table = _table("machine", header=False)
     table.add_column(style="dim", no_wrap=True)
@@ -39,7 +39,7 @@ def _machine(diagnosis: Diagnosis) -> Table:
         "versions": f"pudistill {diagnosis.pudistill}, {diagnosis.python}",
     }
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     return table
 
 
@@ -49,7 +49,7 @@ def _disks(diagnosis: Diagnosis) -> dict[str, float]:
     return {"here": free[0], "cache": free[-1]}
 
 
-def _backends(diagnosis: Diagnosis) -> Table:
+def _backends(diagnosis: Diagnosis) -> PlainTable:
     table = _table("backends")
     table.add_column("name", no_wrap=True)
     table.add_column("does", no_wrap=True)
@@ -57,14 +57,15 @@ def _backends(diagnosis: Diagnosis) -> Table:
     table.add_column("state", overflow="fold", ratio=1)
     for backend in diagnosis.backends:
         versions = ", ".join(f"{name} {version}" for name, version in backend.packages.items() if version)
-        state = f"[yellow]{escape(backend.problem)}[/]" if backend.problem else f"[green]ready[/] {escape(versions)}"
+        ready = Text.assemble(("ready", "green"), f" {visible(versions)}")
+        state = _yellow(backend.problem) if backend.problem else ready
         table.add_row(backend.name, ", ".join(backend.roles), ", ".join(backend.exports), state)
     if not diagnosis.backends:
-        table.add_row("none", "", "", "[yellow]nothing can be run here[/]")
+        table.add_row("none", "", "", _yellow("nothing can be run here"))
     return table
 
 
-def _students(diagnosis: Diagnosis) -> Table:
+def _students(diagnosis: Diagnosis) -> PlainTable:
     table = _table("backend: auto")
     table.add_column("a student like", no_wrap=True)
     table.add_column("samples", no_wrap=True)
@@ -76,17 +77,21 @@ def _students(diagnosis: Diagnosis) -> Table:
     return table
 
 
-def _remark(student: StudentFit) -> str:
+def _remark(student: StudentFit) -> str | Text:
     if student.problem is not None:
-        return f"[yellow]{escape(student.problem)}[/]"
+        return _yellow(student.problem)
     remarks = ["on the CPU"] * (student.device == "cpu") + ["engine and learner in turns"] * student.suspend
     if student.token_budget is not None:
-        return f"[yellow]{', '.join([*remarks, f'with student.token_budget={student.token_budget}'])}[/]"
-    return ", ".join(remarks) or "[green]fits[/]"
+        return _yellow(", ".join([*remarks, f"with student.token_budget={student.token_budget}"]))
+    return ", ".join(remarks) or Text("fits", style="green")
 
 
-def _table(title: str, *, header: bool = True) -> Table:
-    return Table(
+def _yellow(text: str) -> Text:
+    return Text(visible(text), style="yellow")
+
+
+def _table(title: str, *, header: bool = True) -> PlainTable:
+    return PlainTable(
         title=title,
         title_style="bold",
         title_justify="left",

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
 from pudistill_cli.backend_api.contract import Measures
 from pudistill_cli.config.export import formats_of
 from pudistill_cli.config.sft_defaults import EPOCHS_WITHOUT_DEV, sft_shape
 from pudistill_cli.config.teacher import TeacherSettings
 from pudistill_cli.config.training import default_preference_lr
-from pudistill_cli.console import Console
+from pudistill_cli.console import Console, PlainTable
 from pudistill_cli.run.plan import Plan
 from pudistill_cli.run.preflight import ToAsk, sft_prompts
 from pudistill_cli.stages.dev_check import FEWEST
@@ -26,11 +23,11 @@ _MEASURED = "when the run begins: threads, and the type of weights that llama.cp
 def print_dry_run(console: Console, plan: Plan, to_ask: ToAsk, folder: Path) -> None:
     """Print the plan of a run that would be made in `folder`."""
     rows = _rows(plan, to_ask, folder)
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = PlainTable(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     console.table(table)
     console.event("plan", **rows, questions=to_ask.questions, in_cache=to_ask.in_cache, in_run=to_ask.in_run)
     console.result("Dry run: nothing was loaded, asked or written.")

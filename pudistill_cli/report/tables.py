@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from rich.table import Table
-
-from pudistill_cli.console import Console
+from pudistill_cli.console import Console, PlainTable
 from pudistill_cli.report.headline import added, headline
 from pudistill_cli.report.numbers import interval_text, without_leading_zero
 from pudistill_cli.stages.claims import Claim
@@ -103,8 +101,8 @@ def _secondary(figures: list[Figures], measure: str) -> Grid:
     return Grid("", [f"also, {temperature_name(temperature)}", *by_system], rows)
 
 
-def _table(grid: Grid) -> Table:
-    table = Table(title=grid.title or None, title_justify="left", box=None, pad_edge=False)
+def _table(grid: Grid) -> PlainTable:
+    table = PlainTable(title=grid.title or None, title_justify="left", box=None, pad_edge=False)
     table.header_style = "table.header" if grid.title else "dim"
     for i, column in enumerate(grid.columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
@@ -118,8 +116,8 @@ def claim_value(claim: Claim) -> str:
     return interval_text(claim.check.value, signed=claim.name == "stability")
 
 
-def _claims(results: Results) -> Table:
-    table = Table(title="What the paper claims, on this run", title_justify="left", box=None, pad_edge=False)
+def _claims(results: Results) -> PlainTable:
+    table = PlainTable(title="What the paper claims, on this run", title_justify="left", box=None, pad_edge=False)
     table.show_header = False
     for no_wrap in (True, True, False):
         table.add_column(no_wrap=no_wrap)

@@ -27,9 +27,10 @@ from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Stage
 from pudistill_cli.errors import RunError
+from pudistill_cli.private_files import make_private_database, make_private_folder, private, tighten
 from pudistill_cli.run.closed_run import begun, check_closed, rewrite
 from pudistill_cli.run.forgetting import forget_changed
-from pudistill_cli.run.identity import differences
+from pudistill_cli.run.identity import differences, without_secrets
 from pudistill_cli.run.kept import sums_of
 from pudistill_cli.run.ledger_seal import seal
 from pudistill_cli.run.record import Record
@@ -41,6 +42,8 @@ T = TypeVar("T", str, int)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDERS = ("adapters", "state", "export")
+_BEGUN = (".lock", ".run.json", "..run.json")
+"""How the names of files begin that a process may leave which is killed before the run has its record."""
 STARTED = "started"
 """When the run was started, among what it resolved once."""
 ANCHORS = "anchors.fingerprint"
@@ -90,7 +93,7 @@ class RunFolder:
         try:
             _refuse_foreign(path)
             for folder in _FOLDERS:
-                (path / folder).mkdir(parents=True, exist_ok=True)
+                make_private_folder(path / folder)
             lock = _locked(path)
             try:
                 run = cls(path, lock)
@@ -236,7 +239,7 @@ class RunFolder:
                 self._metrics = set(self._metrics_path.read_text("utf-8", "replace").splitlines()) if there else set()
             if line in self._metrics:
                 return
-            with self._metrics_path.open("a", encoding="utf-8") as file:
+            with open(self._metrics_path, "a", encoding="utf-8", opener=private) as file:
                 file.write(line + "\n")
             self._metrics.add(line)
         except OSError as error:
@@ -246,7 +249,7 @@ class RunFolder:
 
     def _adopt(self, identity: dict[str, str]) -> None:
         """Mend what a killed process left, then make the identity the run's own."""
-        for folder in _FOLDERS:
+        for folder in (".", *_FOLDERS):
             recover_folders(self.path / folder)
         self.notices += check_closed(self.ledger_path)
         self._cut_torn_line()
@@ -263,7 +266,7 @@ class RunFolder:
 
     def _read_record(self) -> None:
         held, notice = self._record.read()
-        self._identity, self._resolved = held["identity"], held["resolved"]
+        self._identity, self._resolved = without_secrets(held["identity"]), held["resolved"]
         self._token_budget = held["token_budget"]
         self._place = Path(held.get("place", self.path.absolute()))
         self.notices += [notice] if notice else []
@@ -288,7 +291,7 @@ class RunFolder:
 def _refuse_foreign(path: Path) -> None:
     """A folder that is there must be a run, or hold no more than a run that was just begun."""
     if path.exists() and not Record(path).exists:
-        others = sorted(p.name for p in path.iterdir() if p.name not in (".lock", *_FOLDERS))
+        others = sorted(p.name for p in path.iterdir() if p.name not in _FOLDERS and not p.name.startswith(_BEGUN))
         if others:
             raise RunError(
                 f"{path} is there already and is no run of pudistill: it holds {', '.join(others[:5])}.",
@@ -298,6 +301,8 @@ def _refuse_foreign(path: Path) -> None:
 
 def _locked(path: Path) -> sqlite3.Connection:
     """Hold SQLite's exclusive lock on an empty file: on every system it ends with the process, however that ends."""
+    tighten(path)
+    make_private_database(path / ".lock")
     lock = sqlite3.connect(path / ".lock", timeout=0, isolation_level=None)
     try:
         lock.execute("BEGIN EXCLUSIVE")

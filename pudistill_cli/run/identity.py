@@ -14,6 +14,7 @@ from pudistill_cli.config.fields import field_at, sections_in
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.config.teacher import LocalTeacher
+from pudistill_cli.redaction import redacted_setting, redacted_teacher
 from pudistill_cli.run.plan import Plan
 from pudistill_cli.run.teacher_content import KEY, model_path
 
@@ -35,6 +36,7 @@ CONTENTS = {
 
 _SHOWN = 70
 _OPEN = str(None)
+_MAY_HOLD_SECRETS = ("teacher.base_url", "teacher.extra_body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,17 @@ def identity(checked: Plan) -> dict[str, str]:
 
 
 def settings_of(recipe: Recipe) -> dict[str, str]:
-    """A recipe's settings by dotted key, but for what is named by its content."""
+    """A recipe's settings by dotted key, but for what is named by its content; a secret is there by its hash."""
     excluded = _named_by_content(Recipe)
     if isinstance(recipe.teacher, LocalTeacher) and model_path(recipe.teacher) is not None:
         excluded = {**excluded, "teacher": {"model": True}}
-    return flattened(recipe.model_dump(mode="json", exclude=excluded))
+    dumped = recipe.model_dump(mode="json", exclude=excluded)
+    return flattened(dumped | {"teacher": redacted_teacher(dumped["teacher"])})
+
+
+def without_secrets(held: Mapping[str, str]) -> dict[str, str]:
+    """An identity as an older version kept it, which had a teacher's secrets in it."""
+    return {k: redacted_setting(k, v) if k.startswith(_MAY_HOLD_SECRETS) else v for k, v in held.items()}
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import RunError
+from pudistill_cli.private_files import make_private_database
 
 
 class SqliteFile:
@@ -35,6 +36,7 @@ class SqliteFile:
     ) -> None:
         self.path = path
         self._before_write: Callable[[], None] | None = before_write
+        make_private_database(path)
         with self._errors():
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         try:

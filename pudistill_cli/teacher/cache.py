@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pudistill_cli.errors import RunError
+from pudistill_cli.private_files import make_private_database, make_private_folder
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.claims import TABLE as CLAIMS
 from pudistill_cli.teacher.claims import Claims
@@ -50,7 +51,8 @@ class AnswerCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
+            make_private_database(path)
             self._db = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None)
         try:
             with self._errors():

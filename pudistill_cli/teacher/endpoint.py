@@ -14,9 +14,12 @@ import httpx
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
+from pudistill_cli.redaction import redacted_teacher, redacted_url
+from pudistill_cli.stop_signals import deferred
 from pudistill_cli.teacher.answers import Answer, Question, Questions
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.budget import Budget
+from pudistill_cli.teacher.environment import as_sent
 from pudistill_cli.teacher.http_client import LONGEST_REPLY, Route, fetched, route_to, tls_problem
 from pudistill_cli.teacher.reply import Failed, Outcome, Retry, Stop, read_reply
 
@@ -25,6 +28,8 @@ LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 600.0
 MAX_CONSECUTIVE_FAILURES = 10
 """So many prompts in a row that used up all their retries mean that the endpoint is broken."""
+ON_THEIR_WAY = 5.0
+"""Seconds that answers have to arrive once the process is asked to end; `docker stop` waits for ten."""
 RESUME_HINT = "Every answer so far is kept: type the same command again, and only the missing prompts are asked."
 ROOM_HINT = "No question has room in it. Raise the limit, or lower teacher.max_tokens, the longest answer."
 
@@ -33,7 +38,7 @@ class Endpoint:
     """Asks `settings.model` at `settings.base_url`; `backoff` is the first wait between tries, in seconds."""
 
     def __init__(self, settings: EndpointTeacher, backoff: float = BACKOFF) -> None:
-        self.name = f"{settings.model} at {settings.base_url}"
+        self.name = f"{settings.model} at {redacted_url(settings.base_url)}"
         self.notices: list[str] = []
         self.max_tokens: int | None = settings.max_tokens
         self.rereadable = False
@@ -42,9 +47,9 @@ class Endpoint:
         self._budget = Budget(settings)
 
     def identity(self) -> str:
-        """What an answer depends on: address, model, system message, sampling; not limits or the key."""
+        """What an answer depends on: address, model, system message, sampling; not limits or the key. No secret."""
         fields = {"kind", "base_url", "model", "system", "temperature", "top_p", "max_tokens", "extra_body"}
-        return json.dumps(self._settings.model_dump(include=fields), sort_keys=True)
+        return json.dumps(redacted_teacher(self._settings.model_dump(include=fields)), sort_keys=True)
 
     def ask(self, questions: Questions) -> Iterator[tuple[Question, Answer]]:
         """Yield answers as they arrive. Requests make progress only while the caller waits for one.
@@ -53,28 +58,34 @@ class Endpoint:
             TeacherError: no key, a key that is not accepted, an unknown model, an endpoint that cannot be
                 reached or fails prompt after prompt, a proxy or certificates that are none, or a limit of the recipe.
         """
-        route = route_to(self._settings.base_url)
+        sent = as_sent(self._settings)
+        route = route_to(sent.settings.base_url)
         # The key is in no variable here: a traceback may show those.
         asking = _Asking(
-            self._settings, read_key(self._settings.api_key_env), route, questions, self._budget, self._backoff
+            sent.settings, read_key(self._settings.api_key_env), route, questions, self._budget, self._backoff
         )
-        with asyncio.Runner() as runner:
-            task = runner.get_loop().create_task(asking.run())
+        with (
+            sent.hidden_in_log("httpx"),  # whose lines hold the whole address
+            asyncio.Runner() as runner,
+            deferred(lambda: runner.get_loop().call_soon_threadsafe(asking.finish)),
+        ):
+            loop = runner.get_loop()
+            task = loop.create_task(asking.run())
             try:
                 while (answered := runner.run(asking.arrived.get())) is not None:
-                    yield answered.question, answered.answer
+                    yield answered.question, sent.hide_in(answered.answer)
                     answered.is_kept.set()
             except KeyboardInterrupt:
                 while not asking.arrived.empty() and (answered := asking.arrived.get_nowait()) is not None:
-                    yield answered.question, answered.answer  # paid for already
+                    yield answered.question, sent.hide_in(answered.answer)  # paid for already
                 raise
             finally:
                 asking.cancel()
-                runner.get_loop().run_until_complete(task)
+                loop.run_until_complete(task)
         if asking.stop is not None:
             raise TeacherError(
-                f"{asking.stop.message} {asking.answered} of {len(questions)} prompts were answered before.",
-                asking.stop.hint,
+                f"{sent.hide(asking.stop.message)} {asking.answered} of {len(questions)} prompts were answered before.",
+                sent.hide(asking.stop.hint),
             )
 
 
@@ -134,6 +145,11 @@ class _Asking:
             raise group.exceptions[0] from None
         finally:
             self.arrived.put_nowait(None)
+
+    def finish(self) -> None:
+        """Ask nothing more, and give what is on its way, which is paid for, a moment to arrive."""
+        self._stopped.set()
+        asyncio.get_running_loop().call_later(ON_THEIR_WAY, self.cancel)
 
     def cancel(self) -> None:
         """Give up what is under way. `run` itself is not cancelled: it still closes the connections."""

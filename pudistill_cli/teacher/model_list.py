@@ -15,6 +15,7 @@ from pudistill_cli.errors import TeacherError
 from pudistill_cli.input_lines import listed
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.cleaning import storable
+from pudistill_cli.teacher.environment import as_sent
 from pudistill_cli.teacher.http_client import fetched, route_to, tls_problem
 from pudistill_cli.teacher.reply import Stop, refusal_of
 
@@ -34,6 +35,16 @@ def check_models(settings: EndpointTeacher, pause: float = PAUSE) -> str | None:
     Raises:
         TeacherError: no key, one that is not accepted, or an endpoint that cannot be reached.
     """
+    sent = as_sent(settings)
+    try:
+        with sent.hidden_in_log("httpx"):  # whose lines hold the whole address
+            said = _checked(sent.settings, pause)
+    except TeacherError as error:
+        raise TeacherError(sent.hide(error.message), sent.hide(error.hint)) from None
+    return said and sent.hide(said)
+
+
+def _checked(settings: EndpointTeacher, pause: float) -> str | None:
     url, route = f"{settings.base_url}/models", route_to(settings.base_url)
     detail = ""
     for attempt in range(min(settings.retries + 1, TRIES)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -14,9 +16,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console as Terminal
-from rich.table import Table
 
-from pudistill_cli.console import Console
+from pudistill_cli.console import Console, PlainTable
 from pudistill_cli.errors import DataError
 from pudistill_cli.progress import TICK, Pulse
 from tests.tiny import Ended, Tiny
@@ -150,7 +151,7 @@ def test_a_piped_table_keeps_its_figures(
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
-    table = Table(box=None)
+    table = PlainTable(box=None)
     for _ in range(7):
         table.add_column(no_wrap=True)
     table.add_row(*["0.688 [.661, .715]"] * 7)
@@ -329,6 +330,63 @@ def test_results_are_not_drawn_over(capsys: pytest.CaptureFixture[str]) -> None:
         print("printed")
     assert capsys.readouterr().out == "result\nprinted\n"
     assert "result" not in screen.getvalue()
+
+
+HOSTILE = "\x1b]52;c;QQ==\x07 \x1b[2J \x9b31m \u202egnp\u2069 [bold]b[/] \ud800 \rx"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_foreign_text_never_steers_a_terminal(terminal: bool) -> None:
+    """Whatever way it takes to the screen."""
+    console, screen = on_screen(200)
+    if not terminal:
+        console.err = Terminal(file=screen, width=200)
+    console.out = console.err
+    table = PlainTable(title=HOSTILE)
+    table.add_column(HOSTILE)
+    table.add_row(HOSTILE)
+    for write in (console.say, console.warn, console.result, console.prose):
+        write(HOSTILE)
+    console.error(DataError(HOSTILE, HOSTILE))
+    console.table(table)
+    with console.status(HOSTILE), console.bar(HOSTILE, 2) as bar:
+        bar.note(loss=HOSTILE)
+        bar.advance()
+        if terminal:
+            draw(console)
+    text = re.sub(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[\d?[AKG]|\x1b\[2K|\r", "", screen.getvalue())  # rich's own
+    assert not set(text) & set("\x1b\x07\x9b\u202e\u2069\ud800")
+    assert text.count("␛]52;c;QQ==␇") >= 10
+    assert text.count("<U+202E>gnp<U+2069> [bold]b[/] <U+D800> ␍x") >= 7
+
+
+def test_events_hold_foreign_text_exactly_and_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(as_json=True).event("answer", text=HOSTILE)
+    line = capsys.readouterr().out
+    assert json.loads(line) == {"event": "answer", "text": HOSTILE}
+    assert not set(line) & set("\x1b\x07\x9b\u202e\u2069\ud800\r")
+
+
+def test_what_was_typed_is_shown_in_the_command_lines_own_errors(call: Callable[..., Ended]) -> None:
+    for arguments in (["\x1b[31m\u202e"], ["run", "x", "--no\x9b\u202e"], ["eval", "x", "--show", "\x1b[31m\u202e"]):
+        ended = call(*arguments)
+        assert ended.code == 2
+        assert not set(ended.err + ended.out) & set("\x1b\x9b\u202e")
+
+
+def test_libraries_warnings_and_tracebacks_are_shown_so_too() -> None:
+    code = """
+import logging, sys, warnings
+from pudistill_cli.library_messages import make_visible
+make_visible()
+logging.getLogger("transformers").warning("unknown key %s", chr(27) + "[2J" + chr(0x202e))
+warnings.warn(chr(27) + "]52;c;QQ" + chr(7))
+raise RuntimeError(chr(0x9b) + "31m")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not set(ended.stderr) & set("\x1b\x07\x9b\u202e")
+    for shown in ("unknown key ␛[2J<U+202E>", "UserWarning: ␛]52;c;QQ␇", "RuntimeError: <U+009B>31m"):
+        assert shown in ended.stderr
 
 
 # --- a whole run ---

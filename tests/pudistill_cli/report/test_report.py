@@ -101,6 +101,18 @@ def test_what_people_and_models_wrote_is_shown_and_not_obeyed(copied: Tiny, call
     assert page.text.count(HOSTILE) >= 4
 
 
+def test_characters_that_hide_or_reorder_text_are_shown(copied: Tiny, call: Call) -> None:
+    with sqlite3.connect(copied.run / "ledger.sqlite") as db:
+        db.execute("UPDATE eval_answers SET text = ?", ("\x1b]52;c;QQ\x07 \u202egnp\u200b\n1",))
+        db.execute("UPDATE anchors SET text = ?", ("\x9b1m\u2066",))
+    db.close()
+    assert call("report", "tiny", "--runs", str(copied.runs)).code == 0
+    page = (copied.run / "report.html").read_text(encoding="utf-8")
+    assert not set(page) & set("\x1b\x07\x9b\u202e\u200b\u2066")
+    assert "␛]52;c;QQ␇ &lt;U+202E&gt;gnp&lt;U+200B&gt;\n1" in page
+    assert "&lt;U+009B&gt;1m&lt;U+2066&gt;" in page
+
+
 def test_the_command_writes_the_same_bytes_and_loads_no_model(
     copied: Tiny, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:

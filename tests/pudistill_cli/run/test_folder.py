@@ -249,11 +249,27 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     assert [p.name for p in (tmp_path / "try").iterdir()] == ["thesis.tex"]
 
 
-def test_a_run_killed_while_its_folder_was_made_can_begin_again(tmp_path: Path):
-    for name in ("adapters", "state"):
-        (tmp_path / "try" / name).mkdir(parents=True)
-    (tmp_path / "try" / ".lock").touch()
-    (tmp_path / "try" / "state" / ".run.json.123.tmp").write_text("{")
+@pytest.mark.parametrize(
+    "left",
+    [
+        [],
+        ["adapters/"],
+        ["adapters/", "state/", "export/"],
+        ["adapters/", "state/", "export/", ".lock"],
+        ["adapters/", "state/", "export/", ".lock", ".lock-journal", ".lock-wal", ".lock-shm"],
+        ["adapters/", "state/.run.json.123.tmp", "export/", ".lock"],
+    ],
+    ids=len,
+)
+def test_a_run_killed_while_its_folder_was_made_can_begin_again(left: list[str], tmp_path: Path):
+    run = tmp_path / "try"
+    run.mkdir()
+    for name in left:
+        (run / name).parent.mkdir(exist_ok=True)
+        if name.endswith("/"):
+            (run / name).mkdir()
+        else:
+            (run / name).touch()
     with opened(tmp_path) as folder:
         assert folder.states() == []
 

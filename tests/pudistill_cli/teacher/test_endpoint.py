@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -15,6 +16,7 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
+from pudistill_cli.stop_signals import Stopped, working
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.endpoint import MAX_CONSECUTIVE_FAILURES, Endpoint
 from tests.pudistill_cli.teacher.server import DROP, Response, fails, says
@@ -456,6 +458,43 @@ def test_ctrl_c_while_waiting_keeps_what_arrived(serve, endpoint, ask):
     answers, error = until_it_stops(endpoint(server).ask(ask(*"abcd")))
     assert isinstance(error, KeyboardInterrupt)
     assert [answer.text for answer in answers] == ["a", "b"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_what_is_on_its_way_when_a_signal_comes_is_kept(number, serve, endpoint, ask):
+    """The answers to what was sent are paid for; nothing more is asked."""
+    both_sent = threading.Barrier(2, timeout=30.0)
+
+    def answer(request):
+        if request.prompt in ("a", "b") and both_sent.wait() == 0:
+            os.kill(os.getpid(), number)
+        time.sleep(0.05)  # the signal is there first
+        return says(request.prompt)
+
+    server = serve(answer)
+    answers: list[Answer] = []
+
+    def keep() -> None:
+        with working():
+            answers.extend(answer for _, answer in endpoint(server, concurrency=2).ask(ask(*"abcdefgh")))
+
+    with pytest.raises(Stopped) as stopped:
+        keep()
+    assert stopped.value.exit_code == 128 + number
+    assert len(server.requests) == 2
+    assert sorted(server.prompts) == ["a", "b"]
+
+
+def test_an_answer_that_does_not_come_is_waited_for_briefly(serve, endpoint, ask, monkeypatch):
+    def interrupt(request):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return _hang(server)
+
+    monkeypatch.setattr("pudistill_cli.teacher.endpoint.ON_THEIR_WAY", 0.05)
+    server = serve(interrupt)
+    with pytest.raises(Stopped), working():
+        list(endpoint(server).ask(ask("a", "b")))
+    assert server.prompts == ["a"]
 
 
 def _hang(server) -> Response:
