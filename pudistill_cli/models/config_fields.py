@@ -187,8 +187,8 @@ def _not_of_these(path: Path, reason: str) -> DataError:
 
 def shown(value: Any) -> str:
     """A value of a config for a message: short, on one line."""
-    text = repr(value) if isinstance(value, str | int | float | None) else f"a {_KINDS.get(type(value), 'value')}"
+    text = repr(value) if isinstance(value, str | int | float | None) else _KINDS.get(type(value), "a value")
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_KINDS: dict[type, str] = {list: "list", dict: "object"}
+_KINDS: dict[type, str] = {list: "a list", dict: "an object"}

@@ -77,8 +77,9 @@ def read_adapter(folder: Path) -> dict[str, LowRank]:
             raise _cannot_merge(folder, f"its tensor {spec.name} is empty")
         matrix = to_float32(tensor.read(), spec.dtype).reshape(spec.shape)
         sides.setdefault(match["module"], {})[match["side"]] = matrix
+    low_ranks = {module: _low_rank(folder, module, pair, config) for module, pair in sides.items()}
     check_weights(folder, config, tensors)
-    return {module: _low_rank(folder, module, pair, config) for module, pair in sides.items()}
+    return low_ranks
 
 
 def _low_rank(folder: Path, module: str, pair: dict[str, NDArray[np.float32]], config: Mapping[str, Any]) -> LowRank:

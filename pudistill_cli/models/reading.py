@@ -41,16 +41,18 @@ def read_bytes(path: Path, most: int = MOST_BYTES, advice: str = COPY_AGAIN) -> 
     except (OSError, ValueError) as error:
         raise unreadable(path, error, advice) from error
     try:
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise DataError(f"Cannot read {path}: it is {_what_it_is(status.st_mode)}, and no file.", advice)
-            if status.st_size > most:
-                reason = f"it has {status.st_size:,} bytes, and such a file has no more than {most:,}"
-                raise DataError(f"Cannot read {path}: {reason}.", advice)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"Cannot read {path}: it is {_what_it_is(status.st_mode)}, and no file.", advice)
+        if status.st_size > most:
+            reason = f"it has {status.st_size:,} bytes, and such a file has no more than {most:,}"
+            raise DataError(f"Cannot read {path}: {reason}.", advice)
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(most + 1)
     except OSError as error:
         raise unreadable(path, error, advice) from error
+    finally:
+        os.close(descriptor)
     if len(data) > most:
         raise DataError(f"Cannot read {path}: it grew while it was read.", advice)
     return data

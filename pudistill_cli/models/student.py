@@ -15,7 +15,7 @@ from pudistill_cli.file_kinds import advice_for, kind_of_file
 from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models import hub
 from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size, read_json, shapes_of, weight_files
-from pudistill_cli.models.config_fields import check_fields, check_sizes
+from pudistill_cli.models.config_fields import check_fields
 from pudistill_cli.models.language_part import language_part, parts_of
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
 from pudistill_cli.models.original import text_difference
@@ -129,7 +129,6 @@ def resolve_student(
     config = _checked_config(folder)
     refuse_quantised(folder, config)
     weights = weight_files(folder)
-    check_sizes(folder / "config.json", config, shapes_of(weights))
     notices: tuple[str, ...] = ()
     if parts := parts_of(config):
         folder = language_part(folder, config, weights, _fingerprint(folder, weights))

@@ -54,7 +54,7 @@ def _whole_tokenizer(path: Path) -> Tokenizer:
     data = read_bytes(path, MOST_TOKENIZER_BYTES, COPY_AGAIN)
     kind = kind_of(data)
     if kind is not None:
-        raise DataError(f"Cannot read the tokenizer {path}: it is {kind}.", advice_for(kind, COPY_AGAIN))
+        raise DataError(f"Cannot read the tokenizer in {path.parent}: {path.name} is {kind}.", advice_for(kind, COPY_AGAIN))
     with as_data_error(f"Cannot read the tokenizer {path}", COPY_AGAIN):
         check_tokenizer(parse_json(data))
         return Tokenizer.from_str(data.decode("utf-8"))
@@ -71,9 +71,10 @@ def within_embeddings(tokenizer: Tokenizer, rows: int, folder: Path) -> tuple[To
     known = 1 + max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
     added = tokenizer.get_added_tokens_decoder()
     if known > rows:
+        whole = known == tokenizer.get_vocab_size(with_added_tokens=False)
+        has = f"has {known:,} tokens" if whole else f"has tokens up to id {known - 1:,}"
         raise DataError(
-            f"The tokenizer in {folder} has tokens up to id {known - 1:,}, and the model's embeddings have {rows:,} "
-            "rows.",
+            f"The tokenizer in {folder} {has}, and the model's embeddings have {rows:,} rows.",
             "Copy the tokenizer of this very model beside its weights.",
         )
     beyond = {i: token.content for i, token in sorted(added.items()) if i >= rows}

@@ -15,7 +15,7 @@ from pudistill_cli.errors import DataError
 from pudistill_cli.models.safetensors_io import Bits, TensorSpec
 from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
 from pudistill_llamacpp.convert.hyperparameters import Hyperparameters
-from pudistill_llamacpp.gguf_student.header import FileTensor, Header
+from pudistill_llamacpp.gguf_file.header import FileTensor, Header
 from pudistill_llamacpp.gguf_student.rope import FACTORS
 
 _FLOATS = {0: "F32", 1: "F16", 30: "BF16"}

@@ -22,7 +22,7 @@ from pudistill_llamacpp.gguf_student import config as config_module
 from pudistill_llamacpp.gguf_student import hf_checkpoint
 from pudistill_llamacpp.gguf_student import tensors as tensors_module
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
-from pudistill_llamacpp.gguf_student.header import read_header
+from pudistill_llamacpp.gguf_file.header import read_header
 from pudistill_llamacpp.gguf_student.read import read_model, read_student
 from pudistill_llamacpp.gguf_student.tensors import weights_of
 from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf, requantised, weights
