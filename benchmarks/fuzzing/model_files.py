@@ -23,14 +23,14 @@ from benchmarks.fuzzing import gguf_parts, odd_files, safetensors_parts, seeds, 
 from benchmarks.fuzzing.mutations import damaged_bytes, mutated_json
 from pudistill_cli.backend_api.contract import Backend, ModelSpec
 from pudistill_cli.backend_api.registry import backends
+from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
 from pudistill_cli.models.peft_adapter import read_adapter
 from pudistill_cli.models.safetensors_io import stored_tensors
 from pudistill_cli.models.student import resolve_student
 from pudistill_cli.types import Message
 
-SEEDS_VERSION = 1
-_EVERY = 6
+_EVERY = 15
 """Of inputs that the core takes, one in so many is given to every backend as well, which takes longer."""
 _TEXT = (
     Message("user", "What is the weather on the hill?"),
@@ -232,11 +232,10 @@ def _replaced(seed: Path, scratch: Path, changed: dict[str, bytes]) -> Iterator[
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@cache
 def seeds_folder() -> Path:
-    """Where the sound files are made, once for all processes: under PUDISTILL_CACHE."""
-    from pudistill_cli.cache_dir import cache_path
-
-    return cache_path() / f"fuzzing-{SEEDS_VERSION}"
+    """Where the sound files are made, once for all processes: where FUZZING_SEEDS says, or in the cache."""
+    return Path(os.environ.get("FUZZING_SEEDS") or cache_path() / "fuzzing").absolute()
 
 
 def _made(name: str, make: Callable[[Path], Any]) -> Path:

@@ -121,10 +121,13 @@ def _work(pipe: Connection, seed: int, first: int, last: int, scratch: Path, log
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.setrecursionlimit(1000)
+    own = scratch / f"work-{os.getpid()}"
+    cache = own / "cache"  # what the product keeps of a model that it can read
+    cache.mkdir(parents=True)
+    os.environ["PUDISTILL_CACHE"] = str(cache)
+    os.environ["FUZZING_SEEDS"] = str(scratch / "seeds")
     from benchmarks.fuzzing.model_files import case, warm_up
 
-    own = scratch / f"work-{os.getpid()}"
-    own.mkdir(parents=True)
     warm_up()
     with open("/proc/self/statm", encoding="ascii") as file:
         held = int(file.read().split()[0]) * resource.getpagesize()
@@ -137,5 +140,7 @@ def _work(pipe: Connection, seed: int, first: int, last: int, scratch: Path, log
             outcome, detail = outcome_of(made.run, own)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
             pipe.send(("end", outcome, detail, peak))
+            if number % 100 == 99:
+                shutil.rmtree(cache, ignore_errors=True)
     finally:
         shutil.rmtree(own, ignore_errors=True)
