@@ -37,6 +37,8 @@ _TEXT = (
     Message("assistant", "Rain, they say."),
     Message("user", "And now?"),
 )
+_LONG = "word " * 300 + "a" * 1500 + " " * 1500 + "1" * 300 + "\n" * 300 + "!" * 300
+"""A text at which a pattern that goes back and tries again takes long."""
 
 Run = Callable[[Path], None]
 """Makes the file in a scratch folder of its own and reads it."""
@@ -82,6 +84,7 @@ def read(path: Path, *, deeply: bool = True) -> None:
     ids = student.tokenizer.encode_prompt(_TEXT)
     answer = student.tokenizer.encode_answer(ids, "Sun, then rain.")
     student.tokenizer.decode_answer(answer, ids)
+    student.tokenizer.encode_text(_LONG)
     if not deeply:
         return
     for backend in backends().values():

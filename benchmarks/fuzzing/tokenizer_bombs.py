@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from benchmarks.fuzzing.mutations import put, text_of
+from benchmarks.fuzzing.mutations import Raw, put, text_of
 
 Content = dict[str, Any]
 
@@ -48,19 +48,10 @@ def _decoding(times: int) -> Callable[[Content, Random], Content]:
 
 
 def _nested(key: str, inner: str, depth: int) -> Callable[[Content, Random], Content]:
-    def make(content: Content, _: Random) -> Content:
-        value: Any = (
-            {"type": "Lowercase"}
-            if key == "normalizer"
-            else {"type": "Whitespace"}
-            if key == "pre_tokenizer"
-            else {"type": "Fuse"}
-        )
-        for _i in range(depth):
-            value = {"type": "Sequence", inner: [value]}
-        return {**content, key: value}
-
-    return make
+    innermost = {"normalizer": "Lowercase", "pre_tokenizer": "Whitespace", "decoder": "Fuse"}[key]
+    opening, closing = f'{{"type": "Sequence", "{inner}": [', "]}"
+    value = Raw(opening * depth + f'{{"type": "{innermost}"}}' + closing * depth)
+    return lambda content, _: {**content, key: value}
 
 
 def _pattern(text: str) -> Callable[[Content, Random], Content]:
@@ -93,7 +84,7 @@ _BOMBS: dict[str, Callable[[Content, Random], Content]] = {
     "doubled when decoded": _decoding(30),
     "many added tokens": _many_added,
     "normalizers 100 deep": _nested("normalizer", "normalizers", 100),
-    "normalizers 10,000 deep": _nested("normalizer", "normalizers", 900),
+    "normalizers 10,000 deep": _nested("normalizer", "normalizers", 10_000),
     "pre-tokenizers 100 deep": _nested("pre_tokenizer", "pretokenizers", 100),
     "decoders 100 deep": _nested("decoder", "decoders", 100),
     "(a+)+$": _pattern("(a+)+$"),

@@ -26,6 +26,8 @@ Config = Mapping[str, Any]
 _ADVICE = f"An adapter is a folder with {CONFIG} and {WEIGHTS}: copy both again, or run the stage that writes them."
 _MOST_RANK = 1 << 16
 _BLOCK = 1 << 22
+_REPEATS = 3
+"""In a pattern for names: `.*language_model.*_proj` is common, and a name is short."""
 _FLAGS = ("use_rslora", "fan_in_fan_out", "inference_mode", "use_dora")
 _PATTERNS = ("target_modules", "exclude_modules", "layers_pattern")
 """Names of modules, or one regular expression for them."""
@@ -115,7 +117,7 @@ def _wrong_settings(config: Config) -> Iterator[str]:
 
 def _pattern_problem(name: str, pattern: str) -> str | None:
     try:
-        check_pattern(pattern)
+        check_pattern(pattern, _REPEATS)
         re.compile(pattern)
     except (ValueError, re.error, RecursionError, OverflowError) as error:
         return f"{name} holds {shown(pattern)}, which cannot be used as a regular expression: {error}"

@@ -61,7 +61,7 @@ def _read(path: Path, size: int) -> dict[str, Any]:
         data = file.read(length)
     if len(data) != length:
         raise ValueError("the file was cut off while it was read")
-    header = parse_json(data, unique=True)
+    header = parse_json(data)
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     content = cast("dict[str, Any]", header)

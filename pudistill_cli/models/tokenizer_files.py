@@ -56,7 +56,7 @@ def _whole_tokenizer(path: Path) -> Tokenizer:
     if kind is not None:
         raise DataError(f"Cannot read the tokenizer in {path.parent}: {path.name} is {kind}.", advice_for(kind, COPY_AGAIN))
     with as_data_error(f"Cannot read the tokenizer {path}", COPY_AGAIN):
-        check_tokenizer(parse_json(data))
+        check_tokenizer(parse_json(data, strictly=False))
         return Tokenizer.from_str(data.decode("utf-8"))
 
 
