@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pudistill_cli.errors import PudistillError
 
+Run = Callable[[Path], None]
 READ, REFUSED, TRACEBACK, HANG, CRASH = "read", "refused", "traceback", "hang", "crash"
 LIMIT = 20.0
 """Seconds after which a case counts as a hang."""
@@ -42,7 +43,7 @@ class Tally:
         return not self.failures
 
 
-def outcome_of(run: Callable[[Path], None], scratch: Path) -> tuple[str, str]:
+def outcome_of(run: Run, scratch: Path) -> tuple[str, str]:
     """(outcome, the message of an error)."""
     try:
         run(scratch)

@@ -46,20 +46,25 @@ def _list_of(check: Check) -> Check:
     def whole(value: Any) -> str | None:
         if not isinstance(value, list) or len(cast("list[Any]", value)) > _LONGEST_LIST:
             return f"a list of at most {_LONGEST_LIST:,} entries"
-        return next((f"a list, each entry {wanted}" for item in cast("list[Any]", value) if (wanted := check(item))), None)
+        return next(
+            (f"a list, each entry {wanted}" for item in cast("list[Any]", value) if (wanted := check(item))), None
+        )
 
     return whole
 
 
 def _one_or_more(check: Check) -> Check:
-    return lambda value: _list_of(check)(value) if isinstance(value, list) else check(value)
+    return lambda value: _list_of(check)(value) if isinstance(value, list) and value else check(value)
+
+
+def _ids_or_none(value: Any) -> str | None:
+    return None if value == [] else _one_or_more(_whole(-1, (1 << 31) - 1))(value)
 
 
 _LONGEST_TEXT = 1024
 _LONGEST_LIST = 65_536
 _width = _whole(1, 1 << 22)
 _count = _whole(1, 1 << 14)
-_ids = _whole(-1, (1 << 31) - 1)
 _positive = _number(1e-12, 1e12)
 _FIELDS: dict[str, Check] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "head_dim", "n_inner"), _width),
@@ -81,7 +86,7 @@ _FIELDS: dict[str, Check] = {
     **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache", "use_sliding_window"), _flag),
     **dict.fromkeys(("model_type", "hidden_act", "hidden_activation", "activation_function", "dtype", "torch_dtype"), _text),
     **dict.fromkeys(("architectures", "layer_types"), _list_of(_text)),
-    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"), _one_or_more(_ids)),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"), _ids_or_none),
     "pretraining_tp": _whole(1, 1 << 14),
     "no_rope_layers": _list_of(_whole(0, 1 << 14)),
     "no_rope_layer_interval": _whole(1, 1 << 14),

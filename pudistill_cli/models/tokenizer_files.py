@@ -54,7 +54,9 @@ def _whole_tokenizer(path: Path) -> Tokenizer:
     data = read_bytes(path, MOST_TOKENIZER_BYTES, COPY_AGAIN)
     kind = kind_of(data)
     if kind is not None:
-        raise DataError(f"Cannot read the tokenizer in {path.parent}: {path.name} is {kind}.", advice_for(kind, COPY_AGAIN))
+        raise DataError(
+            f"Cannot read the tokenizer in {path.parent}: {path.name} is {kind}.", advice_for(kind, COPY_AGAIN)
+        )
     with as_data_error(f"Cannot read the tokenizer {path}", COPY_AGAIN):
         check_tokenizer(parse_json(data, strictly=False))
         return Tokenizer.from_str(data.decode("utf-8"))

@@ -163,7 +163,9 @@ class _Reader:
             first = self._at
             key = self._string()
             if not key or len(key) > _LONGEST_KEY or key in entries:
-                raise ValueError(f"it has the key {key[:40]!r} twice" if key in entries else "one of its keys has no name")
+                raise ValueError(
+                    f"it has the key {key[:40]!r} twice" if key in entries else "one of its keys has no name"
+                )
             kind = self._number("<I")
             if kind == _ARRAY:
                 arrays[key] = self._array(key)
@@ -173,7 +175,9 @@ class _Reader:
         infos = [self._info() for _ in range(count)]
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment not in _ALIGNMENTS:
-            raise ValueError(f"its alignment is {str(alignment)[:40]}, which is none of {', '.join(map(str, _ALIGNMENTS))}")
+            raise ValueError(
+                f"its alignment is {str(alignment)[:40]}, which is none of {', '.join(map(str, _ALIGNMENTS))}"
+            )
         start = -(-self._at // alignment) * alignment
         placed = [place(info) for place in (self._placed(start, alignment),) for info in infos]
         tensors = {tensor.name: tensor for tensor in placed}
@@ -257,7 +261,6 @@ class _Reader:
             raise ValueError(f"{key[:80]} claims {count:,} values, and ends beyond it")
         self._at += size
         return Array(kind, count, place=place)
-
 
     def _texts(self, count: int) -> tuple[str, ...]:
         """As many as that, one behind another: of most headers nearly all."""
