@@ -12,15 +12,75 @@ from typing import Any
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 NUMBERS = (
-    0, 1, 2, 3, 4, 5, 7, 8, 16, 31, 32, 33, 63, 64, 65, 100, 127, 128, 255, 256, 300, 1000, 32767, 32768, 65535, 65536, 10**6,
-    (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 8, (1 << 64) - 31,
-)  # fmt: skip
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    16,
+    31,
+    32,
+    33,
+    63,
+    64,
+    65,
+    100,
+    127,
+    128,
+    255,
+    256,
+    300,
+    1000,
+    32767,
+    32768,
+    65535,
+    65536,
+    10**6,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 32,
+    1 << 40,
+    1 << 62,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+    (1 << 64) - 8,
+    (1 << 64) - 31,
+)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e30, float("inf"), float("-inf"), float("nan"), 0.5, 1e-5, 3e38)
 TEXTS = (
-    b"", b" ", b"\0", b"\xff\xfe", b"\xc3", b"a" * 70_000, b"none", b"no_vocab", b"llama", b"gpt2", b"bert", b"t5", b"rwkv",
-    b"plamo2", b"default", b"llama-bpe", b"qwen2", b"clip", b"adapter", b"mamba", b"gemma3", b"%s%s%n", b"\xed\xa0\x80",
-    b"{{ x }}", b"{% for", b"\n", b"<|end|>",
-)  # fmt: skip
+    b"",
+    b" ",
+    b"\0",
+    b"\xff\xfe",
+    b"\xc3",
+    b"a" * 70_000,
+    b"none",
+    b"no_vocab",
+    b"llama",
+    b"gpt2",
+    b"bert",
+    b"t5",
+    b"rwkv",
+    b"plamo2",
+    b"default",
+    b"llama-bpe",
+    b"qwen2",
+    b"clip",
+    b"adapter",
+    b"mamba",
+    b"gemma3",
+    b"%s%s%n",
+    b"\xed\xa0\x80",
+    b"{{ x }}",
+    b"{% for",
+    b"\n",
+    b"<|end|>",
+)
 
 
 @dataclass
@@ -160,15 +220,40 @@ def _once(parts: Parts, rng: Random) -> str:
 
 
 def _new_key(rng: Random, n: int) -> tuple[bytes, Value]:
-    key = rng.choice((
-        b"general.alignment", b"split.count", b"split.no", b"split.tensors.count", b"tokenizer.ggml.bos_token_id", b"tokenizer.ggml.eot_token_id",
-        b"tokenizer.ggml.suffix_token_id", b"tokenizer.ggml.add_space_prefix", b"tokenizer.ggml.remove_extra_whitespaces",
-        b"tokenizer.ggml.precompiled_charsmap", b"tokenizer.ggml.eog_token_ids", b"llama.expert_count", b"llama.expert_used_count",
-        b"llama.rope.scaling.type", b"llama.rope.dimension_count", b"llama.rope.scaling.factor", b"llama.attention.key_length",
-        b"llama.attention.value_length", b"llama.vocab_size", b"general.file_type", b"llama.feed_forward_length", b"llama.attention.sliding_window",
-        b"tokenizer.ggml.token_type_count", b"general.quantization_version", b"tokenizer.chat_template", b"tokenizer.chat_templates",
-        b"llama.attention.layer_norm_rms_epsilon", b"llama.leading_dense_block_count", b"llama.attention.causal", b"llama.pooling_type",
-    ))  # fmt: skip
+    key = rng.choice(
+        (
+            b"general.alignment",
+            b"split.count",
+            b"split.no",
+            b"split.tensors.count",
+            b"tokenizer.ggml.bos_token_id",
+            b"tokenizer.ggml.eot_token_id",
+            b"tokenizer.ggml.suffix_token_id",
+            b"tokenizer.ggml.add_space_prefix",
+            b"tokenizer.ggml.remove_extra_whitespaces",
+            b"tokenizer.ggml.precompiled_charsmap",
+            b"tokenizer.ggml.eog_token_ids",
+            b"llama.expert_count",
+            b"llama.expert_used_count",
+            b"llama.rope.scaling.type",
+            b"llama.rope.dimension_count",
+            b"llama.rope.scaling.factor",
+            b"llama.attention.key_length",
+            b"llama.attention.value_length",
+            b"llama.vocab_size",
+            b"general.file_type",
+            b"llama.feed_forward_length",
+            b"llama.attention.sliding_window",
+            b"tokenizer.ggml.token_type_count",
+            b"general.quantization_version",
+            b"tokenizer.chat_template",
+            b"tokenizer.chat_templates",
+            b"llama.attention.layer_norm_rms_epsilon",
+            b"llama.leading_dense_block_count",
+            b"llama.attention.causal",
+            b"llama.pooling_type",
+        )
+    )
     kind = rng.choice((4, 4, 5, 6, 7, STRING, 10, ARRAY, 12, 13))
     return key, _value(kind, rng, n)
 

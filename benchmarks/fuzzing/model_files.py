@@ -2,8 +2,8 @@
 
     python -m benchmarks.fuzzing --inputs 40000 --seed 0
 
-A case either returns, or raises a PudistillError: one sentence about what is wrong, and what to type next. Anything else
-that it raises is a traceback that a user would see.
+A case either returns, or raises a PudistillError: one sentence about what is wrong, and what to type next. Anything
+else that it raises is a traceback that a user would see.
 """
 
 from __future__ import annotations

@@ -67,7 +67,10 @@ def _renumbered(ids: Callable[[int], int]) -> Callable[[Any], Any]:
 
 
 _BOMBS: dict[str, Callable[[Content, Random], Content]] = {
-    "prepended a hundred times": lambda c, _: {**c, "normalizer": _sequence([{"type": "Prepend", "prepend": "ab"}] * 100)},
+    "prepended a hundred times": lambda c, _: {
+        **c,
+        "normalizer": _sequence([{"type": "Prepend", "prepend": "ab"}] * 100),
+    },
     "prepended a megabyte": lambda c, _: {**c, "normalizer": {"type": "Prepend", "prepend": "a" * 1_000_000}},
     "doubled 8 times": _doubling({"String": "a"}, 8),
     "doubled 24 times": _doubling({"String": "a"}, 24),
@@ -106,12 +109,23 @@ _BOMBS: dict[str, Callable[[Content, Random], Content]] = {
     "ids of 40 bits": _vocabulary(_renumbered(lambda i: i << 32)),
     "ids below zero": _vocabulary(_renumbered(lambda i: -i)),
     "a hole in the ids": _vocabulary(_renumbered(lambda i: i if i != 7 else 100_000)),
-    "a charsmap that is none": lambda c, _: {**c, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
-    "a charsmap of lies": lambda c, _: {**c, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="}},
+    "a charsmap that is none": lambda c, _: {
+        **c,
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+    },
+    "a charsmap of lies": lambda c, _: {
+        **c,
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="},
+    },
     "no unknown token": lambda c, _: put(put(c, ("model", "type"), "WordLevel"), ("model", "unk_token"), "<none>"),
     "a template of absent tokens": lambda c, _: {
         **c,
-        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "?", "type_id": 0}}], "pair": [], "special_tokens": {}},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "?", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        },
     },
     "a template of large ids": lambda c, _: {
         **c,
@@ -126,17 +140,25 @@ _BOMBS: dict[str, Callable[[Content, Random], Content]] = {
         **c,
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [{"Sequence": {"id": "A", "type_id": 0}}] + [{"SpecialToken": {"id": "?", "type_id": 0}}] * 100_000,
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}]
+            + [{"SpecialToken": {"id": "?", "type_id": 0}}] * 100_000,
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {"?": {"id": "?", "ids": [0], "tokens": ["?"]}},
         },
     },
     "padded to a million": lambda c, _: {
         **c,
-        "padding": {"strategy": {"Fixed": 1_000_000}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"},
+        "padding": {
+            "strategy": {"Fixed": 1_000_000},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "x",
+        },
     },
     "dropout": lambda c, _: put(c, ("model", "dropout"), 0.9),
-}  # fmt: skip
+}
 
 
 def bomb(content: Content, rng: Random) -> tuple[str, bytes]:

@@ -69,8 +69,8 @@ def check_weights(folder: Path, config: Config, tensors: list[StoredTensor]) -> 
             wanted = by_pattern(config.get("rank_pattern") or {}, match["module"], config.get("r", rank))
             if rank != wanted:
                 raise DataError(
-                    f"The adapter {folder} does not agree with itself: {spec.name} is of rank {rank:,}, and {CONFIG} says "
-                    f"{wanted:,}.",
+                    f"The adapter {folder} does not agree with itself: {spec.name} is of rank {rank:,}, and {CONFIG} "
+                    f"says {wanted:,}.",
                     _ADVICE,
                 )
         if spec.dtype in FLOATS and not is_finite(tensor):

@@ -1,9 +1,9 @@
 """Whether a regular expression can be matched in a bounded time, seen from how it is written.
 
-The library behind `tokenizers` (Oniguruma) goes back and tries again. Of a text of L letters, one repeat before something
-that may fail takes up to L tries at each place, L ** 2 in all; real patterns have that. Two of them take L ** 3, which is
-18 seconds at 2,000 letters, and a repeat within a repeat takes exponentially many. So both are allowed only where nothing
-behind them can fail, so that the first try is the last one.
+The library behind `tokenizers` (Oniguruma) goes back and tries again. Of a text of L letters, one repeat before
+something that may fail takes up to L tries at each place, L ** 2 in all; real patterns have that. Two of them take
+L ** 3, which is 18 seconds at 2,000 letters, and a repeat within a repeat takes exponentially many. So both are allowed
+only where nothing behind them can fail: then the first try is the last one.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _repeat_at(pattern: str, i: int) -> _Repeat:
     if character == "{":
         end = pattern.find("}", i) + 1
         parts = pattern[i + 1 : end - 1].split(",") if end else [""]
-        if len(parts) > 2 or not any(parts) or not all(p.isdecimal() and len(p) < 6 or not p for p in parts):
+        if len(parts) > 2 or not any(parts) or not all((p.isdecimal() and len(p) < 6) or not p for p in parts):
             return _Repeat(i)  # a brace
         least = int(parts[0] or 0)
         most = int(parts[-1]) if parts[-1] else None

@@ -1,7 +1,7 @@
 """The header of a safetensors file, checked before anything is read or allocated by it.
 
-8 bytes of little-endian length, then JSON of dtype, shape and data_offsets by name; the tensors' bytes follow it without
-a gap. Libraries trust parts of that: a shape that does not fit its bytes, say, is memory that somebody allocates.
+8 bytes of little-endian length, then JSON of dtype, shape and data_offsets by name; the tensors' bytes follow it
+without a gap. Libraries trust parts of that: a shape that does not fit its bytes, say, is memory that somebody allocates.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ _MOST_DIMENSIONS = 8
 _MOST_NAME = 1024
 _COPY_AGAIN = "Copy it again."
 _BITS = {
-    "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
-    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8, "F6_E2M3": 6,
-    "F6_E3M2": 6, "F4": 4,
-}  # fmt: skip
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
 """Of an entry, by the format's names of types."""
 
 Entry = Mapping[str, Any]

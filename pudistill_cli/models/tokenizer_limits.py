@@ -107,9 +107,8 @@ def _steps(part: Any) -> Iterator[Step]:
 
 def _check_steps(name: str, part: Any) -> None:
     """Growth of each step times growth of the next; JSON is not nested deeper than `reading` allows."""
-    growth, before, count = 1.0, 0, 0
-    for step in _steps(part):
-        count += 1
+    growth, before = 1.0, 0
+    for count, step in enumerate(_steps(part), 1):
         if count > _MOST_STEPS:
             raise ValueError(f"its {name} has more than {_MOST_STEPS} steps")
         if step.get("type") == "Precompiled":

@@ -13,9 +13,9 @@ from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import DataError
 from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models.model_file import ModelFile, StudentFiles
+from pudistill_llamacpp.gguf_file.header import Header, read_header
 from pudistill_llamacpp.gguf_student.codec import GgufCodec
 from pudistill_llamacpp.gguf_student.config import EMBEDDINGS, architecture_of, config_of
-from pudistill_llamacpp.gguf_file.header import Header, read_header
 from pudistill_llamacpp.gguf_student.hf_checkpoint import hf_checkpoint_of
 from pudistill_llamacpp.gguf_student.rope import FACTORS
 from pudistill_llamacpp.gguf_student.tensors import Source, weights_of
