@@ -1,29 +1,30 @@
-"""Damaged model files by number: the same seed and number are the same file, and `run` reads it as the product does.
+"""Damaged model files by number: the same seed and number are the same file, which is read as the product reads it.
 
-    python -m benchmarks.fuzzing --inputs 40000 --seed 0
-
-A case either returns, or raises a PudistillError: one sentence about what is wrong, and what to type next. Anything
-else that it raises is a traceback that a user would see.
+Each input either returns, or raises a PudistillError: one sentence about what is wrong, and what to type next. Anything
+else that it raises is a traceback that a user would see. A library may end its process, or never come back, so that
+many of them belong in a process of their own: `benchmarks.attacks.fuzz`.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 from benchmarks.fuzzing import gguf_parts, odd_files, safetensors_parts, seeds, tokenizer_bombs
 from benchmarks.fuzzing.mutations import damaged_bytes, mutated_json
 from pudistill_cli.backend_api.contract import Backend, ModelSpec
 from pudistill_cli.backend_api.registry import backends
-from pudistill_cli.cache_dir import cache_path
+from pudistill_cli.errors import PudistillError
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
 from pudistill_cli.models.peft_adapter import read_adapter
 from pudistill_cli.models.safetensors_io import stored_tensors
@@ -51,6 +52,45 @@ class Case:
     name: str
     """Which file, what was done to it, and its number."""
     run: Run
+
+
+def inputs(seed: int, count: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """`count` inputs, each a name and a call; the libraries are imported, and the sound files made, before the first."""
+    scratch = TemporaryDirectory(prefix="pudistill-fuzzing-")
+    cache = Path(scratch.name) / "cache"  # what the product keeps of a model that it can read
+    before = os.environ.get("PUDISTILL_CACHE")
+    os.environ["PUDISTILL_CACHE"] = str(cache)
+    warm_up()
+
+    def each() -> Iterator[tuple[str, Callable[[], object]]]:
+        try:
+            for number, made in enumerate(cases(seed, count)):
+                yield made.name, partial(in_one_sentence, made.run, Path(scratch.name))
+                if number % 100 == 99:
+                    shutil.rmtree(cache, ignore_errors=True)
+        finally:
+            os.environ.pop("PUDISTILL_CACHE")
+            if before is not None:
+                os.environ["PUDISTILL_CACHE"] = before
+            scratch.cleanup()
+
+    return each()
+
+
+def in_one_sentence(run: Run, scratch: Path) -> None:
+    """Run a case, and see that an error of ours has one line and a hint.
+
+    Raises:
+        PudistillError: the case's own.
+        AssertionError: its error is not such a sentence.
+    """
+    try:
+        run(scratch)
+    except PudistillError as error:
+        assert error.message, "an error without a message"
+        assert error.hint, f"no hint: {error.message}"
+        assert "\n" not in error.message, f"more than a line: {error.message!r}"
+        raise
 
 
 def cases(seed: int, count: int, first: int = 0) -> Iterator[Case]:
@@ -237,21 +277,15 @@ def _replaced(seed: Path, scratch: Path, changed: dict[str, bytes]) -> Iterator[
 
 @cache
 def seeds_folder() -> Path:
-    """Where the sound files are made, once for all processes: where FUZZING_SEEDS says, or in the cache."""
-    return Path(os.environ.get("FUZZING_SEEDS") or cache_path() / "fuzzing").absolute()
+    """Where the sound files are made, once in a process; it is removed with it."""
+    folder = Path(mkdtemp(prefix="pudistill-seeds-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _made(name: str, make: Callable[[Path], Any]) -> Path:
-    final = seeds_folder() / name
-    if not final.exists():
-        temporary = final.with_name(f"{os.getpid()}-{name}")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        make(temporary)
-        try:
-            temporary.rename(final)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return final
+    make(seeds_folder() / name)
+    return seeds_folder() / name
 
 
 @cache

@@ -1,7 +1,7 @@
 """The header of a safetensors file, checked before anything is read or allocated by it.
 
 8 bytes of little-endian length, then JSON of dtype, shape and data_offsets by name; the tensors' bytes follow it
-without a gap. Libraries trust parts of that: a shape that does not fit its bytes, say, is memory that somebody allocates.
+without a gap. Libraries trust parts of that: a shape that does not fit its bytes is memory that somebody allocates.
 """
 
 from __future__ import annotations
