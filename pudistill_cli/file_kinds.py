@@ -45,7 +45,9 @@ def kind_of(start: bytes) -> str | None:
 
 
 def kind_of_file(path: Path) -> str | None:
-    """As `kind_of`, of a file; None for one that is not there or cannot be read."""
+    """As `kind_of`, of a file; None for one that is not there, is no regular file, or cannot be read."""
+    if not path.is_file():  # a pipe would wait for its writer
+        return None
     try:
         with path.open("rb") as file:
             return kind_of(file.read(_LONGEST))

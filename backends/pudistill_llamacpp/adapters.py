@@ -7,9 +7,12 @@ from pathlib import Path
 
 from pudistill_cli.backend_api.shared_model import unknown_adapter
 from pudistill_cli.errors import DataError
+from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.types import Adapter
 from pudistill_llamacpp.lora_gguf import config_of, write_lora
 from pudistill_llamacpp.native.model import Lora, Model
+
+_ADVICE = "Use an adapter with the model that it was trained on."
 
 
 class Adapters:
@@ -65,5 +68,6 @@ def _load(model: Model, path: Path) -> Lora:
     architecture, config = config_of(model.metadata)
     with tempfile.TemporaryDirectory(prefix="pudistill-") as folder:
         file = Path(folder) / f"{path.name}.gguf"
-        write_lora(path, architecture, config, file)
+        with as_data_error(f"The adapter {path} does not fit {model.path.name}", _ADVICE):
+            write_lora(path, architecture, config, file)
         return model.load_lora(file, path)

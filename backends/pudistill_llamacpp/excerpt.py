@@ -17,8 +17,8 @@ from pudistill_llamacpp.convert.architectures.layout import Architecture
 from pudistill_llamacpp.convert.file_contents import OutputTensor, stored_type
 from pudistill_llamacpp.convert.hyperparameters import string, uint32
 from pudistill_llamacpp.convert.writer import stored, write_file
+from pudistill_llamacpp.gguf_file.header import read_header
 from pudistill_llamacpp.gguf_student import config as gguf_config
-from pudistill_llamacpp.gguf_student.header import read_header
 
 ENTRIES = 1 << 24
 """Weights that a trial needs, so that they do not stay in a core's own cache: 32 MiB in 16 bits."""

@@ -21,7 +21,7 @@ from pudistill_llamacpp.convert import feasibility, upstream_converter
 from pudistill_llamacpp.convert.file_contents import OutputTensor, contents_of
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from pudistill_llamacpp.engine import LlamaCppEngine
-from pudistill_llamacpp.gguf_student.header import read_header
+from pudistill_llamacpp.gguf_file.header import read_header
 from pudistill_llamacpp.gguf_student.merging import merged_file, write_merged
 from pudistill_llamacpp.gguf_student.own_template import replace_chat_template
 from pudistill_llamacpp.gguf_student.read import read_model

@@ -21,7 +21,7 @@ from pudistill_cli.backend_api.speed_trials import SMALL, first_of_fastest, thre
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import PudistillError
 from pudistill_llamacpp.excerpt import Shape, shape_of, write_excerpt
-from pudistill_llamacpp.gguf_student.header import read_header
+from pudistill_llamacpp.gguf_file.header import read_header
 from pudistill_llamacpp.native.context import Context, ContextSettings
 from pudistill_llamacpp.native.model import Model
 from pudistill_llamacpp.placement import FILE, Placement, fast_quant, place

@@ -15,7 +15,9 @@ from mlx_lm.utils import load_model
 
 from pudistill_cli.backend_api.contract import Base
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.foreign_errors import reason_of
 from pudistill_cli.models.checkpoint_files import read_json
+from pudistill_cli.models.reading import COPY_AGAIN
 from pudistill_mlx import quirks
 from pudistill_mlx.embedding import RescaledEmbedding
 from pudistill_mlx.lora import linear_layers
@@ -37,8 +39,8 @@ def load_base(folder: Path, dtype: mx.Dtype, base: Base) -> Any:
     try:
         with redirect_stdout(stderr):  # mlx-lm prints its warnings; results are what stdout is for
             model: Any = load_model(folder, lazy=True, strict=True, model_config=settings(folder))[0]
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _not_loaded(folder, " ".join(str(error).split())) from error
+    except Exception as error:
+        raise _not_loaded(folder, error) from error
     model.eval()
     model.set_dtype(dtype)
     factor = quirks.embedding_factor(read_json(folder / "config.json"))
@@ -70,11 +72,11 @@ def _refused(folder: Path, reason: str) -> BackendError:
     )
 
 
-def _not_loaded(folder: Path, reason: str) -> BackendError | DataError:
-    unknown = without_a_place(reason)
+def _not_loaded(folder: Path, error: Exception) -> BackendError | DataError:
+    unknown = without_a_place(" ".join(str(error).split()))
     if unknown is not None:
         return _refused(folder, unknown)
-    return DataError(f"{folder} cannot be loaded: {reason}", "Download or copy the student again.")
+    return DataError(f"{folder} cannot be loaded: {reason_of(error)}.", COPY_AGAIN)
 
 
 def _quantise(model: Any, bits: int) -> None:

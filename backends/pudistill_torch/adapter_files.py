@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS, refuse_linked_away
+from pudistill_cli.foreign_errors import as_data_error
+from pudistill_cli.models.adapter_check import CONFIG, WEIGHTS, check_adapter
 
 _WRITE_AGAIN = f"An adapter is a folder with {CONFIG} and {WEIGHTS}; run the stage that writes it again."
 
@@ -22,12 +22,10 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     Raises:
         DataError: a file is missing or broken, or it is another kind of adapter.
     """
-    refuse_linked_away(folder)
-    try:
+    check_adapter(folder)  # peft makes matrices of whatever ranks the settings name
+    with as_data_error(f"{folder} holds no whole adapter", _WRITE_AGAIN):
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DataError(f"{folder} holds no whole adapter: {error}", _WRITE_AGAIN) from error
     if not isinstance(config, LoraConfig):
         raise DataError(f"{folder} is no LoRA adapter but {config.peft_type}.", _WRITE_AGAIN)
     return config, weights

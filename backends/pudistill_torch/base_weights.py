@@ -9,10 +9,12 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models.checkpoint_files import shapes_of, weight_files
+from pudistill_cli.models.reading import COPY_AGAIN
 from pudistill_torch.attention import use_fast_attention
 from pudistill_torch.placement import Placement
-from pudistill_torch.refusal import LOCAL, NOT_LOADED, attention_problem, weights_problem
+from pudistill_torch.refusal import LOCAL, attention_problem, weights_problem
 
 
 def load_base(folder: Path, placement: Placement) -> Any:
@@ -24,7 +26,7 @@ def load_base(folder: Path, placement: Placement) -> Any:
     """
     shapes_of(weight_files(folder))  # says more of damaged files than transformers does
     transformers.utils.logging.disable_progress_bar()
-    try:
+    with as_data_error(f"{folder} cannot be loaded", COPY_AGAIN):
         config = AutoConfig.from_pretrained(folder, **LOCAL)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -35,12 +37,10 @@ def load_base(folder: Path, placement: Placement) -> Any:
             output_loading_info=True,
             **LOCAL,
         )
-    except NOT_LOADED as error:
-        raise DataError(f"{folder} cannot be loaded: {error}", "Download or copy the student again.") from error
     model, info = loaded
     reason = weights_problem(model, info)
     if reason is not None:
-        raise DataError(f"{folder} cannot be used: {reason}", "Download or copy the student again.")
+        raise DataError(f"{folder} cannot be used: {reason}", COPY_AGAIN)
     reason = attention_problem(model)
     if reason is not None:
         raise BackendError(f"The torch backend cannot run {folder.name}: {reason}", "Choose another student.")

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec
 from pudistill_cli.backend_api.shared_model import SharedModel, unknown_adapter
 from pudistill_cli.errors import DataError
+from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.types import Adapter
 from pudistill_torch import oom
 from pudistill_torch.adapter_files import read_adapter
@@ -85,10 +86,9 @@ class Model(SharedModel):
         """
         config, weights = read_adapter(path)
         handle = handle or self.new_handle()
-        try:
+        # None of its modules is in this architecture, say.
+        with as_data_error(f"{path} does not fit this student", "Use its own student."):
             self._add(handle, config)
-        except ValueError as error:  # none of its modules is in this architecture
-            raise DataError(f"{path} does not fit this student: {error}", "Use its own student.") from error
         try:
             self.set_weights(handle, weights)
         except DataError:

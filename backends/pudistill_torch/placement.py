@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.speed_trials import SMALL
 from pudistill_cli.errors import BackendError
+from pudistill_cli.models.checkpoint_files import count_parameters
 
 BF16_PAYS_FROM = 50_000_000
 """Parameters from which decoding on a CPU is bound by reading the weights, which bfloat16 halves."""
@@ -81,8 +80,4 @@ def _cpu_has_bf16() -> bool:
 
 def _parameters(folder: Path) -> int:
     """Numbers stored in a checkpoint, by the headers of its safetensors files."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            total += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return total
+    return count_parameters(tuple(folder.glob("*.safetensors")))

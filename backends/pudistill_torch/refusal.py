@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from pudistill_cli.errors import PudistillError
+from pudistill_cli.foreign_errors import reason_of
 from pudistill_cli.models import layer_types
 from pudistill_cli.models.checkpoint_files import read_json, shapes_of, weight_files
 from pudistill_torch.targets import adapted_layers
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
-NOT_LOADED = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
-"""What transformers raises where it cannot load a checkpoint."""
 
 
 def problem(folder: Path) -> str | None:
@@ -32,9 +31,15 @@ def problem(folder: Path) -> str | None:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, device_map="meta", use_safetensors=True, output_loading_info=True, **LOCAL
             )
-    except NOT_LOADED as error:
-        return f"transformers cannot load it: {' '.join(str(error).split())}"
-    model, info = loaded
+            model, info = loaded
+            return _model_problem(model, info, folder)
+    except PudistillError:
+        raise
+    except Exception as error:  # noqa: BLE001 - which ones a library raises over a config is not written anywhere
+        return f"transformers cannot load it: {reason_of(error)}."
+
+
+def _model_problem(model: Any, info: Mapping[str, Any], folder: Path) -> str | None:
     return attention_problem(model) or weights_problem(model, info) or _adapter_problem(model, folder)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from pudistill_cli.backend_api.speed_trials import first_of_fastest, times_of
+from pudistill_cli.models.checkpoint_files import shapes_of
 from pudistill_torch.placement import Placement
 
 TOKENS = 512
@@ -47,8 +47,7 @@ def _shapes(folder: Path) -> list[tuple[int, int]]:
     """Of the first block's matrices, as far as a trial needs them; one square where no block is found."""
     shapes: list[tuple[int, int]] = []
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            found = [file.get_slice(name).get_shape() for name in file.keys() if _FIRST_BLOCK.search(name)]  # noqa: SIM118
+        found = [shape for name, shape in shapes_of([path]).items() if _FIRST_BLOCK.search(name)]
         shapes += [(min(s[0], WIDEST), min(s[1], WIDEST)) for s in found if len(s) == 2]
     tried: list[tuple[int, int]] = []
     for shape in shapes or [(WIDEST, WIDEST)]:

@@ -7,7 +7,10 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
+from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.types import Tokens
+
+_ADVICE = "Its tokenizer.json is damaged, or not of this model: download or copy it again."
 
 
 class Codec(Protocol):
@@ -44,22 +47,30 @@ class Codec(Protocol):
 
 
 class LibraryCodec:
-    """See `Codec`; over a `tokenizers.Tokenizer`, whose special tokens are all marked."""
+    """See `Codec`; over a `tokenizers.Tokenizer`, whose special tokens are all marked, now or before `refresh`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self._added: dict[int, bool] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again which tokens were added; the library makes a list of them all for each question."""
+        self._added = {i: token.special for i, token in self.tokenizer.get_added_tokens_decoder().items()}
 
     def encode(self, text: str, *, special: bool) -> Tokens:
         """Ids of a text."""
         self.tokenizer.encode_special_tokens = not special
         try:
-            return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+            with as_data_error("The student's tokenizer cannot read a text", _ADVICE):
+                return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
         finally:
             self.tokenizer.encode_special_tokens = False
 
     def decode(self, tokens: Sequence[int], *, special: bool) -> str:
         """Text of ids."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=not special)
+        with as_data_error("The student's tokenizer cannot write its tokens", _ADVICE):
+            return self.tokenizer.decode(list(tokens), skip_special_tokens=not special)
 
     def id_of(self, token: str) -> int | None:
         """The id of a token."""
@@ -67,20 +78,20 @@ class LibraryCodec:
 
     def token_of(self, index: int) -> str | None:
         """How a token is spelled."""
-        return self.tokenizer.id_to_token(index)
+        return self.tokenizer.id_to_token(index) if 0 <= index < 1 << 32 else None
 
     def is_special(self, index: int) -> bool:
         """Whether a token is marked special."""
-        added = self.tokenizer.get_added_tokens_decoder()
-        return index in added and added[index].special
+        return self._added.get(index, False)
 
     def is_added(self, index: int) -> bool:
         """Whether a token is one of `added_tokens`."""
-        return index in self.tokenizer.get_added_tokens_decoder()
+        return index in self._added
 
     @property
     def bos(self) -> Tokens:
         """What the post-processor puts before a text."""
-        plain = self.tokenizer.encode("a", add_special_tokens=False).ids
-        whole = self.tokenizer.encode("a", add_special_tokens=True).ids
+        with as_data_error("The student's tokenizer cannot read a text", _ADVICE):
+            plain = self.tokenizer.encode("a", add_special_tokens=False).ids
+            whole = self.tokenizer.encode("a", add_special_tokens=True).ids
         return next((tuple(whole[:i]) for i in range(len(whole)) if whole[i : i + len(plain)] == plain), ())

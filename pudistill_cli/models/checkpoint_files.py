@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.file_kinds import SAFETENSORS, advice_for, kind_of_file
+from pudistill_cli.models.reading import COPY_AGAIN, read_object
+from pudistill_cli.models.safetensors_header import METADATA, safetensors_header
 from pudistill_cli.paths_inside import goes_up, leads_inside, real_path
 
 SINGLE = "model.safetensors"
+_FILE_NAME = re.compile(r"[^/\\\0\n]{1,200}\.safetensors")
 INDEX = "model.safetensors.index.json"
-_METADATA = "__metadata__"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, advice: str = COPY_AGAIN) -> dict[str, Any]:
     """A JSON object; an empty one where there is no such file.
 
     Raises:
-        DataError: the file cannot be read, or is no JSON object.
+        DataError: it is no regular file, cannot be read, or is no JSON object within the limits of `reading`.
     """
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        kind = kind_of_file(path)
-        reason = f"it is {kind}" if kind else str(error)
-        advice = advice_for(kind, "Download or copy the student again.")
-        raise DataError(f"Cannot read {path}: {reason}.", advice) from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is no JSON object.", "Download or copy the student again.")
-    return cast("dict[str, Any]", value)
+    return read_object(path, advice) if os.path.lexists(path) else {}
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -74,9 +65,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _indexed(folder: Path, files: list[Path]) -> tuple[Path, ...]:
     """The files of the index, which must hold what it says, and all of what they hold."""
-    weight_map: Any = read_json(folder / INDEX).get("weight_map")
-    places = cast("dict[str, str]", weight_map if isinstance(weight_map, dict) else {})
-    names = sorted(set(map(str, places.values())))
+    places = _places_in(folder / INDEX)
+    names = sorted(set(places.values()))
     if (folder / SINGLE).is_file() and names != [SINGLE]:
         raise _two_answers(folder, f"{SINGLE} beside {INDEX}, which names other files")
     for name in names:
@@ -128,6 +118,19 @@ def refuse_outside(folder: Path, name: str, named_by: str) -> None:
         )
 
 
+def _places_in(index: Path) -> dict[str, str]:
+    """The file of each tensor by an index: files beside it."""
+    weight_map: Any = read_json(index).get("weight_map")
+    places = cast("dict[str, Any]", weight_map if isinstance(weight_map, dict) else {})
+    for name in places.values():
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+            raise DataError(
+                f"{index} places a tensor in {str(name)[:80]!r}, which is no name of a .safetensors file beside it.",
+                "Download or copy the student again.",
+            )
+    return places
+
+
 def _two_answers(folder: Path, what: str) -> DataError:
     return DataError(
         f"{folder} holds {what}: which weights are the model's depends on who reads it.",
@@ -147,18 +150,18 @@ def count_parameters(files: tuple[Path, ...]) -> int:
 def shapes_of(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor, by the files' headers."""
     headers = [safetensors_header(path) for path in files]
-    return {name: tuple(x["shape"]) for header in headers for name, x in header.items() if name != _METADATA}
+    return {name: tuple(x["shape"]) for header in headers for name, x in header.items() if name != METADATA}
 
 
 def dtypes_of(files: Iterable[Path]) -> dict[str, str]:
     """What each tensor is stored as, by the files' headers: F32, BF16, F8_E4M3, ..."""
     headers = [safetensors_header(path) for path in files]
-    return {name: str(x["dtype"]) for header in headers for name, x in header.items() if name != _METADATA}
+    return {name: str(x["dtype"]) for header in headers for name, x in header.items() if name != METADATA}
 
 
 def tensor_names(path: Path) -> list[str]:
     """The tensors of a file."""
-    return [name for name in safetensors_header(path) if name != _METADATA]
+    return [name for name in safetensors_header(path) if name != METADATA]
 
 
 def hidden_size(config: Mapping[str, Any]) -> int:
@@ -167,26 +170,3 @@ def hidden_size(config: Mapping[str, Any]) -> int:
     text: Mapping[str, Any] = config.get("text_config") or config
     names = ("hidden_size", "n_embd", "d_model")
     return next((value for name in names if isinstance(value := text.get(name), int)), 0)
-
-
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header: 8 bytes of little-endian length, then JSON of dtype, shape and data_offsets by name.
-
-    Raises:
-        DataError: the file is no safetensors file, or not whole.
-    """
-    kind = kind_of_file(path)
-    if kind not in (None, SAFETENSORS):
-        raise DataError(f"{path} is {kind}.", advice_for(kind, "Give the folder of a checkpoint in Hugging Face form."))
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(path.stat().st_size, 100_000_000):
-                raise ValueError("the header is longer than the file")
-            header = cast("dict[str, Any]", json.loads(file.read(length)))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != _METADATA), default=0)
-        if 8 + length + end != path.stat().st_size:
-            raise ValueError("its size does not fit its header; the copy or download was cut off")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not a whole safetensors file: {error}.", "Copy it again.") from error
-    return header

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import ExportError
-from pudistill_cli.models.checkpoint_files import read_json, refuse_outside
+from pudistill_cli.models.adapter_check import CONFIG, KEY, WEIGHTS, by_pattern, check_weights, checked_config
+from pudistill_cli.models.config_fields import shown
 from pudistill_cli.models.safetensors_io import FLOATS, stored_tensors, to_float32
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _UNDERSTOOD = frozenset(
     {
         "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config",
@@ -64,33 +60,26 @@ def read_adapter(folder: Path) -> dict[str, LowRank]:
 
     Raises:
         ExportError: no LoRA adapter, or one that is more than an addition to weight matrices.
+        DataError: its files are damaged, or do not agree.
     """
-    refuse_linked_away(folder)
-    config = read_json(folder / CONFIG)
+    config = checked_config(folder)
     _refuse_more_than_lora(folder, config)
     if not (folder / WEIGHTS).is_file():
         raise ExportError(f"{folder} holds no {WEIGHTS}.", "Name an adapter in PEFT's format, as safetensors.")
     sides: dict[str, dict[str, NDArray[np.float32]]] = {}
-    for tensor in stored_tensors(folder / WEIGHTS):
+    tensors = stored_tensors(folder / WEIGHTS)
+    for tensor in tensors:
         spec = tensor.spec
-        match = _KEY.fullmatch(spec.name)
+        match = KEY.fullmatch(spec.name)
         if match is None or len(spec.shape) != 2 or spec.dtype not in FLOATS:
             raise _cannot_merge(folder, f"its tensor {spec.name} is no LoRA of a linear layer")
+        if not all(spec.shape):
+            raise _cannot_merge(folder, f"its tensor {spec.name} is empty")
         matrix = to_float32(tensor.read(), spec.dtype).reshape(spec.shape)
-        if not np.isfinite(matrix).all():
-            raise _cannot_merge(folder, f"its tensor {spec.name} is not finite")
         sides.setdefault(match["module"], {})[match["side"]] = matrix
-    return {module: _low_rank(folder, module, pair, config) for module, pair in sides.items()}
-
-
-def refuse_linked_away(folder: Path) -> None:
-    """See that both files of an adapter are in its folder.
-
-    Raises:
-        DataError: one is a link that leads out of it.
-    """
-    for name in (CONFIG, WEIGHTS):
-        refuse_outside(folder, name, name)
+    low_ranks = {module: _low_rank(folder, module, pair, config) for module, pair in sides.items()}
+    check_weights(folder, config, tensors)
+    return low_ranks
 
 
 def _low_rank(folder: Path, module: str, pair: dict[str, NDArray[np.float32]], config: Mapping[str, Any]) -> LowRank:
@@ -98,14 +87,9 @@ def _low_rank(folder: Path, module: str, pair: dict[str, NDArray[np.float32]], c
     if a is None or b is None or a.shape[0] != b.shape[1]:
         raise _cannot_merge(folder, f"lora_A and lora_B of {module} do not fit each other")
     r = a.shape[0]
-    alpha = _by_pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+    alpha = by_pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
     scale = alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
     return LowRank(a.T, b.T, scale) if config.get("fan_in_fan_out") else LowRank(b, a, scale)
-
-
-def _by_pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's rule: the first pattern that matches the end of the module's name, at a dot."""
-    return next((value for p, value in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), default)
 
 
 def _refuse_more_than_lora(folder: Path, config: Mapping[str, Any]) -> None:
@@ -113,10 +97,10 @@ def _refuse_more_than_lora(folder: Path, config: Mapping[str, Any]) -> None:
         raise ExportError(f"{folder} holds no {CONFIG} of a LoRA adapter.", "Name an adapter in PEFT's format.")
     for key, plain in _PLAIN.items():
         if key in config and config[key] not in plain:
-            raise _cannot_merge(folder, f"its {key} is {config[key]!r}")
+            raise _cannot_merge(folder, f"its {key} is {shown(config[key])}")
     for key, value in config.items():
         if value and key not in _UNDERSTOOD:
-            raise _cannot_merge(folder, f"it uses {key} ({value!r})")
+            raise _cannot_merge(folder, f"it uses {key} ({shown(value)})")
 
 
 def _cannot_merge(folder: Path, reason: str) -> ExportError:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.models.checkpoint_files import INDEX, safetensors_header
+from pudistill_cli.models.checkpoint_files import INDEX
+from pudistill_cli.models.safetensors_header import METADATA, safetensors_header
 
 Bits: TypeAlias = NDArray[Any]
 """Values as they are stored; bf16 as uint16."""
@@ -87,7 +88,7 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
     start = 8 + int.from_bytes(_first_bytes(path, 8), "little")
     tensors: list[StoredTensor] = []
     for name, entry in header.items():
-        if name == "__metadata__":
+        if name == METADATA:
             continue
         if entry["dtype"] not in STORED:
             raise DataError(
@@ -95,16 +96,13 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
                 "Use the 16-bit checkpoint that it was made from.",
             )
         spec = TensorSpec(name, entry["dtype"], tuple(entry["shape"]))
-        begin, end = entry["data_offsets"]
-        if begin < 0 or end - begin != spec.nbytes:
-            raise DataError(f"{path}: the bytes of tensor {name} do not fit its shape.", "Copy the file again.")
-        tensors.append(StoredTensor(spec, path, start + begin))
+        tensors.append(StoredTensor(spec, path, start + entry["data_offsets"][0]))
     return sorted(tensors, key=lambda t: t.offset)
 
 
 def write_tensors(path: Path, specs: Sequence[TensorSpec], blocks: Callable[[str], Iterable[Bits]]) -> None:
     """Write a file. `blocks(name)` gives a tensor's entries in order, in pieces of any size."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {METADATA: {"format": "pt"}}
     end = 0
     # Wide types first: then every tensor is aligned, and the file can be mapped.
     specs = sorted(specs, key=lambda s: -np.dtype(STORED[s.dtype]).itemsize)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.models.checkpoint_files import dtypes_of, shapes_of, weight_files
+from pudistill_cli.models.config_fields import check_sizes
 from pudistill_cli.models.safetensors_io import FLOATS, equal_values, stored_tensors
 
 Config = Mapping[str, Any]
@@ -32,6 +33,8 @@ def refuse_unsound(folder: Path, config: Config, files: Sequence[Path]) -> None:
     embeddings = embeddings_of(shapes)
     if embeddings is not None:
         _refuse_other_shape(folder, config, embeddings, shapes[embeddings])
+    check_sizes(folder / "config.json", config, shapes)
+    if embeddings is not None:
         _refuse_two_heads(folder, config, files, shapes, embeddings)
 
 

@@ -12,13 +12,16 @@ from typing import Any, cast
 from pudistill_cli.backend_api.export_formats import ADAPTERS, CORE
 from pudistill_cli.errors import DataError
 from pudistill_cli.file_kinds import advice_for, kind_of_file
+from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models import hub
 from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size, read_json, shapes_of, weight_files
+from pudistill_cli.models.config_fields import check_fields
 from pudistill_cli.models.language_part import language_part, parts_of
 from pudistill_cli.models.model_file import is_model_file, model_file_reader
 from pudistill_cli.models.original import text_difference
 from pudistill_cli.models.own_code import refuse_own_code
 from pudistill_cli.models.packaged import local_model
+from pudistill_cli.models.reading import COPY_AGAIN
 from pudistill_cli.models.soundness import refuse_quantised, refuse_unsound
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Format
@@ -240,6 +243,7 @@ def _checked_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json that names a model_type.",
             "Give the folder of a checkpoint in Hugging Face form.",
         )
+    check_fields(folder / "config.json", config)
     return config
 
 
@@ -267,7 +271,7 @@ def _fingerprint(folder: Path, weights: tuple[Path, ...]) -> str:
     whole = blake2b(digest_size=16)
     for path in (*(folder / name for name in _CONTENT), *weights):
         if path.is_file():
-            with path.open("rb") as file:
+            with as_data_error(f"Cannot read {path}", COPY_AGAIN), path.open("rb") as file:
                 digest = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
             whole.update(f"{path.name} {digest}\n".encode())
     return whole.hexdigest()

@@ -86,6 +86,7 @@ class StudentTokenizer:
                 "Name its eos_token in tokenizer_config.json.",
             )
         mark_special(tokenizer, [token for i in stops if (token := codec.token_of(i))])
+        codec.refresh()
         chat = format == "chat"
         return cls(codec, template, stops, notices if chat else (), beyond, closing=ending.closing if chat else "")
 

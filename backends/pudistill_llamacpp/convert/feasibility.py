@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from pudistill_cli.errors import PudistillError
+from pudistill_cli.foreign_errors import reason_of
 from pudistill_cli.models.float16 import beyond_float16
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -31,6 +32,8 @@ def problem(checkpoint: Path) -> str | None:
             check_text(vocabulary, expected_of(StudentTokenizer.load(checkpoint), {}))
     except PudistillError as error:
         return f"{error.message} {error.hint}".strip()
+    except Exception as error:  # noqa: BLE001 - of a checkpoint that is damaged in a way that no other check saw
+        return f"it cannot be converted: {reason_of(error)}."
     return None
 
 

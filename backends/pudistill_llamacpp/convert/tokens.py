@@ -53,6 +53,8 @@ def tokens_of(content: Mapping[str, Any], rows: int | None) -> Tokens:
             is only found as a word of its own, or takes the spaces before it away.
     """
     vocab: dict[str, int] = content["model"].get("vocab", {})
+    if not isinstance(vocab, dict):
+        raise CannotBeWrittenError(f"it is a {content['model'].get('type')} model, whose tokens have scores")
     listed = content.get("added_tokens") or []
     if rows is None:
         ids: list[int] = [*vocab.values(), *(token["id"] for token in listed)]

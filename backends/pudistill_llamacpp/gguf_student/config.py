@@ -14,7 +14,7 @@ import numpy as np
 from pudistill_cli.errors import DataError
 from pudistill_llamacpp.convert.architectures import ARCHITECTURES
 from pudistill_llamacpp.convert.architectures.layout import Architecture
-from pudistill_llamacpp.gguf_student.header import Header, Scalar
+from pudistill_llamacpp.gguf_file.header import Header, Scalar
 from pudistill_llamacpp.gguf_student.rope import rope_parameters
 
 EMBEDDINGS = "token_embd.weight"

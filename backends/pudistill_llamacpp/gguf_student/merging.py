@@ -19,8 +19,8 @@ from pudistill_cli.models.peft_adapter import LowRank, read_adapter
 from pudistill_llamacpp.convert.file_contents import OutputTensor, stored_type
 from pudistill_llamacpp.convert.general import stored_as
 from pudistill_llamacpp.convert.writer import GgufDtype, Written, stored
+from pudistill_llamacpp.gguf_file.header import Header, read_header
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
-from pudistill_llamacpp.gguf_student.header import Header, read_header
 from pudistill_llamacpp.gguf_student.tensors import Weights, weights_of
 from pudistill_llamacpp.whole_file import whole_file
 

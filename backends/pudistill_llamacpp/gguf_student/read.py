@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import DataError
+from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models.model_file import ModelFile, StudentFiles
+from pudistill_llamacpp.gguf_file.header import Header, read_header
 from pudistill_llamacpp.gguf_student.codec import GgufCodec
 from pudistill_llamacpp.gguf_student.config import EMBEDDINGS, architecture_of, config_of
-from pudistill_llamacpp.gguf_student.header import Header, read_header
 from pudistill_llamacpp.gguf_student.hf_checkpoint import hf_checkpoint_of
 from pudistill_llamacpp.gguf_student.rope import FACTORS
 from pudistill_llamacpp.gguf_student.tensors import Source, weights_of
@@ -44,8 +45,10 @@ def read_student(path: Path) -> StudentFiles:
             checkpoint.
     """
     header = read_header(path)
-    config = config_of(header)
-    weights = weights_of(header, architecture_of(header), config)
+    # The types and sizes of an architecture's settings are its table's to know.
+    with as_data_error(f"{path} cannot be the student", "Give the checkpoint that it was made from instead."):
+        config = config_of(header)
+        weights = weights_of(header, architecture_of(header), config)
     model = _model_file(header, path)
     folder = hf_checkpoint_of(weights, config, model.stop_tokens, cache_path() / "gguf-student" / model.fingerprint)
     known = {field.name: getattr(model, field.name) for field in fields(model)}
@@ -58,7 +61,7 @@ def _model_file(header: Header, path: Path) -> ModelFile:
             f"{path} has no tokenizer.", "Give a GGUF file of a whole language model, or a checkpoint folder."
         )
     context = header.metadata.get(f"{header.architecture}.context_length")
-    if not isinstance(context, int):
+    if type(context) is not int:
         raise DataError(f"{path} does not say its context_length.", "Give a GGUF file of a whole language model.")
     codec = GgufCodec(path)
     embeddings = header.tensors.get(EMBEDDINGS)
@@ -67,7 +70,7 @@ def _model_file(header: Header, path: Path) -> ModelFile:
             f"{path} has {codec.size:,} tokens, and embeddings of {embeddings.shape[0]:,} rows.",
             "Give a GGUF file of a whole language model.",
         )
-    with path.open("rb") as file:
+    with as_data_error(f"Cannot read {path}", "Download or copy it again."), path.open("rb") as file:
         fingerprint = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
     special = {name: header.metadata[key] for name, key in _NAMED.items() if key in header.metadata}
     return ModelFile(

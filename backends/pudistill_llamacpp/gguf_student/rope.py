@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pudistill_cli.errors import DataError
 from pudistill_llamacpp.convert.rope import Rope, llama3_factors
-from pudistill_llamacpp.gguf_student.header import Header, Scalar
+from pudistill_llamacpp.gguf_file.header import Header, Scalar
 
 FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"

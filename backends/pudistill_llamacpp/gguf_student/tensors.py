@@ -15,7 +15,7 @@ from pudistill_cli.errors import DataError
 from pudistill_cli.models.safetensors_io import Bits, TensorSpec
 from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
 from pudistill_llamacpp.convert.hyperparameters import Hyperparameters
-from pudistill_llamacpp.gguf_student.header import FileTensor, Header
+from pudistill_llamacpp.gguf_file.header import FileTensor, Header
 from pudistill_llamacpp.gguf_student.rope import FACTORS
 
 _FLOATS = {0: "F32", 1: "F16", 30: "BF16"}
@@ -51,7 +51,7 @@ class Weights:
         """A tensor's entries as the checkpoint stores them, in pieces."""
         source = self.sources[name]
         rows = prod(source.tensor.shape[:-1])
-        permuted = self._heads(name) is not None
+        permuted = self.heads(name) is not None
         step = rows if permuted else max(1, _BLOCK // source.tensor.shape[-1])
         for start in range(0, rows, step):
             yield self._stored(source, start, min(start + step, rows))
@@ -68,14 +68,14 @@ class Weights:
     def _stored(self, source: Source, start: int, stop: int) -> Bits:
         tensor = source.tensor
         raw = tensor.read(self.path, start, stop)
-        heads = self._heads(source.name)
+        heads = self.heads(source.name)
         if tensor.type in _FLOATS and not self._offset(source.name):
             stored: Bits = raw.view({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[_FLOATS[tensor.type]])
         else:
             stored = dequantised(raw, tensor) - np.float32(self._offset(source.name))
         return stored if heads is None else original_rows(stored.reshape(tensor.shape), heads)
 
-    def _heads(self, name: str) -> int | None:
+    def heads(self, name: str) -> int | None:
         """Of a tensor whose rows llama.cpp has in another order."""
         module = name.rpartition(".")[0]
         permuted = self.architecture.permuted
@@ -104,7 +104,12 @@ def weights_of(header: Header, architecture: Architecture, config: Mapping[str, 
     missing = [new for new, old in modules.items() if f"{old}.weight" not in sources]
     if missing:
         raise _damaged(header, f"the tensor {missing[0]}.weight is missing")
-    return Weights(header.path, architecture, architecture.hyperparameters(config), sources)
+    weights = Weights(header.path, architecture, architecture.hyperparameters(config), sources)
+    for name, source in sources.items():
+        heads, shape = weights.heads(name), source.tensor.shape
+        if heads is not None and (len(shape) > 2 or shape[0] % (2 * heads)):
+            raise _damaged(header, f"{source.tensor.name} of shape {shape} is not of {heads} heads")
+    return weights
 
 
 def dequantised(rows: NDArray[np.uint8], tensor: FileTensor) -> NDArray[np.float32]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
 from pudistill_cli.errors import BackendError, DataError
+from pudistill_llamacpp.gguf_file.soundness import refuse_unsound
 from pudistill_llamacpp.native.library import captured, library
 from pudistill_llamacpp.native.vocabulary import Vocabulary
 
@@ -65,13 +67,14 @@ class Model:
             DataError: not there, no GGUF file, cut short, damaged, or of an architecture that llama.cpp does not know.
         """
         lib = library()
-        if not path.is_file():
+        if not path.exists():
             raise DataError(f"There is no file {path}.", "Name a GGUF file that is there.")
+        refuse_unsound(path)
         params = lib.llama_model_default_params()
         params.vocab_only = vocab_only
         params.n_gpu_layers = -1 if gpu else 0
         with captured() as log:
-            pointer = lib.llama_model_load_from_file(str(path).encode(), params)
+            pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
             raise DataError(
                 f"llama.cpp cannot load {path}: {log.reason}",
@@ -94,7 +97,7 @@ class Model:
             DataError: it cannot be read, or belongs to another model.
         """
         with captured() as log:
-            pointer = self._lib.llama_adapter_lora_init(self.pointer, str(path).encode())
+            pointer = self._lib.llama_adapter_lora_init(self.pointer, os.fsencode(path))
         if not pointer:
             raise DataError(
                 f"llama.cpp cannot load the adapter {source or path} for {self.path.name}: {log.reason}",
@@ -119,7 +122,7 @@ class Model:
     def chat_template(self) -> str | None:
         """The file's default chat template."""
         text = self._lib.llama_model_chat_template(self.pointer, None)
-        return None if text is None else text.decode("utf-8")
+        return None if text is None else text.decode("utf-8", "replace")
 
     @property
     def context_length(self) -> int:

@@ -11,9 +11,10 @@ pytest.importorskip("llama_cpp", reason="needs the llama.cpp backend: pip instal
 pytest.importorskip("torch", reason="needs torch and transformers, the other implementation")
 pytest.importorskip("transformers", reason="needs torch and transformers, the other implementation")
 
+from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf, save_wide
 from tests.backends.random_models import MODELS, save_model
 from tests.once import Once
-from tests.tiny import ROOT
+from tests.tiny import ROOT, STUDENT
 
 SOURCES = ROOT / ".upstream"
 
@@ -32,3 +33,15 @@ def models(once: Once) -> dict[str, Path]:
     """A checkpoint of random weights for every name in MODELS. Only to be read."""
     folder = once("llamacpp-models", lambda folder: [save_model(name, folder / name) for name in MODELS])
     return {name: folder / name for name in MODELS}
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with rows of 256."""
+    return save_wide(tmp_path_factory.mktemp("wide"), STUDENT)
+
+
+@pytest.fixture(scope="session")
+def wide_gguf(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its GGUF file in float32."""
+    return as_gguf(wide, tmp_path_factory.mktemp("wide-gguf") / "wide.gguf")

@@ -10,7 +10,7 @@ import pytest
 
 from pudistill_llamacpp import excerpt
 from pudistill_llamacpp.excerpt import shape_of, write_excerpt
-from pudistill_llamacpp.gguf_student.header import read_header
+from pudistill_llamacpp.gguf_file.header import read_header
 from pudistill_llamacpp.native.context import Context, ContextSettings
 from pudistill_llamacpp.native.model import Model
 from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf

@@ -17,7 +17,7 @@ from pudistill_cli.backend_api.contract import Measures, ModelSpec
 from pudistill_cli.errors import BackendError, UsageError
 from pudistill_llamacpp import backend, speed, student_file
 from pudistill_llamacpp.excerpt import Shape, shape_of
-from pudistill_llamacpp.gguf_student.header import read_header
+from pudistill_llamacpp.gguf_file.header import read_header
 from pudistill_llamacpp.gguf_student.read import read_student
 from pudistill_llamacpp.native.context import Context
 from pudistill_llamacpp.placement import Placement

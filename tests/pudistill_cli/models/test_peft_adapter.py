@@ -83,7 +83,6 @@ def test_more_than_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any],
         ({"conv.lora_A.weight": np.zeros((2, 3, 1), np.float32)}, r"conv\.lora_A\.weight is no LoRA of a linear"),
         ({"q.lora_A.weight": A}, "lora_A and lora_B of q do not fit"),
         ({"q.lora_A.weight": A, "q.lora_B.weight": A}, "lora_A and lora_B of q do not fit"),
-        ({"q.lora_A.weight": A, "q.lora_B.weight": B * np.float32(np.nan)}, r"q\.lora_B\.weight is not finite"),
     ],
 )
 def test_tensors_that_cannot_be_added_are_refused(tmp_path: Path, tensors: dict[str, np.ndarray], message: str):

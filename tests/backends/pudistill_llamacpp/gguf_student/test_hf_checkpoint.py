@@ -18,11 +18,11 @@ from pudistill_cli.errors import DataError
 from pudistill_llamacpp.convert.architectures.layout import Architecture, original_rows
 from pudistill_llamacpp.convert.hyperparameters import float32
 from pudistill_llamacpp.convert.rope import Rope
+from pudistill_llamacpp.gguf_file.header import read_header
 from pudistill_llamacpp.gguf_student import config as config_module
 from pudistill_llamacpp.gguf_student import hf_checkpoint
 from pudistill_llamacpp.gguf_student import tensors as tensors_module
 from pudistill_llamacpp.gguf_student.config import architecture_of, config_of
-from pudistill_llamacpp.gguf_student.header import read_header
 from pudistill_llamacpp.gguf_student.read import read_model, read_student
 from pudistill_llamacpp.gguf_student.tensors import weights_of
 from tests.backends.pudistill_llamacpp.gguf_student.files import as_gguf, requantised, weights

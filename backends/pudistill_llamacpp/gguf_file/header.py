@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.foreign_errors import as_data_error
+from pudistill_cli.models.reading import check_regular
 
 Scalar: TypeAlias = int | float | bool | str
 
@@ -24,8 +26,18 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
 _FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_MOST = 1 << 20
+_MOST = 1 << 18
 """Keys or tensors beyond which a count can only be damage."""
+_MOST_TEXTS = 1 << 22
+"""Of a list: tokens and merges."""
+_LONGEST_TEXT = 16 << 20
+_LONGEST_KEY = 1024
+_LONGEST_TENSOR_NAME = 64
+_MOST_DIMENSIONS = 4
+"""As in ggml."""
+_ALIGNMENTS = tuple(1 << n for n in range(3, 17))
+_SMALLEST = 24
+_COPY_AGAIN = "Download or copy it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +73,30 @@ class FileTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Array:
+    """A key's list of values, which stays in the file."""
+
+    kind: int
+    """GGUF's number of its values' type."""
+    count: int
+    texts: tuple[str, ...] = ()
+    """Of a list of texts."""
+    place: int = 0
+    """Of the first value, from the start of the file."""
+
+    def numbers(self, path: Path) -> NDArray[Any]:
+        """The values of a list of numbers."""
+        return np.fromfile(path, np.dtype(_FORMATS[self.kind]), self.count, offset=self.place)
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """All of a file but the tensors' data."""
 
     path: Path
     metadata: Mapping[str, Scalar]
     """Without arrays."""
-    arrays: frozenset[str]
+    arrays: Mapping[str, Array]
     """Keys whose values are arrays: tokens and merges, mostly."""
     tensors: Mapping[str, FileTensor]
     entries: Mapping[str, bytes]
@@ -82,6 +111,11 @@ class Header:
         """llama.cpp's name of it, "" if the file does not say."""
         return str(self.metadata.get("general.architecture", ""))
 
+    def whole(self, key: str, default: int = 0) -> int:
+        """A whole number of the metadata; the default where it is not there, or none."""
+        value = self.metadata.get(key)
+        return value if type(value) is int else default
+
 
 def read_header(path: Path) -> Header:
     """Read and check a file.
@@ -89,14 +123,18 @@ def read_header(path: Path) -> Header:
     Raises:
         DataError: it is no whole GGUF file of one part.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            header = _Reader(data, path).header()
-    except (OSError, ValueError, struct.error, IndexError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no whole GGUF file: {error}.", "Download or copy it again.") from error
-    if int(header.metadata.get("split.count", 1)) > 1:
+    if check_regular(path, _COPY_AGAIN) < _SMALLEST:
+        raise DataError(f"{path} is no whole GGUF file: it has not even a header.", _COPY_AGAIN)
+    with (
+        as_data_error(f"{path} is no whole GGUF file", _COPY_AGAIN),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        header = _Reader(data, path).header()
+    parts = header.metadata.get("split.count", 1)
+    if parts not in (0, 1):
         raise DataError(
-            f"{path} is one part of {header.metadata['split.count']}.",
+            f"{path} is one part of {parts}.",
             f"Join them first: llama-gguf-split --merge {path.name} whole.gguf",
         )
     return header
@@ -119,37 +157,50 @@ class _Reader:
             raise ValueError(f"its version is {version}, not 2 or 3")
         count, keys = self._count("<Q"), self._count("<Q")
         metadata: dict[str, Scalar] = {}
-        arrays: set[str] = set()
+        arrays: dict[str, Array] = {}
         entries: dict[str, bytes] = {}
         for _ in range(keys):
             first = self._at
             key = self._string()
+            if not key or len(key) > _LONGEST_KEY or key in entries:
+                raise ValueError(
+                    f"it has the key {key[:40]!r} twice" if key in entries else "one of its keys has no name"
+                )
             kind = self._number("<I")
             if kind == _ARRAY:
-                self._skip_array()
-                arrays.add(key)
+                arrays[key] = self._array(key)
             else:
                 metadata[key] = self._value(kind)
             entries[key] = self._data[first : self._at]
         infos = [self._info() for _ in range(count)]
-        alignment = int(metadata.get("general.alignment", 32))
-        if alignment <= 0:
-            raise ValueError(f"its alignment is {alignment}")
+        alignment = metadata.get("general.alignment", 32)
+        if type(alignment) is not int or alignment not in _ALIGNMENTS:
+            raise ValueError(
+                f"its alignment is {str(alignment)[:40]}, which is none of {', '.join(map(str, _ALIGNMENTS))}"
+            )
         start = -(-self._at // alignment) * alignment
-        tensors = {i.name: i for i in map(self._placed(start), infos)}
-        return Header(self._path, metadata, frozenset(arrays), tensors, entries, alignment, start)
+        placed = [place(info) for place in (self._placed(start, alignment),) for info in infos]
+        tensors = {tensor.name: tensor for tensor in placed}
+        if len(tensors) != len(placed):
+            raise ValueError("it has two tensors of one name")
+        _check_places(placed, start, alignment)
+        return Header(self._path, metadata, arrays, tensors, entries, alignment, start)
 
-    def _placed(self, start: int) -> Callable[[tuple[str, tuple[int, ...], int, int]], FileTensor]:
+    def _placed(self, start: int, alignment: int) -> Callable[[tuple[str, tuple[int, ...], int, int]], FileTensor]:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         def place(info: tuple[str, tuple[int, ...], int, int]) -> FileTensor:
             name, shape, kind, offset = info
+            if kind not in GGML_QUANT_SIZES:
+                raise ValueError(f"tensor {name} is of the unknown type {kind}")
             block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
             if not shape or shape[-1] % block or not prod(shape):
                 raise ValueError(f"tensor {name} of shape {shape} cannot be of type {kind}")
             nbytes = prod(shape) // block * size
             if start + offset + nbytes > len(self._data):
                 raise ValueError(f"tensor {name} ends beyond it; the copy or download was cut off")
+            if offset % alignment:
+                raise ValueError(f"tensor {name} begins at {offset}, which is no multiple of {alignment}")
             return FileTensor(name, shape, kind, start + offset, nbytes)
 
         return place
@@ -157,12 +208,20 @@ class _Reader:
     def _info(self) -> tuple[str, tuple[int, ...], int, int]:
         """(name, shape, type, offset)"""
         name = self._string()
-        shape = tuple(self._number("<Q") for _ in range(self._count("<I")))
+        if not name or len(name.encode()) >= _LONGEST_TENSOR_NAME or not name.isprintable():
+            raise ValueError(f"it has a tensor that is called {name[:40]!r}")
+        dimensions = self._number("<I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise ValueError(f"tensor {name} has {dimensions} dimensions")
+        shape = tuple(self._number("<Q") for _ in range(dimensions))
         return name, shape[::-1], self._number("<I"), self._number("<Q")
 
     def _number(self, format: str) -> Any:
+        size = struct.calcsize(format)
+        if self._at + size > len(self._data):
+            raise ValueError("it ends within its header; the copy or download was cut off")
         (value,) = struct.unpack_from(format, self._data, self._at)
-        self._at += struct.calcsize(format)
+        self._at += size
         return value
 
     def _count(self, format: str) -> int:
@@ -173,8 +232,10 @@ class _Reader:
 
     def _string(self) -> str:
         length = self._number("<Q")
-        if self._at + length > len(self._data):
+        if length > len(self._data) - self._at:
             raise ValueError("a text ends beyond it")
+        if length > _LONGEST_TEXT:
+            raise ValueError(f"a text of it has {length:,} bytes")
         self._at += length
         return self._data[self._at - length : self._at].decode("utf-8")
 
@@ -185,13 +246,43 @@ class _Reader:
             raise ValueError(f"a value is of the unknown type {kind}")
         return self._number(_FORMATS[kind])
 
-    def _skip_array(self) -> None:
+    def _array(self, key: str) -> Array:
         kind = self._number("<I")
         count = self._number("<Q")
+        place = self._at
         if kind == _STRING:
-            for _ in range(count):
-                self._at += 8 + struct.unpack_from("<Q", self._data, self._at)[0]
-        elif kind in _FORMATS:
-            self._at += count * struct.calcsize(_FORMATS[kind])
-        else:
-            raise ValueError(f"an array is of the unknown type {kind}")
+            if count > _MOST_TEXTS:
+                raise ValueError(f"{key[:80]} claims {count:,} texts")
+            return Array(kind, count, self._texts(count), place)
+        if kind not in _FORMATS:
+            raise ValueError(f"{key[:80]} is a list of the unknown type {kind}")
+        size = count * struct.calcsize(_FORMATS[kind])
+        if size > len(self._data) - self._at:
+            raise ValueError(f"{key[:80]} claims {count:,} values, and ends beyond it")
+        self._at += size
+        return Array(kind, count, place=place)
+
+    def _texts(self, count: int) -> tuple[str, ...]:
+        """As many as that, one behind another: of most headers nearly all."""
+        data, at, end = self._data, self._at, len(self._data)
+        texts: list[str] = []
+        for _ in range(count):
+            if at + 8 > end:
+                raise ValueError("it ends within its header; the copy or download was cut off")
+            length = int.from_bytes(data[at : at + 8], "little")
+            at += 8
+            if length > end - at or length > _LONGEST_TEXT:
+                raise ValueError("a text ends beyond it")
+            texts.append(data[at : at + length].decode("utf-8"))
+            at += length
+        self._at = at
+        return tuple(texts)
+
+
+def _check_places(tensors: Sequence[FileTensor], start: int, alignment: int) -> None:
+    """One tensor's bytes begin where another's end, rounded up: that is how llama.cpp finds them."""
+    at = start
+    for tensor in tensors:
+        if tensor.offset != at:
+            raise ValueError(f"tensor {tensor.name} is not where the one before it ends")
+        at += tensor.nbytes + -tensor.nbytes % alignment
