@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,10 +18,14 @@ from pudistill_cli.config.overrides import apply_overrides
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.validation_errors import Problem, problems_of
 from pudistill_cli.config.yaml_lines import Document, Dotted, YamlProblem, read_yaml
-from pudistill_cli.errors import UsageError
+from pudistill_cli.errors import DataError, UsageError
+from pudistill_cli.input_lines import read_content
 
 __all__ = ["LoadedRecipe", "ShippedRecipe", "load_recipe", "resolved_yaml", "shipped_recipes"]
 
+MOST_BYTES = 1 << 20
+"""Of a recipe's file; the longest that comes with pudistill has three thousand."""
+_MOST_PROBLEMS = 20
 KEY_LIKE = re.compile(
     r"\b(sk|rk|pk)-[\w-]{16,}|\b(hf|ghp|gho|gsk|xai|glpat|r8)[_-]\w{16,}|\bAKIA[0-9A-Z]{16}\b"
     r"|\bAIza[\w-]{30,}|\bBearer\s+\S{16,}"
@@ -80,11 +85,7 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 def _read(path: Path) -> tuple[Document, list[Problem]]:
     try:
-        document = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+        document = read_yaml(_text_of(path))
     except YamlProblem as error:
         raise _refused(path, Document(None, {}, []), (), [Problem((), error.message, error.line)]) from error
     if document.value is None:
@@ -95,6 +96,18 @@ def _read(path: Path) -> tuple[Document, list[Problem]]:
     return document, [
         Problem(key, f"comes twice; first on line {document.lines[key]}", line) for line, key in document.duplicates
     ]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = read_content(path, "the recipe", "Check its path and its permissions.", most=MOST_BYTES)
+        return content.decode("utf-8-sig")
+    except DataError as error:
+        raise UsageError(error.message, error.hint) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        what = f"{path}:{line}: not UTF-8 text (0x{error.object[error.start]:02x})."
+        raise UsageError(what, "Save it as UTF-8.") from error
 
 
 def _default_name(path: Path) -> str:
@@ -126,9 +139,16 @@ def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dott
         if not isinstance(value, str) or not value:
             continue
         base = Path.cwd() if any(path[: len(o)] == o for o in overridden) else folder
-        absolute = Path(os.path.normpath(base / Path(value).expanduser()))
+        absolute = _absolute(base, value)
         if path not in MODELS or (_local(section) and _is_a_path(value, absolute)):
             section[path[-1]] = str(absolute)
+
+
+def _absolute(base: Path, value: str) -> Path:
+    """Beside `base`; what `~` cannot be resolved in stays as it is written."""
+    with suppress(RuntimeError):
+        return Path(os.path.normpath(base / Path(value).expanduser()))
+    return Path(os.path.normpath(base / value))
 
 
 def _local(section: Mapping[str, Any]) -> bool:
@@ -138,7 +158,11 @@ def _local(section: Mapping[str, Any]) -> bool:
 
 def _is_a_path(model: str, absolute: Path) -> bool:
     """A model is a folder or a file if it is written like a path or is there; otherwise it is a hub id."""
-    return model.startswith((".", "/", "~")) or model.lower().endswith(".gguf") or absolute.exists()
+    if model.startswith((".", "/", "~")) or model.lower().endswith(".gguf"):
+        return True
+    with suppress(OSError):  # longer than the name of a file
+        return absolute.exists()
+    return False
 
 
 def _section(data: dict[str, Any], *path: str) -> dict[str, Any]:
@@ -160,6 +184,8 @@ def _refused(path: Path, document: Document, overridden: Sequence[Dotted], probl
             where = f"{path}:{line}: {dotted}" if dotted else f"{path}:{line}"
         lines.append(KEY_LIKE.sub("[key]", f"{where}: {problem.message}"))
     count = "one error" if len(lines) == 1 else f"{len(lines)} errors"
+    if len(lines) > _MOST_PROBLEMS:
+        lines[_MOST_PROBLEMS:] = [f"and {len(lines) - _MOST_PROBLEMS:,} more"]
     return UsageError(
         f"The recipe has {count}:\n  " + "\n  ".join(lines),
         "Correct it and type the same command again; docs/recipe.md has every setting.",
