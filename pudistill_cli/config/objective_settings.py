@@ -29,7 +29,7 @@ def objective_from(value: Any) -> Objective:
         return value
     settings = dict(cast("dict[str, Any]", value)) if isinstance(value, dict) else {"name": value}
     name = settings.pop("name", DEFAULT)
-    if name not in OBJECTIVES:
+    if not isinstance(name, str) or name not in OBJECTIVES:
         known = ", ".join(sorted(OBJECTIVES))
         raise ValueError(f"no such objective{did_you_mean(name, OBJECTIVES)}: there are {known}")
     objective = OBJECTIVES[name]

@@ -1,0 +1,1 @@
+"""Damaged model files, made by seed, and the product's readers run on them."""
