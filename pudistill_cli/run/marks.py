@@ -31,6 +31,8 @@ class Mark(Enum):
     ROUND_PRIOR = "round-{}/prior", Stage.PREFER
     """What the class prior decided about a round."""
     ROUND = "round-{}", Stage.PREFER
+    ROUND_CHECK = "check/round-{}", Stage.PREFER, False
+    """Whether a round has broken the student (stages/update_check.py)."""
     DEV = "dev/{}", Stage.EVAL
     """What dev says of an adapter."""
     ROUNDS_END = "rounds-end", Stage.EVAL
