@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -12,6 +11,8 @@ from pudistill_cli.prompts import ROLES, prompt_key
 from pudistill_cli.types import Message
 
 Record: TypeAlias = Mapping[str, Any]
+_LARGEST = 1e300
+"""What is told apart by more has no mean."""
 
 
 class Unannotated(ValueError):
@@ -122,6 +123,6 @@ def _text(value: Any, where: str) -> str:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise ValueError(f"{where} must be a number")
     return float(value)

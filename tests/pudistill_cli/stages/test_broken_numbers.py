@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from pudistill_cli.method.scorers import Item, Judge, Scores, no_questions
 from pudistill_cli.method.scorers.registry import SCORERS
+from pudistill_cli.stages.sft_divergence import tell_divergence
 from tests.tiny import Ended, Tiny
 
 Call = Callable[..., Ended]
@@ -100,6 +102,32 @@ def test_a_gradient_that_is_not_finite_where_the_loss_is(
     assert ended.code == 6, ended.err
     assert re.search(rf"SFT stopped at step 2: loss \d\.\d+, gradient norm {spoilt}: not finite\.", ended.flat)
     assert f"The last good adapter is {tiny.run / 'adapters' / 'sft-stopped'}" in ended.flat
+
+
+@pytest.mark.parametrize(
+    ("losses", "warns"), [([2.0, 1.0, 0.5], False), ([2.0, 1.0, 2.05], False), ([2.0, 5.0, 9.0], True), ([], False)]
+)
+def test_a_loss_that_rises_is_told(losses: list[float], warns: bool) -> None:
+    warnings: list[str] = []
+    recorded = [SimpleNamespace(name="loss", step=step, value=value) for step, value in enumerate(losses)]
+    job: Any = SimpleNamespace(
+        ledger=SimpleNamespace(metrics=lambda stage: recorded),
+        console=SimpleNamespace(warn=warnings.append),
+        folder=SimpleNamespace(name="run"),
+    )
+    tell_divergence(job, 1e-3)
+    assert bool(warnings) == warns
+    if warns:
+        assert "has risen from 2.00 to 9.00 nats a token" in warnings[0]
+        assert "--name run-2 --set sft.lr=0.0001" in warnings[0]
+
+
+def test_a_rate_that_is_too_high_for_sft(tmp_path: Path, call: Call) -> None:
+    tiny = Tiny.make(tmp_path, sft={"lr": 3.0, "epochs": 3})
+    ended = call(*tiny.arguments("--until", "sft"))
+    assert ended.code == 0, ended.err
+    assert "SFT's loss has risen from" in ended.flat
+    assert "--name tiny-2 --set sft.lr=0.3" in ended.flat
 
 
 # --- rounds ---
