@@ -153,6 +153,11 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def short(text: str, most: int = 100) -> str:
+    """A piece of someone's text as a message shows it: the beginning, where it is long."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def listed(items: Sequence[str], separator: str, most: int) -> str:
     """The first items, at `most` so many, and how many more there are."""
     shown = separator.join(items[:most])

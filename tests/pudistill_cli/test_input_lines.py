@@ -20,6 +20,7 @@ from pudistill_cli.input_lines import (
     numbered_lines,
     read_content,
     refuse_json_document,
+    short,
 )
 
 
@@ -173,6 +174,11 @@ def test_one_json_value_is_named_and_the_advised_command_makes_lines_of_it(
 @pytest.mark.parametrize("content", ['{"a": 1}\n{"a": 2}', '{"a": 1}', '{"a": \n{"a": 2}', '["a"]\n["b"]', "", "x"])
 def test_lines_are_told_one_by_one(content: str, tmp_path: Path) -> None:
     refuse_json_document(tmp_path / "prompts.jsonl", content.encode())
+
+
+def test_a_long_text_is_shown_by_its_beginning() -> None:
+    assert short("a" * 100) == "a" * 100
+    assert short("a" * 101) == "a" * 100 + "…"
 
 
 def test_a_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
