@@ -7,11 +7,15 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
+from stat import S_ISDIR, S_ISREG
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
 from pudistill_cli.file_kinds import advice_for, kind_of
 
+MOST_BYTES = 4 << 30
+LONGEST_LINE = 16 << 20
+"""Characters: more than any context holds."""
 _BOM = b"\xef\xbb\xbf"
 _MARKED = {
     b"\xff\xfe\x00\x00": "UTF-32",
@@ -28,16 +32,24 @@ _END_OF_FILE = re.compile(rb"[\s\x1a]*\x1a[\s\x1a]*\Z")
 """Ctrl-Z, with which DOS ends a text, and what is around it."""
 
 
-def read_content(path: Path, what: str, hint: str) -> bytes:
+def read_content(path: Path, what: str, hint: str, most: int = MOST_BYTES) -> bytes:
     """A text file's bytes, `what` it holds being named where it cannot be read.
 
     Raises:
-        DataError: it cannot be read (`hint` says what to check), is no text, or text in 2 or 4 bytes a character.
+        DataError: it cannot be read (`hint` says what to check), has more than `most` bytes, is no text, or text in 2
+            or 4 bytes a character.
     """
     try:
-        content = path.read_bytes()
+        found = path.stat()
+        if not S_ISREG(found.st_mode) and not S_ISDIR(found.st_mode):
+            raise DataError(f"{path} is a pipe, a socket or a device, not a file.", hint)
+        content = path.read_bytes() if found.st_size <= most else b""
     except OSError as error:
         raise DataError(f"Cannot read {what} {path}: {error.strerror}.", hint) from error
+    except ValueError as error:  # a NUL in its name
+        raise DataError(f"Cannot read {what} {str(path)!a}: {error}.", hint) from error
+    if found.st_size > most:
+        raise DataError(f"{path} has {found.st_size >> 20:,} MiB, more than {what} can have ({most >> 20:,}).", hint)
     encoding = next((name for mark, name in _MARKED.items() if content.startswith(mark)), None) or _wide(content)
     if encoding is not None:
         name = encoding.partition("LE")[0].partition("BE")[0]
@@ -68,6 +80,8 @@ def decoded(line: bytes) -> str:
     Raises:
         ValueError: it is not UTF-8, or holds a character that no text has; the message says which, for a person.
     """
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"a line of {len(line) >> 20:,} MiB; at most {LONGEST_LINE >> 20}")
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
@@ -105,6 +119,8 @@ def json_object(line: str) -> dict[str, Any]:
         raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1})") from None
     except RecursionError:
         raise ValueError("not JSON of a sane depth") from None
+    except ValueError:  # Python's own bound on digits
+        raise ValueError("not JSON: a number of more than 4,300 digits") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return cast("dict[str, Any]", value)
@@ -135,6 +151,11 @@ def refuse_json_document(path: Path, content: bytes) -> None:
 def counted(n: int, noun: str) -> str:
     """1 line, 2,000 lines."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def short(text: str, most: int = 100) -> str:
+    """A piece of someone's text as a message shows it: the beginning, where it is long."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listed(items: Sequence[str], separator: str, most: int) -> str:

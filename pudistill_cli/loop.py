@@ -16,10 +16,10 @@ from pudistill_cli.stages.ending import Ending, record_end, rounds_to_train
 from pudistill_cli.stages.evaluation import final_evaluation
 from pudistill_cli.stages.exporting import Exports, export_best, export_targets
 from pudistill_cli.stages.gating import gate_ending, no_scorer_ending, trusted_scorer
-from pudistill_cli.stages.preference_update import improve
 from pudistill_cli.stages.ranking import rank_candidates
 from pudistill_cli.stages.selection import Selection
 from pudistill_cli.stages.sft import learn_anchors
+from pudistill_cli.stages.update_check import update
 
 
 def distil(job: Job, until: Stage = Stage.EXPORT) -> None:
@@ -59,7 +59,8 @@ def train_rounds(job: Job, anchors: Anchors, scorer: Scorer, best: Selection) ->
         ranked = rank_candidates(job, scorer, groups, number)  # the judge's adapter, the anchor in view
         if ending := ranked.ending or gate_ending(job, scorer, groups, number):
             return ending
-        improve(job, ranked, number)  # DPO, GRPO, LDL-GRPO
+        if ending := update(job, ranked, number):  # DPO, GRPO, LDL-GRPO
+            return ending
         best.consider(f"round-{number}")  # dev chooses
         if ending := best.dev_ending(number):
             return ending

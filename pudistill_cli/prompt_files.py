@@ -14,6 +14,7 @@ from pudistill_cli.input_lines import (
     numbered_lines,
     read_content,
     refuse_json_document,
+    short,
     whole_text,
 )
 from pudistill_cli.prompts import ROLES, Format, Prompt, PromptFile, prompt_key
@@ -95,7 +96,7 @@ def _record(line: str, format: Format) -> tuple[tuple[Message, ...], str | None]
     if ("prompt" in record) == ("messages" in record):
         if "prompt" in record:
             raise ValueError("both `prompt` and `messages`; one of them is needed")
-        raise ValueError(f"neither `prompt` nor `messages` (it has {', '.join(record) or 'nothing'})")
+        raise ValueError(f"neither `prompt` nor `messages` (it has {short(', '.join(record)) or 'nothing'})")
     if "prompt" in record:
         return (Message("user", _content(record["prompt"], "`prompt`")),), reference
     if format == "text":
@@ -112,7 +113,7 @@ def _conversation(value: Any) -> tuple[Message, ...]:
             raise ValueError(f"messages[{i}] is not an object")
         role = cast("dict[str, Any]", item).get("role")
         if role not in ROLES:
-            raise ValueError(f"messages[{i}].role is {role!r}; it must be one of {', '.join(ROLES)}")
+            raise ValueError(f"messages[{i}].role is {short(repr(role))}; it must be one of {', '.join(ROLES)}")
         content = _content(cast("dict[str, Any]", item).get("content"), f"messages[{i}].content")
         messages.append(Message(role, content))
     if messages[-1].role != "user":

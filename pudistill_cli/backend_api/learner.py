@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from pudistill_cli.atomic_files import whole_folder
 from pudistill_cli.backend_api.contract import Batch, LoraSpec, Metrics
+from pudistill_cli.backend_api.finite_numbers import require_finite_adapter
 from pudistill_cli.backend_api.micro_batching import longest_request, smallest_pass
 from pudistill_cli.backend_api.oom_errors import as_out_of_memory, each_as_out_of_memory
 from pudistill_cli.backend_api.shared_model import ScoringModule, SharedModel
@@ -68,15 +69,17 @@ class BaseLearner(ABC, Generic[M]):
     # --- state ---
 
     def snapshot(self, path: Path) -> Path:
-        """Write the adapter in PEFT's format; `path` appears whole or not at all."""
+        """Write the adapter in PEFT's format; `path` appears whole or not at all (TrainingError: it is not finite)."""
         with whole_folder(path) as folder:
             self._write_adapter(folder)
+            require_finite_adapter(folder)
         return path
 
     def save(self, path: Path) -> None:
         """Write adapter, optimizer and position; `path` appears whole or not at all."""
         with whole_folder(path) as folder:
             self._write_adapter(folder)
+            require_finite_adapter(folder)
             self._write_state(folder)
 
     def _check_rank(self, path: Path, r: int, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Engines and learners that try a call again in smaller passes where memory was short."""
+"""Engines and learners that try a call again in smaller passes where memory was short, and whose numbers are finite."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from pudistill_cli.backend_api.contract import Batch, Engine, Learner, Metrics
+from pudistill_cli.backend_api.finite_numbers import finite_results, require_finite
 from pudistill_cli.errors import OutOfMemory
 from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, PromptTokens, Sampling
 
@@ -52,7 +53,8 @@ class _Retrying(Generic[M]):
     def logprobs(
         self, requests: Sequence[Continuations], adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Floats, ...]]]:
-        return self._each("score", requests, lambda left: self._model.logprobs(left, adapter))
+        scored = self._each("score", requests, lambda left: self._model.logprobs(left, adapter))
+        return finite_results(scored, adapter)
 
     def _once(self, verb: str, call: Callable[[], T]) -> T:
         while True:
@@ -94,15 +96,19 @@ class _RetryingEngine(_Retrying[Engine]):
     def sample(
         self, prompts: Sequence[PromptTokens], k: int, sampling: Sampling, adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
-        return self._each("sample", prompts, lambda left: self._model.sample(left, k, sampling, adapter))
+        drawn = self._each("sample", prompts, lambda left: self._model.sample(left, k, sampling, adapter))
+        return finite_results(drawn, adapter)
 
     def choice_logits(
         self, requests: Sequence[Continuations], choices: Sequence[int], adapter: Adapter | None
     ) -> Iterator[tuple[int, Floats]]:
-        return self._each("score", requests, lambda left: self._model.choice_logits(left, choices, adapter))
+        read = self._each("score", requests, lambda left: self._model.choice_logits(left, choices, adapter))
+        return finite_results(read, adapter)
 
     def distributions(self, tokens: Sequence[int], last_n: int, adapter: Adapter | None) -> Floats:
-        return self._once("score", lambda: self._model.distributions(tokens, last_n, adapter))
+        found = self._once("score", lambda: self._model.distributions(tokens, last_n, adapter))
+        require_finite(found, adapter)
+        return found
 
 
 class _RetryingLearner(_Retrying[Learner]):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 import pudistill_cli
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import UsageError
 
 RECIPE = "recipe.yaml"
+_SHOWN = 200
+"""Characters of a path that is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,16 @@ def find_recipe(path_or_name: str) -> Path:
     Raises:
         UsageError: there is none, with what may have been meant.
     """
-    path = Path(path_or_name).expanduser()
+    path, mode = _looked_up(path_or_name)
     shipped = {recipe.name: recipe.path for recipe in shipped_recipes()}
-    if path_or_name in shipped and not path.is_file():
-        return shipped[path_or_name]
-    if path.is_dir() and (path / RECIPE).is_file():
-        return path / RECIPE
-    if path.is_file():
+    if S_ISREG(mode):
         return path
+    if path_or_name in shipped:
+        return shipped[path_or_name]
+    if S_ISDIR(mode) and _looked_up(str(path / RECIPE))[1]:
+        return path / RECIPE
+    if mode and not S_ISDIR(mode):
+        raise UsageError(f"{path} is a pipe, a socket or a device, not a file.", "Save the recipe as a .yaml file.")
     if path.suffix or len(path.parts) > 1:
         raise UsageError(f"No such recipe file: {path_or_name}", "Check the path; names: pudistill recipes")
     known = ", ".join(shipped) or "none"
@@ -51,6 +56,20 @@ def find_recipe(path_or_name: str) -> Path:
         f"No such recipe: {path_or_name}{did_you_mean(path_or_name, shipped)}.",
         f"Give the path of a .yaml file, or a shipped recipe's name ({known}).",
     )
+
+
+def _looked_up(path_or_name: str) -> tuple[Path, int]:
+    """The path, and what kind of file is there, as `os.stat` has it; 0 where there is none."""
+    try:
+        path = Path(path_or_name).expanduser()
+        try:
+            return path, path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return path, 0
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL; a name too long; ~ of a user who is not there
+        shown = ascii(path_or_name[:_SHOWN])
+        why = (error.strerror or "") if isinstance(error, OSError) else str(error)
+        raise UsageError(f"Cannot read the recipe {shown}: {why}.", "Give the path of a .yaml file.") from error
 
 
 def _about(path: Path) -> str:

@@ -6,11 +6,11 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
-from pudistill_cli.config.fields import Count, Flag, NonNegative, Section
+from pudistill_cli.config.fields import Count, Few, Flag, Heat, Section
 from pudistill_cli.config.metric_settings import MetricSetting, metric_from, setting_of
 from pudistill_cli.config.stages import Effect, Stage
 
-Temperatures: TypeAlias = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+Temperatures: TypeAlias = Annotated[tuple[Heat, ...], Field(min_length=1, max_length=100)]
 
 
 class EvalSettings(Section):
@@ -25,7 +25,7 @@ class EvalSettings(Section):
     """Reported in the final table; 0 is greedy."""
     dev_temperatures: Annotated[Temperatures, Stage.EVAL, Effect.SAME_ANSWERS] = (1.0, 0.7, 0.5, 0.0)
     """Tried on dev for the best one of each row."""
-    samples: Annotated[Count, Stage.EVAL] = 3
+    samples: Annotated[Few, Stage.EVAL] = 3
     """Answers a prompt at each temperature above 0."""
     max_prompts: Annotated[Count | None, Stage.EVAL, Effect.SAME_ANSWERS] = None
     """At most this many prompts of each test set."""

@@ -8,16 +8,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
-Natural: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
-GroupSize: TypeAlias = Annotated[int, Field(ge=2, strict=True)]
-Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NonNegative: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+_COLDEST = 1e-3
+"""Of the temperatures above 0: logits divided by much less are no numbers."""
+
+
+def _greedy_or_warm(value: float) -> float:
+    if 0 < value < _COLDEST:
+        raise ValueError(f"must be 0 (greedy) or at least {_COLDEST}")
+    return value
+
+
+Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
+"""Bounds that no use meets: a test finds every number of the recipe that has none."""
+Natural: TypeAlias = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
+Few: TypeAlias = Annotated[int, Field(ge=1, le=10_000, strict=True)]
+Rounds: TypeAlias = Annotated[int, Field(ge=0, le=10_000, strict=True)]
+GroupSize: TypeAlias = Annotated[int, Field(ge=2, le=10_000, strict=True)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
+Positive: TypeAlias = Annotated[float, Field(ge=1e-12, le=1e6, strict=True)]
+NonNegative: TypeAlias = Annotated[float, Field(ge=0, le=1e6, strict=True)]
+Rate: TypeAlias = Annotated[float, Field(ge=1e-12, le=1e6, strict=True)]
+Heat: TypeAlias = Annotated[float, Field(ge=0, le=100, strict=True), AfterValidator(_greedy_or_warm)]
+"""A temperature, 0 being greedy."""
+PositiveHeat: TypeAlias = Annotated[float, Field(ge=_COLDEST, le=100, strict=True)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, strict=True)]
-PositiveShare: TypeAlias = Annotated[float, Field(gt=0, le=1, strict=True)]
+PositiveShare: TypeAlias = Annotated[float, Field(ge=1e-6, le=1, strict=True)]
 Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +18,16 @@ from pudistill_cli.config.overrides import apply_overrides
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.validation_errors import Problem, problems_of
 from pudistill_cli.config.yaml_lines import Document, Dotted, YamlProblem, read_yaml
-from pudistill_cli.errors import UsageError
+from pudistill_cli.errors import DataError, UsageError
+from pudistill_cli.input_lines import read_content
 from pudistill_cli.paths_inside import leads_inside, real_path
 from pudistill_cli.redaction import KEY_LIKE, redacted_teacher
 
 __all__ = ["LoadedRecipe", "ShippedRecipe", "load_recipe", "resolved_yaml", "shipped_recipes"]
 
+MOST_BYTES = 1 << 20
+"""Of a recipe's file; the longest that comes with pudistill has three thousand."""
+_MOST_PROBLEMS = 20
 _NAME_IT = (
     "looks like an API key; name its environment variable in teacher.api_key_env, or as ${NAME} in teacher.extra_body"
 )
@@ -81,11 +86,7 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 def _read(path: Path) -> tuple[Document, list[Problem]]:
     try:
-        document = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+        document = read_yaml(_text_of(path))
     except YamlProblem as error:
         raise _refused(path, Document(None, {}, []), (), [Problem((), error.message, error.line)]) from error
     if document.value is None:
@@ -96,6 +97,18 @@ def _read(path: Path) -> tuple[Document, list[Problem]]:
     return document, [
         Problem(key, f"comes twice; first on line {document.lines[key]}", line) for line, key in document.duplicates
     ]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = read_content(path, "the recipe", "Check its path and its permissions.", most=MOST_BYTES)
+        return content.decode("utf-8-sig")
+    except DataError as error:
+        raise UsageError(error.message, error.hint) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        what = f"{path}:{line}: not UTF-8 text (0x{error.object[error.start]:02x})."
+        raise UsageError(what, "Save it as UTF-8.") from error
 
 
 def _default_name(path: Path) -> str:
@@ -128,13 +141,12 @@ def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dott
         if not isinstance(value, str) or not value:
             continue
         typed = any(path[: len(o)] == o for o in overridden)
-        given = Path(os.path.expanduser(value))
-        absolute = Path(os.path.normpath((Path.cwd() if typed else folder) / given))
+        absolute = _absolute(Path.cwd() if typed else folder, value)
         if path in MODELS and not (_local(section) and _is_a_path(value, absolute)):
             continue
         section[path[-1]] = str(absolute)
         try:
-            if not typed and not given.is_absolute() and not leads_inside(folder, absolute):
+            if not typed and not Path(os.path.expanduser(value)).is_absolute() and not leads_inside(folder, absolute):
                 yield Problem(
                     path,
                     f"leads out of the recipe's folder, to {real_path(absolute)}. Put it beside the recipe, write its "
@@ -144,6 +156,13 @@ def _make_absolute(data: dict[str, Any], folder: Path, overridden: Sequence[Dott
             yield Problem(path, f"is no path: {error}")
 
 
+def _absolute(base: Path, value: str) -> Path:
+    """Beside `base`; what `~` cannot be resolved in stays as it is written."""
+    with suppress(RuntimeError):
+        return Path(os.path.normpath(base / Path(value).expanduser()))
+    return Path(os.path.normpath(base / value))
+
+
 def _local(section: Mapping[str, Any]) -> bool:
     """Whether a section's model is one that is loaded here: an endpoint gives its models names of its own."""
     return section.get("kind", "local") == "local"
@@ -151,7 +170,11 @@ def _local(section: Mapping[str, Any]) -> bool:
 
 def _is_a_path(model: str, absolute: Path) -> bool:
     """A model is a folder or a file if it is written like a path or is there; otherwise it is a hub id."""
-    return model.startswith((".", "/", "~")) or model.lower().endswith(".gguf") or absolute.exists()
+    if model.startswith((".", "/", "~")) or model.lower().endswith(".gguf"):
+        return True
+    with suppress(OSError):  # longer than the name of a file
+        return absolute.exists()
+    return False
 
 
 def _section(data: dict[str, Any], *path: str) -> dict[str, Any]:
@@ -173,6 +196,8 @@ def _refused(path: Path, document: Document, overridden: Sequence[Dotted], probl
             where = f"{path}:{line}: {dotted}" if dotted else f"{path}:{line}"
         lines.append(KEY_LIKE.sub("[key]", f"{where}: {problem.message}"))
     count = "one error" if len(lines) == 1 else f"{len(lines)} errors"
+    if len(lines) > _MOST_PROBLEMS:
+        lines[_MOST_PROBLEMS:] = [f"and {len(lines) - _MOST_PROBLEMS:,} more"]
     return UsageError(
         f"The recipe has {count}:\n  " + "\n  ".join(lines),
         "Correct it and type the same command again; docs/recipe.md has every setting.",

@@ -5,7 +5,6 @@ The objectives' own dataclasses (method/objectives/) define settings and default
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from pudistill_cli.method.objectives import Objective
 from pudistill_cli.method.objectives.registry import OBJECTIVES
 
 DEFAULT = "ldl-grpo"
+LARGEST = 1_000_000
 
 
 def objective_from(value: Any) -> Objective:
@@ -29,7 +29,7 @@ def objective_from(value: Any) -> Objective:
         return value
     settings = dict(cast("dict[str, Any]", value)) if isinstance(value, dict) else {"name": value}
     name = settings.pop("name", DEFAULT)
-    if name not in OBJECTIVES:
+    if not isinstance(name, str) or name not in OBJECTIVES:
         known = ", ".join(sorted(OBJECTIVES))
         raise ValueError(f"no such objective{did_you_mean(name, OBJECTIVES)}: there are {known}")
     objective = OBJECTIVES[name]
@@ -53,4 +53,4 @@ def _problem(key: str, setting: Any, known: list[str]) -> str:
         return "must be a number"
     if key == "beta" and setting == 0:
         return "must be above 0"
-    return "" if 0 <= setting < math.inf else "must be a number from 0 up"
+    return "" if 0 <= setting <= LARGEST else f"must be a number from 0 up to {LARGEST:,}"

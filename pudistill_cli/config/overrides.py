@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pudistill_cli.config.validation_errors import Problem
-from pudistill_cli.config.yaml_lines import Dotted, YamlProblem, read_yaml
+from pudistill_cli.config.yaml_lines import DEEPEST, Dotted, YamlProblem, read_yaml, text_problem
 
 _LONG_FORM: dict[Dotted, Dotted] = {
     ("backend",): ("engine", "learner"),
@@ -14,6 +14,8 @@ _LONG_FORM: dict[Dotted, Dotted] = {
     ("eval", "metric"): ("name",),
 }
 """Sections that may be written as one word, and the keys that the word stands for."""
+_LONGEST = 500
+_SHOWN = 60
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> tuple[list[Dotted], list[Problem]]:
@@ -26,8 +28,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> tuple[lis
     for override in overrides:
         dotted, equals, text = override.partition("=")
         path = tuple(dotted.strip().split("."))
-        if not equals or not all(path):
-            path = (dotted,)
+        if not equals or not all(path) or len(path) > DEEPEST or len(dotted) > _LONGEST or text_problem(dotted):
+            path = (ascii(dotted[:_SHOWN])[1:-1],)
             problems.append(Problem(path, "must be key=value, as in --set prefer.k=8"))
         else:
             try:

@@ -14,7 +14,9 @@ from pudistill_cli.config.fields import (
     Natural,
     NonNegative,
     Positive,
+    PositiveHeat,
     PositiveShare,
+    Rounds,
     Section,
     Share,
 )
@@ -27,11 +29,11 @@ class PreferSettings(Section):
     k: Annotated[GroupSize, Stage.PREFER] = 4
     k_min: Annotated[GroupSize | None, Stage.PREFER] = None
     """Draw so many for the half of the prompts whose last group's scores differed least; None draws k for all."""
-    reuse: Annotated[Natural, Stage.PREFER] = 0
+    reuse: Annotated[Rounds, Stage.PREFER] = 0
     """Rounds back whose answers join the group where this round did not draw them again, weighed by how likely they
     still are (stages/reuse.py)."""
-    rounds: Annotated[Natural, Stage.PREFER] = 4
-    temperature: Annotated[Positive, Stage.PREFER] = 1.0
+    rounds: Annotated[Rounds, Stage.PREFER] = 4
+    temperature: Annotated[PositiveHeat, Stage.PREFER] = 1.0
     top_p: Annotated[PositiveShare, Stage.PREFER] = 1.0
     top_k: Annotated[Natural, Stage.PREFER] = 0
     """0 is off."""

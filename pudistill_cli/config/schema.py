@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pudistill_cli.config.evaluation import EvalSettings
 from pudistill_cli.config.export import ExportSettings
-from pudistill_cli.config.fields import Name, Natural, Section
+from pudistill_cli.config.fields import Name, Section, Seed
 from pudistill_cli.config.preferences import PreferSettings
 from pudistill_cli.config.prompts import PromptSettings
 from pudistill_cli.config.ranking import RankSettings
@@ -27,7 +27,7 @@ class Recipe(Section):
 
     name: Annotated[Name, Effect.BY_CONTENT]
     """Of the run's folder; loading.py takes the file's name where this is not given."""
-    seed: Annotated[Natural, Stage.SFT] = 0
+    seed: Annotated[Seed, Stage.SFT] = 0
     student: StudentSettings
     teacher: TeacherSettings
     prompts: PromptSettings

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pudistill_cli.backend_api.contract import Base
-from pudistill_cli.config.fields import Count, CountOrAuto, Positive, Section, Text
+from pudistill_cli.config.fields import Count, CountOrAuto, Few, Positive, Section, Text
 from pudistill_cli.config.stages import Effect, Stage
 from pudistill_cli.errors import BackendError
 
@@ -27,7 +27,7 @@ class StudentSettings(Section):
     """Caps the checkpoint's own longest sequence, in tokens."""
     device: Annotated[Text, Stage.SFT] = "auto"
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Stage.SFT] = "auto"
-    threads: Annotated[Count | None, Stage.SFT] = None
+    threads: Annotated[Few | None, Stage.SFT] = None
     """CPU threads; None measures once a run how many are fastest, and a small student has one."""
     sample_rows: Annotated[CountOrAuto, Stage.SFT] = None
     """At most this many sequences are decoded together; None or "auto" lets the backend choose."""
@@ -48,7 +48,7 @@ class BackendSettings(Section):
 class LoraSettings(Section):
     """The adapter: every linear layer of the blocks, never embeddings or head."""
 
-    r: Annotated[Count, Stage.SFT] = 32
+    r: Annotated[Few, Stage.SFT] = 32
     alpha: Annotated[Positive, Stage.SFT] = 64.0
     base: Annotated[Base, Stage.SFT] = "bf16"
     """The base weights while training; nf4, 8bit and 4bit are quantised (see `check_base`)."""

@@ -44,30 +44,30 @@ class EndpointTeacher(_Settings):
     """Name of the environment variable with the key; null, the default where `base_url` is given, is none."""
     system: Annotated[str | None, Stage.ANCHORS] = None
     """A system message put before each prompt that has none."""
-    temperature: Annotated[float | None, Stage.ANCHORS] = Field(default=None, ge=0.0)
+    temperature: Annotated[float | None, Stage.ANCHORS] = Field(default=None, ge=0.0, le=100.0)
     """None leaves it to the endpoint."""
     top_p: Annotated[float | None, Stage.ANCHORS] = Field(default=None, gt=0.0, le=1.0)
-    max_tokens: Annotated[int, Stage.ANCHORS] = Field(default=1024, ge=1)
+    max_tokens: Annotated[int, Stage.ANCHORS] = Field(default=1024, ge=1, le=1_000_000_000)
     """Of one answer, its reasoning included."""
     max_tokens_field: Annotated[Literal["max_tokens", "max_completion_tokens"], Stage.ANCHORS] = "max_tokens"
     """What the endpoint calls that limit; OpenAI's reasoning models only know the second name."""
     extra_body: Annotated[dict[str, JsonValue], Stage.ANCHORS] = Field(default_factory=dict[str, JsonValue], repr=False)
     """Further fields of the request body, as the endpoint documents them; ${NAME} is an environment variable's value,
     here and in `base_url`, which is sent, and stored and shown nowhere."""
-    concurrency: Annotated[int, Effect.NONE] = Field(default=8, ge=1)
-    timeout: Annotated[float, Effect.NONE] = Field(default=120.0, gt=0.0)
+    concurrency: Annotated[int, Effect.NONE] = Field(default=8, ge=1, le=10_000)
+    timeout: Annotated[float, Effect.NONE] = Field(default=120.0, gt=0.0, le=1e6)
     """Seconds until a request without a complete answer is given up and tried again."""
-    retries: Annotated[int, Effect.NONE] = Field(default=5, ge=0)
-    max_calls: Annotated[int | None, Effect.NONE] = Field(default=None, ge=1)
+    retries: Annotated[int, Effect.NONE] = Field(default=5, ge=0, le=10_000)
+    max_calls: Annotated[int | None, Effect.NONE] = Field(default=None, ge=1, le=10**12)
     """Stop after this many requests of one command, retries included."""
-    max_tokens_total: Annotated[int | None, Effect.NONE] = Field(default=None, ge=1)
+    max_tokens_total: Annotated[int | None, Effect.NONE] = Field(default=None, ge=1, le=10**15)
     """Stop before one command uses more tokens than this, prompts and answers together. A request is sent only where
     its longest answer has room (`max_tokens`); only an endpoint that goes beyond that can exceed the limit."""
-    max_cost: Annotated[float | None, Effect.NONE] = Field(default=None, gt=0.0)
+    max_cost: Annotated[float | None, Effect.NONE] = Field(default=None, gt=0.0, le=1e12)
     """Stop before one command costs more than this, in the currency of the prices, likewise."""
-    price_in: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0)
+    price_in: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0, le=1e9)
     """Per million prompt tokens."""
-    price_out: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0)
+    price_out: Annotated[float, Effect.NONE] = Field(default=0.0, ge=0.0, le=1e9)
     """Per million answer tokens."""
     min_score: MinScore = None
 
@@ -125,8 +125,8 @@ class LocalTeacher(_Settings):
     kind: Annotated[Literal["local"], Stage.ANCHORS] = "local"
     model: Annotated[str, Stage.ANCHORS] = Field(min_length=1)
     revision: Annotated[str | None, Stage.ANCHORS] = None
-    max_new_tokens: Annotated[int, Stage.ANCHORS] = Field(default=512, ge=1)
-    temperature: Annotated[float, Stage.ANCHORS] = Field(default=0.0, ge=0.0)
+    max_new_tokens: Annotated[int, Stage.ANCHORS] = Field(default=512, ge=1, le=1_000_000_000)
+    temperature: Annotated[float, Stage.ANCHORS] = Field(default=0.0, ge=0.0, le=100.0)
     """0 is greedy."""
     min_score: MinScore = None
 

@@ -8,7 +8,20 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
-from pudistill_cli.config.fields import Auto, Count, Flag, Natural, NonNegative, Positive, PositiveShare, Section, Share
+from pudistill_cli.config.fields import (
+    Auto,
+    Count,
+    Few,
+    Flag,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveHeat,
+    PositiveShare,
+    Rate,
+    Section,
+    Share,
+)
 from pudistill_cli.config.objective_settings import DEFAULT, objective_from
 from pudistill_cli.config.stages import Stage
 from pudistill_cli.method.objectives import Objective
@@ -19,18 +32,18 @@ class SftSettings(Section):
 
     share: Annotated[Literal["all"] | PositiveShare, Stage.SFT] = "all"
     """Of the anchored prompts. Stage 2 takes those that SFT has not seen; with "all", both take all."""
-    epochs: Annotated[Count | Auto, Stage.SFT] = "auto"
+    epochs: Annotated[Few | Auto, Stage.SFT] = "auto"
     """Of each student; `auto` trains until dev stops improving (docs/method.md)."""
-    students: Annotated[Count | Auto, Stage.SFT] = "auto"
+    students: Annotated[Few | Auto, Stage.SFT] = "auto"
     """That are fine-tuned, each from a start of its own; the mean of what they learned is kept. `auto`: three up to
     half a million parameters, else one."""
     rewrites: Annotated[Flag | Auto, Stage.SFT] = "auto"
     """Train as often on what the base writes with the anchor in view (`rank.view`), another answer an epoch; `auto`
     where the student has up to half a million parameters and looks at the anchor."""
-    rewrite_temperature: Annotated[Positive, Stage.SFT] = 0.3
+    rewrite_temperature: Annotated[PositiveHeat, Stage.SFT] = 0.3
     soft: Annotated[Share, Stage.SFT] = 0.5
     """Where there are rewrites: the share of the loss that is KL to the base with the anchor in view."""
-    lr: Annotated[Positive | Auto, Stage.SFT] = "auto"
+    lr: Annotated[Rate | Auto, Stage.SFT] = "auto"
     """"auto" is `default_sft_lr` of the student's width."""
     batch: Annotated[Count | Auto, Stage.SFT] = "auto"
     """"auto" is `default_sft_batch` of the number of anchors: 4 to 16."""
@@ -46,7 +59,7 @@ class TrainSettings(Section):
     objective: Annotated[Objective, PlainValidator(objective_from), PlainSerializer(_as_setting), Stage.PREFER] = Field(
         default_factory=lambda: objective_from(DEFAULT)
     )
-    lr: Annotated[Positive | Auto, Stage.PREFER] = "auto"
+    lr: Annotated[Rate | Auto, Stage.PREFER] = "auto"
     """"auto" is `default_preference_lr` of the student's size."""
     groups_per_step: Annotated[Count, Stage.PREFER] = 16
     warmup_steps: Annotated[Natural, Stage.PREFER] = 5

@@ -70,6 +70,8 @@ def _message(details: ErrorDetails, model: type[BaseModel]) -> str:
         return f"must be one of {', '.join(known)}"
     if kind == "too_short":
         return f"needs at least {context['min_length']}"
+    if kind == "greater_than_equal" and 0 < context["ge"] < 1:
+        return f"must be at least {context['ge']:g}"
     if kind in _NOT_A_MAPPING:
         return "must be a mapping of keys to values"
     return details["msg"].replace("Input should be", "must be")

@@ -97,3 +97,5 @@ def _json(text: str) -> Any:
         return ValueError(f"not JSON ({error.msg} at {where}character {error.colno})")
     except RecursionError:
         return ValueError("not JSON of a sane depth")
+    except ValueError:  # Python's own bound on digits
+        return ValueError("not JSON: a number of more than 4,300 digits")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from pudistill_cli.input_lines import whole_text
+from pudistill_cli.input_lines import short, whole_text
 from pudistill_cli.prompts import ROLES, prompt_key
 from pudistill_cli.types import Message
 
 Record: TypeAlias = Mapping[str, Any]
+_LARGEST = 1e300
+"""What is told apart by more has no mean."""
 
 
 class Unannotated(ValueError):
@@ -51,7 +52,7 @@ def gold_of(value: Any, place: str) -> Gold:
         texts, grades = (_answer(record, "output_1"), _answer(record, "output_2")), _annotated(record)
     else:
         keys = ", ".join(record) or "nothing"
-        raise ValueError(f"no `candidates`, no `chosen` and `rejected`, no `output_1` and `output_2` (it has {keys})")
+        raise ValueError(f"no `candidates`, no `chosen` and `rejected`, no `output_1` and `output_2` (it has {short(keys)})")
     messages = _messages(record)
     anchor = next((_text(record[n], f"`{n}`") for n in ("anchor", "reference", "output") if record.get(n)), None)
     return Gold(prompt_key(messages), messages, anchor, texts, grades, place)
@@ -122,6 +123,6 @@ def _text(value: Any, where: str) -> str:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise ValueError(f"{where} must be a number")
     return float(value)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from threading import Lock
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.models.template_budget import BASE, PER_CHARACTER, PER_TURN, TooMuchWork
+from pudistill_cli.models.template_sandbox import TemplateNamespace, TemplateSandbox
 from pudistill_cli.types import Message
 
 PLAIN = (
@@ -32,12 +31,22 @@ The answer starts a line, so that no tokenizer has to split a space from a word 
 """
 
 REFUSES = "refuses"
+LONGEST = 1 << 17
+"""Characters of a template: the longest real ones that are known have a fifth."""
+_ONE_AT_A_TIME = Lock()
+"""A budget is of one rendering."""
+_LONGEST_REASON = 300
+_MOST_ROLES = 10
 _REFUSALS = (
     jinja2.TemplateError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
-    RecursionError,
+    MemoryError,
+    NameError,
+    RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
 )
@@ -88,68 +97,47 @@ class ChatTemplate:
             "add_generation_prompt": answer_follows,
         }
         try:
-            return _compiled(self.source, self.now).render(values)
+            with _ONE_AT_A_TIME:
+                sandbox, template = _sandboxed(self.source, self.now)
+                sandbox.budget.left = BASE + sum(
+                    PER_TURN + PER_CHARACTER * len(turn["content"] or "") for turn in turns
+                )
+                text = template.render(values)
+            text.encode()  # half of a surrogate pair, written as \\ud83d, is no text
         except _REFUSALS as error:
             raise RefusedConversation([turn["role"] for turn in turns], error) from error
+        return text
 
 
 class RefusedConversation(DataError):
     """A chat template broke off; `reason` says at which roles, and why."""
 
     def __init__(self, roles: Sequence[str], error: Exception) -> None:
-        self.reason = f"{REFUSES} a conversation of {', '.join(roles)}: {error}"
-        super().__init__(
-            f"The student's chat template {self.reason}",
-            "Many templates take no system message, or want user and assistant in turns.",
-        )
-
-
-class _Generation(Extension):
-    """`{% generation %}`: transformers' mark of the assistant's tokens; here its content passes through."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2's own class attribute
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Keep what is inside."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Namespace(jinja2.utils.Namespace):
-    """Jinja's `namespace`, which lets a template store dunder attributes: a way out of the sandbox."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        for name, value in dict(*args, **kwargs).items():
-            self[name] = value
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"a chat template may not set {name!r}")
-        super().__setitem__(name, value)
+        said = str(error)
+        said = said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]}..."
+        self.reason = f"{REFUSES} a conversation of {', '.join(roles[:_MOST_ROLES])}: {said}"
+        hint = "Many templates take no system message, or want user and assistant in turns."
+        if isinstance(error, TooMuchWork):
+            hint = "Take the chat template that the model's publisher gives: this one is broken, or made to do harm."
+        super().__init__(f"The student's chat template {self.reason}", hint)
 
 
 @lru_cache(maxsize=8)
-def _compiled(source: str, now: datetime) -> jinja2.Template:
-    """In transformers' environment (utils/chat_template_utils.py), but for the fixed clock."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson  # pyright: ignore[reportUnknownMemberType]
-    functions = {"raise_exception": _raise_exception, "strftime_now": now.strftime, "namespace": _Namespace}
-    return environment.from_string(source, globals=functions)
+def _sandboxed(source: str, now: datetime) -> tuple[TemplateSandbox, jinja2.Template]:
+    """In transformers' environment (utils/chat_template_utils.py), but for the fixed clock and the budget."""
+    if len(source) > LONGEST:
+        raise jinja2.TemplateError(f"it has {len(source):,} characters, more than {LONGEST:,}")
+    sandbox = TemplateSandbox()
+
+    def strftime_now(form: str) -> str:
+        sandbox.budget.spend(256 * len(form))  # as much as Python gives it room for
+        return now.strftime(form)
+
+    functions = {"raise_exception": _raise_exception, "strftime_now": strftime_now, "namespace": TemplateNamespace}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # Python's, of the code that Jinja makes of a template
+        return sandbox, sandbox.from_string(source, globals=functions)
 
 
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Unlike Jinja's own filter this one does not escape for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _raise_exception(message: object) -> NoReturn:
+    raise jinja2.TemplateError(str(message))

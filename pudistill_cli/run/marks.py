@@ -35,6 +35,8 @@ class Mark(Enum):
     ROUND_CHECKPOINT = "round-{}/checkpoint", Stage.PREFER, False
     """How far a round's update is; gone when it is finished."""
     ROUND = "round-{}", Stage.PREFER
+    ROUND_CHECK = "check/round-{}", Stage.PREFER, False
+    """Whether a round has broken the student (stages/update_check.py)."""
     DEV = "dev/{}", Stage.EVAL
     """What dev says of an adapter."""
     ROUNDS_END = "rounds-end", Stage.EVAL

@@ -20,6 +20,11 @@ class Reason(Enum):
         "nearly all candidates are as good as the anchors, so nothing is left to rank (prefer.prior_stop)",
     )
     ALL_CUT_OFF = "all cut off", "no candidate came to an end (prefer.max_new_tokens)"
+    NO_SIGNAL = (
+        "no signal",
+        "the candidates of each prompt were alike, or alike to the scorer (prefer.temperature, rank.scorer)",
+    )
+    BROKEN = "broken", "round {} broke the student (train.lr)"
     GATE = "gate", "{} fell below the gate on the candidates of round {}"
     DEV = "dev", "{} in a row were worse than SFT on dev"
 

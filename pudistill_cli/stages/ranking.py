@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from pudistill_cli.errors import TrainingError
 from pudistill_cli.method.preferences import (
     PreferenceSettings,
     ScoredGroup,
@@ -29,6 +30,7 @@ from pudistill_cli.stages.candidates import CandidateGroup
 from pudistill_cli.stages.class_prior import Decision, as_unlabeled
 from pudistill_cli.stages.ending import Ending, Reason
 from pudistill_cli.stages.evaluator import components, item_of
+from pudistill_cli.stages.group_signal import signal_of, tell_signal
 from pudistill_cli.stages.reuse import with_earlier
 from pudistill_cli.types import Floats, Tokens
 
@@ -50,8 +52,9 @@ class Ranked:
 
     number: int
     groups: list[RankedGroup]
-    decision: Decision | Literal["all cut off"]
-    """By the class prior (class_prior.py), or by there being nothing to rank; the ledger has it as `round-N/prior`."""
+    decision: Decision | Literal["all cut off", "no signal"]
+    """By the class prior (class_prior.py), or by there being nothing to rank (group_signal.py); the ledger has it as
+    `round-N/prior`."""
 
     @property
     def ending(self) -> Ending | None:
@@ -82,9 +85,17 @@ def rank_candidates(job: Job, scorer: Scorer, groups: list[CandidateGroup], numb
     for group, scored_group, target in zip(groups, scored, targets, strict=True):
         scale = group_scale(scored_group.scores[target.member > 0], deviation) if target.member.any() else 0.0
         job.ledger.add_targets(number, group.anchored.prompt.key, scorer.name, target, scale)
-    decision = unlabeled.decision if any(t.member.any() for t in targets) else "all cut off"
+    signal = signal_of(scored, targets)
+    decision = unlabeled.decision if signal.groups else "all cut off"
     if decision == "all cut off":
-        job.console.warn(f"Round {number}: no candidate came to an end, so the rounds end here.")
+        job.console.warn(
+            f"Round {number}: no candidate came to an end, so the rounds end here. If more room does not help "
+            f"(prefer.max_new_tokens={2 * job.max_new_tokens}), the student has not learned to end its turn: more SFT "
+            "(sft.epochs), or a chat template that ends answers as the anchors end."
+        )
+    elif decision == "train" and job.recipe.train.objective.ranks:
+        tell_signal(job, signal, number)
+        decision = "no signal" if signal.none else decision
     job.ledger.begin_stage(Mark.ROUND_PRIOR(number))
     job.ledger.finish_stage(Mark.ROUND_PRIOR(number), {"decision": decision})
     return Ranked(number, ranked, decision)
@@ -142,11 +153,23 @@ def score_groups(job: Job, scorer: Scorer, groups: list[CandidateGroup], rollout
             bar.advance(len(groups) - len(missing))
             for index, scores in scorer.score(job.judge(rollout.policy), items):
                 key = missing[index].anchored.prompt.key
+                _require_finite(scores, scorer, missing[index], rollout)
                 new[key] = GroupScores(scores[:-1], float(scores[-1]))
                 held[key] = scores
                 bar.advance()
         job.ledger.add_all_scores(rollout, scorer.name, new)
     return [held[g.anchored.prompt.key] for g in groups]
+
+
+def _require_finite(scores: Array, scorer: Scorer, group: CandidateGroup, rollout: Rollout) -> None:
+    """Refuse scores that are no numbers, before they are kept: a row of a table would lose which they were."""
+    if not np.isfinite(scores).all():
+        raise TrainingError(
+            f"The scorer {scorer.name} gives an answer to the prompt {group.anchored.prompt.key} a score that is not "
+            "finite.",
+            f"The last good adapter is {rollout.policy or 'the student as it came'}. Try another scorer: "
+            "--set rank.scorer=auto, or --set prefer.rounds=0 to end with SFT.",
+        )
 
 
 def _anchor(group: CandidateGroup) -> tuple[Tokens, str]:

@@ -14,6 +14,7 @@ from pudistill_cli.stages.checkpoint import Checkpoint
 from pudistill_cli.stages.dev_check import FEWEST, DevCheck
 from pudistill_cli.stages.rewrites import lessons
 from pudistill_cli.stages.schedule import learning_rate
+from pudistill_cli.stages.sft_divergence import tell_divergence
 from pudistill_cli.stages.sft_length import Length, forget_snapshots, train_as_long, train_until_dev_stops
 from pudistill_cli.stages.sft_training import WARMUP, SftTraining
 
@@ -76,6 +77,7 @@ def learn_anchors(job: Job, anchors: Anchors) -> None:
     _clean_up(job, checkpoint)
     if trained[0].length:
         _tell(job, check.measure, trained[0].length, read.steps(shape.batch), shape.lr)
+    tell_divergence(job, shape.lr)
 
 
 def _train(job: Job, training: SftTraining, number: int, length: Length | None, check: DevCheck) -> _Trained:

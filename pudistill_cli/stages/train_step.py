@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pudistill_cli.backend_api.contract import Batch, Metrics
 from pudistill_cli.errors import OutOfMemory, TrainingError
@@ -28,12 +29,22 @@ def train_step(job: Job, batch: Batch, lr: float) -> Metrics:
 
 def stopped(job: Job, error: TrainingError, name: str, what: str, slower: str) -> TrainingError:
     """The error that ends a stage, the adapter kept as `<name>-stopped`; `slower` is the setting of a lower rate."""
-    kept = job.learner.snapshot(job.folder.adapter(f"{name}-stopped"))
+    kept = _last_good(job, name)
     if isinstance(error, OutOfMemory):
         advice = "A pass can be no smaller: close other programs, or take a smaller student."
     else:
         advice = f"Try a lower rate: --set {slower} --name {job.folder.name}-2"
-    return type(error)(f"{what}: {error.message}", f"The last good adapter is {kept}. {advice}")
+    where = f"The last good adapter is {kept}." if kept else "No adapter was good yet."
+    return type(error)(f"{what}: {error.message}", f"{where} {advice}")
+
+
+def _last_good(job: Job, name: str) -> Path | None:
+    """The adapter as it is; where a step has spoilt it, the newest that was kept before, none of which is spoilt."""
+    try:
+        return job.learner.snapshot(job.folder.adapter(f"{name}-stopped"))
+    except TrainingError:
+        kept = [*job.folder.adapter("").glob("*/"), *job.folder.states()]
+        return max(kept, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _after_a_kill(job: Job) -> None:

@@ -1,46 +1,41 @@
-"""A few hundred of the damaged model files that the fuzzer makes, in this process: each is read, or one sentence."""
+"""What the fuzzers make: the product's readers take it, or refuse it in one message; the same seed makes the same."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import pytest
 
+from benchmarks.fuzzing import recipes, replies, templates
 from pudistill_cli.errors import PudistillError
 
-pytest.importorskip("llama_cpp", reason="needs the llama.cpp backend: pip install 'pudistill[llamacpp]'")
-pytest.importorskip("gguf", reason="needs the llama.cpp backend: pip install 'pudistill[llamacpp]'")
-
-from benchmarks.attacks.fuzz import run_inputs
-from benchmarks.fuzzing.model_files import case, cases, in_one_sentence, inputs
-
-INPUTS = 200
+INPUTS: dict[str, Callable[[int, int], Iterator[tuple[str, Callable[[], object]]]]] = {
+    "recipes": recipes.inputs,
+    "templates": templates.inputs,
+    "replies": replies.inputs,
+}
 
 
-@pytest.mark.slow
-def test_every_damaged_file_is_read_or_refused_in_one_sentence() -> None:
-    found = run_inputs(inputs(19, INPUTS))
-    assert found.faults == []
-    assert found.inputs == INPUTS
-    assert INPUTS // 2 < found.refused < INPUTS
+@pytest.mark.parametrize(("made_by", "count"), [("recipes", 150), ("templates", 150), ("replies", 600)])
+def test_every_input_is_taken_or_refused(made_by: str, count: int) -> None:
+    refusals: list[tuple[str, PudistillError]] = []
+    for name, read in INPUTS[made_by](19, count):
+        try:
+            read()
+        except PudistillError as error:
+            refusals.append((name, error))
+    assert 0 < len(refusals) < count
+    for name, error in refusals:
+        assert error.exit_code in (2, 3), name
+        assert error.message, name
+        assert error.hint, name
+        assert len(error.message) < 20_000, name
 
 
-def test_a_case_is_the_same_in_any_process() -> None:
-    assert [c.name for c in cases(3, 20)] == [case(3, number).name for number in range(20)]
-
-
-@pytest.mark.parametrize(("message", "hint"), [("It is damaged.", ""), ("", "Copy it."), ("Two\nlines.", "Copy it.")])
-def test_what_is_no_sentence_counts_as_a_fault(tmp_path: Path, message: str, hint: str) -> None:
-    def run(_: Path) -> None:
-        raise PudistillError(message, hint)
-
-    with pytest.raises(AssertionError):
-        in_one_sentence(run, tmp_path)
-
-
-def test_an_error_of_ours_is_passed_on(tmp_path: Path) -> None:
-    def run(_: Path) -> None:
-        raise PudistillError("It is damaged.", "Copy it.")
-
-    with pytest.raises(PudistillError, match=r"^It is damaged\.$"):
-        in_one_sentence(run, tmp_path)
+@pytest.mark.parametrize("made_by", INPUTS)
+def test_the_same_seed_makes_the_same_inputs(made_by: str) -> None:
+    first, again = ([name for name, _ in INPUTS[made_by](3, 20)] for _ in range(2))
+    assert first == again
+    assert first != [name for name, _ in INPUTS[made_by](4, 20)]
+    assert [name for name, _ in islice(INPUTS[made_by](3, 1000), 20)] == first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pudistill_cli.input_lines import (
     numbered_lines,
     read_content,
     refuse_json_document,
+    short,
 )
 
 
@@ -172,3 +174,42 @@ def test_one_json_value_is_named_and_the_advised_command_makes_lines_of_it(
 @pytest.mark.parametrize("content", ['{"a": 1}\n{"a": 2}', '{"a": 1}', '{"a": \n{"a": 2}', '["a"]\n["b"]', "", "x"])
 def test_lines_are_told_one_by_one(content: str, tmp_path: Path) -> None:
     refuse_json_document(tmp_path / "prompts.jsonl", content.encode())
+
+
+def test_a_long_text_is_shown_by_its_beginning() -> None:
+    assert short("a" * 100) == "a" * 100
+    assert short("a" * 101) == "a" * 100 + "…"
+
+
+def test_a_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pudistill_cli.input_lines.LONGEST_LINE", 3 << 20)
+    assert decoded(b"a" * (3 << 20))
+    with pytest.raises(ValueError, match=r"a line of 4 MiB; at most 3"):
+        decoded(b"a" * (4 << 20))
+
+
+def test_json_of_absurd_numbers_and_depth_is_said_to_be_so() -> None:
+    with pytest.raises(ValueError, match=r"a number of more than 4,300 digits"):
+        json_object('{"a": ' + "9" * 5000 + "}")
+    with pytest.raises(ValueError, match="sane depth"):
+        json_object('{"a": ' + "[" * 100_000)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as file:
+        file.truncate(3 << 20)
+    with pytest.raises(DataError, match=r"has 3 MiB, more than the prompts can have \(2\)"):
+        read_content(path, "the prompts", "Check.", most=2 << 20)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_and_a_device_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(DataError, match="is a pipe, a socket or a device"):
+            read_content(path, "the prompts", "Check.")
+    with pytest.raises(DataError, match="Cannot read the prompts"):
+        read_content(Path("a\0b"), "the prompts", "Check.")
+    with pytest.raises(DataError, match="Is a directory"):
+        read_content(tmp_path, "the prompts", "Check.")

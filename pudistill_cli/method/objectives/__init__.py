@@ -49,6 +49,9 @@ class Objective(Protocol):
     reference: ClassVar[Literal["sft", "round"]]
     """Which snapshot `GroupArrays.reference` comes from."""
 
+    ranks: ClassVar[bool]
+    """Whether scores say what it learns: with equal scores in every group it would learn nothing."""
+
     @property
     def distils(self) -> bool:
         """Whether it reads `GroupArrays.divergence`: then the judge is read beside the policy."""

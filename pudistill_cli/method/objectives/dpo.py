@@ -22,6 +22,7 @@ class Dpo:
 
     name: ClassVar[str] = "dpo"
     reference: ClassVar[Literal["sft", "round"]] = "sft"
+    ranks: ClassVar[bool] = True
     distils = False
     needs_posterior = False
 

@@ -23,6 +23,7 @@ class Grpo:
 
     name: ClassVar[str] = "grpo"
     reference: ClassVar[Literal["sft", "round"]] = "sft"
+    ranks: ClassVar[bool] = True
     distils = False
     needs_posterior = False
 

@@ -26,6 +26,7 @@ class LdlGrpo:
 
     name: ClassVar[str] = "ldl-grpo"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    ranks: ClassVar[bool] = True
     needs_posterior = False
 
     beta: float = 0.3

@@ -24,6 +24,7 @@ class PuDpo:
 
     name: ClassVar[str] = "pu-dpo"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    ranks: ClassVar[bool] = False
     distils = False
     needs_posterior = True
 

@@ -16,6 +16,7 @@ class Rft:
 
     name: ClassVar[str] = "rft"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    ranks: ClassVar[bool] = True
     distils = False
     needs_posterior = False
 

@@ -22,6 +22,7 @@ class Sdft:
 
     name: ClassVar[str] = "sdft"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    ranks: ClassVar[bool] = False
     distils = True
     needs_posterior = False
 

@@ -21,6 +21,7 @@ class Spin:
 
     name: ClassVar[str] = "spin"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    ranks: ClassVar[bool] = False
     distils = False
     needs_posterior = False
 

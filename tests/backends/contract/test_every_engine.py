@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pudistill_cli.backend_api.contract import Backend, Engine, ModelSpec
+from pudistill_cli.backend_api.oom_retry import retrying_engine
 from pudistill_cli.errors import DataError, PudistillError
 from pudistill_cli.method import sampling as method
 from pudistill_cli.models.tokenizer import StudentTokenizer
@@ -251,3 +254,32 @@ def test_resumed_with_its_adapters_under_their_old_handles(engine: Engine, handl
     engine.suspend()
     engine.resume()
     np.testing.assert_array_equal(engine.distributions((5, 6, 7), 3, handle), before)
+
+
+# --- damage ---
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_found(
+    engine: Engine, adapter: Path, prompts: list[PromptTokens], tmp_path: Path, damage: float
+) -> None:
+    """Of an adapter that a step or a disk has spoilt: refused as it is loaded, or as soon as numbers come of it."""
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(adapter, spoilt)
+    weights = load_file(spoilt / "adapter_model.safetensors")
+    name = next(name for name in weights if "layers.1" in name and "lora_B" in name)
+    weights[name] = np.full_like(weights[name], damage)
+    save_file(weights, spoilt / "adapter_model.safetensors")
+    watched = retrying_engine(engine, lambda *given: None)
+    asked = [PromptTokens("key", prompts[0].tokens)]
+    for temperature in (1.0, 0.0):
+        with pytest.raises(PudistillError, match="finite"):
+            list(watched.sample(asked, 2, Sampling(3, temperature), watched.load_adapter(spoilt)))
+    for ask in (
+        lambda handle: list(watched.logprobs([Continuations((3, 4), ((5, 6),))], handle)),
+        lambda handle: list(watched.choice_logits([Continuations((3, 4), ((5, 6),))], [7, 8], handle)),
+        lambda handle: watched.distributions((3, 4, 5), 2, handle),
+    ):
+        with pytest.raises(PudistillError, match="finite"):
+            ask(watched.load_adapter(spoilt))
+    assert list(watched.logprobs([Continuations((3, 4), ((5, 6),))], None))

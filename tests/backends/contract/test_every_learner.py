@@ -214,6 +214,7 @@ class Divergence:
 
     name: ClassVar[str] = "divergence"
     reference: ClassVar[Any] = "round"
+    ranks: ClassVar[bool] = True
     distils: ClassVar[bool] = True
     needs_posterior: ClassVar[bool] = False
     seen: Any = None
@@ -282,6 +283,16 @@ def test_what_is_not_finite_is_refused_and_changes_nothing(restored: Open, adapt
     assert same(weights_of(learner, tmp_path / "after"), before)
     assert learner.step(SFT, 1e-3) == other.step(SFT, 1e-3)
     assert same(weights_of(learner, tmp_path / "ours"), weights_of(other, tmp_path / "theirs"))
+
+
+def test_an_adapter_that_a_step_has_spoilt_is_never_kept(restored: Open, tmp_path: Path) -> None:
+    """Loss and gradient were finite; the weights that came of them are not."""
+    learner = restored()
+    learner.step(SFT, float("inf"))
+    for keep in (learner.snapshot, learner.save):
+        with pytest.raises(TrainingError, match="not finite"):
+            keep(tmp_path / "kept")
+        assert not (tmp_path / "kept").exists()
 
 
 # --- adapters ---

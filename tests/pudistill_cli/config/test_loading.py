@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -193,7 +195,7 @@ def test_a_bad_override_names_itself(file: Path) -> None:
         "--set student.model.x: student.model is a value, not a section",
         "--set name: must be a valid string",
         "--set lora.rank: unknown key",
-        "--set prefer.tau: must be greater than 0 (got 0)",
+        "--set prefer.tau: must be at least 1e-12 (got 0)",
     ]
 
 
@@ -206,7 +208,7 @@ def test_a_bad_override_names_itself(file: Path) -> None:
         ("a: 1\nb: \x01", ":2: not YAML"),
         ("x: &x {y: *x}", ":1: nested more than 20 levels"),
         ("a: !!python/object/apply:os.system [ls]", ":1: the tag tag:yaml.org,2002:python/object"),
-        ("a: !!python/name:os.system x", ":1: not YAML: could not determine a constructor"),
+        ("a: !!python/name:os.system x", ":1: the tag tag:yaml.org,2002:python/name:os.system has no meaning"),
         ("- student", ": a recipe is a mapping of sections"),
         ("", "student: is required"),
     ],
@@ -217,11 +219,102 @@ def test_what_is_no_recipe_at_all(file: Path, text: str, message: str) -> None:
 
 
 def test_files_that_cannot_be_read(file: Path) -> None:
-    file.write_bytes(b"name: \xff")
-    with pytest.raises(UsageError, match="not UTF-8"):
+    file.write_bytes(b"a: 1\nname: \xff")
+    with pytest.raises(UsageError, match=r":2: not UTF-8 text \(0xff\)"):
         load_recipe(str(file))
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        file.write_text(SMALLEST, encoding=encoding)
+        with pytest.raises(UsageError, match=r"UTF-(16|32) text"):
+            load_recipe(str(file))
     with pytest.raises(UsageError, match="No such recipe file"):
         load_recipe(str(file.parent / "none.yaml"))
+    with pytest.raises(UsageError, match="No such recipe file"):
+        load_recipe(str(file / "below.yaml"))
+
+
+def test_a_byte_order_mark_is_no_part_of_it(file: Path) -> None:
+    file.write_text(SMALLEST, encoding="utf-8-sig")
+    assert load_recipe(str(file)).recipe.name == "my-job"
+
+
+@pytest.mark.parametrize("name", ["a\0.yaml", "a" * 300 + ".yaml", "~no-such-user/a.yaml", "\ud83d.yaml"])
+def test_names_that_no_file_has(name: str) -> None:
+    with pytest.raises(UsageError, match=r"Cannot read the recipe|No such recipe file"):
+        load_recipe(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UsageError, match="is a pipe"):
+        load_recipe(str(tmp_path / "pipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    "setting", ["student.model={}", "student.original={}", "prompts.path={}", "export.llama_cpp={}"]
+)
+def test_paths_that_no_file_has_are_left_to_who_reads_them(file: Path, setting: str) -> None:
+    for path in ("~no-such-user/x", "b" * 300):
+        assert load_recipe(str(file), [setting.format(path)]).recipe
+
+
+def test_what_is_too_large(file: Path) -> None:
+    laughs = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    laughs += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    for text, message in {
+        "\n".join(laughs): "more than 5,000 values, aliases written out",
+        f"a: &a {'x' * 300_000}\nb: [*a, *a]": "more than 524,288 characters, aliases written out",
+        "[" * 900_000: "nested more than 20 levels",
+        "".join(f"k{i}: 1\n" for i in range(3_000)): "more than 5,000 values",
+        "#" * (1 << 20) + "\n": "1 MiB, more than the recipe can have",
+        f"{'k' * 300}: 1": "a key of 300 characters",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(UsageError, match=re.escape(message)):
+            load_recipe(str(file))
+
+
+def test_an_alias_stands_for_its_value(file: Path) -> None:
+    file.write_text(SMALLEST + "eval: {temperatures: &t [1.0, 0.0], dev_temperatures: *t}\n")
+    assert load_recipe(str(file)).recipe.eval.dev_temperatures == (1.0, 0.0)
+
+
+def test_many_errors_are_counted_and_not_all_shown(file: Path) -> None:
+    file.write_text(SMALLEST + "".join(f"k{i}: 1\n" for i in range(100)))
+    lines = refusal(file)
+    assert len(lines) == 21
+    assert lines[-1] == "and 80 more"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (r'"a\0b"', r"holds a control character (\x00, at character 2)"),
+        (r'"\e]0;x\a"', r"holds a control character (\x1b, at character 1)"),
+        (r'"\x9b2J"', r"holds a control character (\x9b"),
+        (r'"\ud83d"', "holds half a character"),
+        (r'"\UFFFFFFFF"', "not YAML"),
+        ("!!int 1:2", "'1:2' is no int"),
+        ("!!binary aGVsbG8=", "the tag tag:yaml.org,2002:binary has no meaning here"),
+        ("9" * 5000, "5,000 characters is no int"),
+    ],
+)
+def test_text_that_no_recipe_holds(file: Path, value: str, message: str) -> None:
+    file.write_text(SMALLEST + f"name: {value}\n")
+    assert message in "".join(refusal(file))
+    file.write_text(SMALLEST)
+    assert message in "".join(refusal(file, f"name={value}"))
+
+
+@pytest.mark.parametrize("override", ["a\0=1", "\udcff=1", ".".join("a" * 30) + "=1", "a" * 600 + "=1", "=1", "a..b=1"])
+def test_an_override_s_place_is_a_path_of_words(file: Path, override: str) -> None:
+    (line,) = refusal(file, override)
+    assert line.endswith("must be key=value, as in --set prefer.k=8")
+    assert line.isprintable()
+
+
+def test_a_pair_of_surrogate_escapes_is_one_character() -> None:
+    assert read_yaml(r'"\ud83d\ude00"').value == "\U0001f600"
 
 
 KEYS = (

@@ -89,6 +89,8 @@ def test_an_objectives_settings_are_its_fields() -> None:
     [
         ("dop", "no such objective (did you mean 'dpo'?)"),
         (3, "no such objective"),
+        ([1.5], "no such objective"),
+        ({"name": {}}, "no such objective"),
         ({"name": "dpo", "bata": 1}, "unknown key (did you mean 'beta'?)"),
         ({"name": "rft", "beta": 1}, "unknown key"),
         ({"name": "dpo", "nll": -1}, "from 0 up"),

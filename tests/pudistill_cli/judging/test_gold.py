@@ -93,6 +93,8 @@ def test_the_same_prompt_has_the_same_key() -> None:
         ({**GRADED, "candidates": [{"text": "a", "grade": True}] * 2}, "candidates[0].grade must be a number"),
         ({**ALPACA, "preference": 3}, "`preference` is 3; it must be 1 to 2, or 0 for a tie"),
         ({**ALPACA, "preference": "1"}, "`preference` must be a number"),
+        ({**ALPACA, "preference": 10**400}, "`preference` must be a number"),
+        ({**GRADED, "candidates": [{"text": "a", "grade": 10**400}] * 2}, "candidates[0].grade must be a number"),
         ({k: v for k, v in ALPACA.items() if k != "preference"}, "no `preference`"),
     ],
 )
@@ -132,6 +134,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
         (b'{"prompt": "a"}\n{"prompt": "\xe9"}', "line 2: not UTF-8 text"),
         (b'[{"prompt": "a"},\n\n {"prompt": "\xe9"}]', "line 3: not UTF-8 text"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "line 1: not JSON: a number of more than 4,300 digits"),
         (b'[{"prompt": "a"},\n\n {"prompt" "b"}]', "the array: not JSON .* at line 3, character"),
     ],
 )

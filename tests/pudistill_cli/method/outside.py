@@ -19,6 +19,7 @@ class NegativesFollow:
 
     name: ClassVar[str] = "negatives-follow"
     reference: ClassVar[Literal["sft", "round"]] = "round"
+    ranks: ClassVar[bool] = True
     distils = True
     needs_posterior = True
 

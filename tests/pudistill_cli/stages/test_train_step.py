@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,22 @@ def test_the_end_names_what_helps(folder: RunFolder) -> None:
     ended = stopped(job, TrainingError("not finite."), "round-1", "round-1 stopped", "train.lr=0.1")
     assert ended.message == "round-1 stopped: not finite."
     assert f"{folder.adapter('round-1-stopped')}. Try a lower rate: --set train.lr=0.1 --name run-2" in ended.hint
+
+
+def test_where_a_step_has_spoilt_the_adapter_the_last_good_one_is_named(folder: RunFolder) -> None:
+    class Spoilt(FakeLearner):
+        def snapshot(self, path: Path) -> Path:
+            raise TrainingError("The adapter is not finite after this training.")
+
+    job = job_of(folder, Spoilt())
+    ended = stopped(job, TrainingError("not finite."), "sft", "SFT stopped at step 3", "sft.lr=0.1")
+    assert ended.hint == "No adapter was good yet. Try a lower rate: --set sft.lr=0.1 --name run-2"
+    for age, kept in ((30, folder.adapter("sft")), (10, folder.state("sft-at-5")), (20, folder.adapter("other"))):
+        kept.mkdir(parents=True)
+        then = kept.stat().st_mtime - age
+        os.utime(kept, (then, then))
+    ended = stopped(job, TrainingError("not finite."), "sft", "SFT stopped at step 3", "sft.lr=0.1")
+    assert f"The last good adapter is {folder.state('sft-at-5')}." in ended.hint
 
 
 # --- a process that the system ends ---

@@ -1,0 +1,345 @@
+"""Chat templates as no publisher writes them: made by a grammar, or real ones that are damaged, or made to do harm.
+
+`inputs(seed, count)` gives the inputs; a callable renders one, and returns, or raises a PudistillError. Anything else is
+a fault, and so is one that takes long: the work of a template is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import cache, partial
+from pathlib import Path
+from random import Random
+
+from benchmarks.fuzzing.mutations import damaged_bytes
+from pudistill_cli.models.chat_template import PLAIN, ChatTemplate
+from pudistill_cli.types import Message
+
+NOW = datetime(2026, 11, 30)
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+CONVERSATION = (
+    Message("system", "You are terse."),
+    Message("user", 'Print {{ x }}:\n"a" <b>'),
+    Message("assistant", "<think>\nWell\n</think>\n\nx"),
+    Message("user", "More"),
+)
+CHATML = (
+    "{%- if messages[0].role == 'system' %}{{ '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}{% endif %}"
+    "{%- set ns = namespace(last=messages|length - 1, found=false) %}"
+    "{%- for message in messages[::-1] %}{%- set index = (messages|length - 1) - loop.index0 %}"
+    "{%- if not ns.found and message.role == 'user' %}{%- set ns.last = index %}{%- set ns.found = true %}{%- endif %}{%- endfor %}"
+    "{%- for message in messages if message.role != 'system' %}"
+    "{%- set content = message.content if message.content is string else message.content|join('\\n') %}"
+    "{%- if '</think>' in content %}{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}"
+    "{{- '<|im_start|>' ~ message.role ~ '\\n' ~ content|trim ~ '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if tools %}{% for tool in tools %}{{ tool|tojson(indent=2) }}{% endfor %}{% endif %}"
+    "{%- macro turn(role) %}{{ '<|im_start|>' + role + '\\n' }}{{ caller() if caller }}{% endmacro %}"
+    "{%- if add_generation_prompt %}{{ turn('assistant') }}{% endif %}"
+)
+"""What real templates are made of, in one."""
+_DOUBLING = "{{% set n = namespace(x={}) %}}{{% for i in range(60) %}}{{% set n.x = {} %}}{{% endfor %}}{{{{ {} }}}}"
+HOSTILE = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
+    "{% for a in range(99999) %}{% for b in range(99999) if b is lower %}{% endfor %}{% endfor %}",
+    "{% for a in range(99999) %}{{ range(99999)|reject('defined')|list|length }}{% endfor %}",
+    "{% for a in range(99999) %}{{ range(99999)|map('string')|select('eq', 'a')|first }}{% endfor %}",
+    "{{ 'a' * 3000000000 }}", "{{ 'a' * 3e9 }}", "{{ 'a'.center(3000000000) }}", "{{ 'a'|center(3000000000) }}",
+    "{{ 'a'.zfill(3000000000) }}", "{{ 'a'.ljust(3000000000)|length }}", "{{ '\\t'.expandtabs(tabsize=3000000000) }}",
+    "{{ '%3000000000d' % 1 }}", "{{ '%*d' % (3000000000, 1) }}", "{{ '%.3000000000f'|format(1) }}",
+    "{{ '%((a))3000000000d' % {'(a)': 1} }}", "{{ ('%9999d' * 100000) % (range(100000)|list) }}",
+    "{{ '{:3000000000}'.format(1) }}", "{{ '{:{}}'.format(1, 3000000000) }}", "{{ '{a:3000000000}'.format_map({'a': 1}) }}",
+    "{{ lipsum(100000000) }}", "{{ range(99999)|join('a' * 99999) }}", "{{ ('a' * 99999).join(range(99999)|map('string')) }}",
+    "{{ 9 ** 9 ** 9 }}", "{{ 10 ** 1000000000 }}", "{{ 10.0 ** 400 }}", "{{ 5|round(-1000000000) }}",
+    "{{ 5|round(1000000000, 'ceil') }}", "{{ ('f' * 1000000)|int(base=16) }}", "{{ (1).to_bytes(3000000000, 'big') }}",
+    _DOUBLING.format("'a'", "n.x ~ n.x", "n.x|length"), _DOUBLING.format("'a'", "n.x + n.x", "n.x|length"),
+    _DOUBLING.format("[1]", "n.x + n.x", "n.x|length"), _DOUBLING.format("[1]", "[n.x, n.x]", "n.x"),
+    _DOUBLING.format("(1,)", "(n.x, n.x)", "{n.x: 1}"), _DOUBLING.format("{}", "dict(a=n.x, b=n.x)", "n.x|tojson"),
+    _DOUBLING.format("1", "namespace(a=n.x, b=n.x)", "n.x"), _DOUBLING.format("9", "n.x * n.x", "n.x"),
+    _DOUBLING.format("'<'|safe", "(n.x|escape)", "n.x"), _DOUBLING.format("[1, 2]", "(n.x * 2)|batch(1)|list", "n.x"),
+    "{% set x %}aaaaaaaaaa{% endset %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60 + "{{ x|length }}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+    "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}" + "{% call m() %}" * 18 + "x" + "{% endcall %}" * 18,
+    "{% for x in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}", "{% block a %}{{ self.a() }}{{ self.a() }}{% endblock %}",
+    "{{ ('a\\n' * 99999)|indent(99999) }}", "{{ ('a' * 999999)|wordwrap(1) }}", "{{ [1]|batch(3000000000, 'x')|list }}",
+    "{{ [1]|slice(3000000000)|list }}", "{{ range(99999)|list|tojson(indent=99999) }}",
+    "{{ ('a' * 99999).replace('a', 'b' * 99999) }}", "{{ ('a' * 99999)|replace('', 'b' * 99999) }}",
+    "{{ ([range(9999)|list] * 9999)|sum(start=[]) }}", "{{ ('a ' * 999999).split()|length }}",
+    "{% set x = 'a' * 999999 %}{% for i in range(9999) %}{{ x.rfind('b' + 'a' * 499999) }}{% endfor %}",
+    "{% set x = 'a' * 999999 %}{{ x.strip('b' * 999998 + 'a') }}", "{% for i in range(99999) %}{{ 'a' in range(99999) }}{% endfor %}",
+    "{% for i in range(99999) %}" + "{{ i + i }}" * 5000 + "{% endfor %}", "{% macro m() %}{{ varargs|length }}{% endmacro %}"
+    "{% for i in range(99999) %}{{ m(*range(99999)) }}{% endfor %}", "{{ strftime_now('%c' * 99999) }}", "{{ '\\ud800' }}",
+    "{{ raise_exception('a' * 5000000) }}", "{{ 'aaaa'|truncate(1) }}", "{% include 'x' %}", "{% extends 'x' %}",
+    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "{{ " + "[" * 3000 + "]" * 3000 + " }}", "{% if 1 %}" * 3000,
+    "{% for a in b %}" * 30 + "{% endfor %}" * 30, "{{ " + "not " * 5000 + "1 }}", "{{ 1" + "+1" * 20000 + " }}",
+    "{{ a" + ".b" * 20000 + " }}", "{{ a" + "|upper" * 9000 + " }}", "x" * 1_000_000, "{{ a }}" * 18000, "{# " * 40000,
+    "{{ " + "9" * 10000 + " }}", "{{ ''.__class__.__mro__ }}", "{{ ''|attr('__class__') }}", "{{ '{0.__class__}'.format(1) }}",
+    "{% set n = namespace() %}{% set n.x = n %}{{ n }}", "{% set n = namespace(x=[]) %}{% for i in range(99999) %}"
+    "{% set n.x = [n.x] %}{% endfor %}{{ n.x }}", "{{ dict.fromkeys(range(99999), 'a' * 99999) }}",
+)  # fmt: skip
+"""Each of them once took seconds, gigabytes, or the process with it, in Jinja's own sandbox or in ours."""
+_NUMBERS = ("0", "1", "-1", "2", "7", "255", "99999", "3000000000", "10**6", "0.5", "1e308", "-3000000000", "9" * 40)
+_TEXTS = (
+    "''",
+    "'a'",
+    "'user'",
+    "'a b\\n\\tc'",
+    "'%s'",
+    "'%5d'",
+    "'%(a)s'",
+    "'{}'",
+    "'{0!r:>9}'",
+    "'\\ud800'",
+    "'é\\u2028'",
+    "'<&>'",
+)
+_NAMES = (
+    "messages",
+    "message",
+    "loop",
+    "ns",
+    "ns.x",
+    "x",
+    "tools",
+    "bos_token",
+    "add_generation_prompt",
+    "caller",
+    "self",
+    "m",
+)
+_NAMED = (
+    "messages",
+    "messages[0]",
+    "messages[0].content",
+    "messages[-1].role",
+    "range(9)",
+    "range(99999)",
+    "namespace(a=1)",
+    "dict(a=1)",
+)
+_FILTERS = [
+    "abs",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "default",
+    "dictsort",
+    "escape",
+    "first",
+    "float",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "wordcount",
+    "wordwrap",
+    "urlize",
+    "random",
+    "pprint",
+    "xmlattr",
+]
+_TESTS = [
+    "defined",
+    "undefined",
+    "none",
+    "string",
+    "mapping",
+    "sequence",
+    "iterable",
+    "number",
+    "odd",
+    "even",
+    "lower",
+    "upper",
+    "callable",
+    "true",
+    "eq",
+    "lt",
+    "in",
+    "sameas",
+]
+_METHODS = [
+    "strip",
+    "lstrip",
+    "rstrip",
+    "split",
+    "rsplit",
+    "splitlines",
+    "replace",
+    "find",
+    "rfind",
+    "count",
+    "startswith",
+    "endswith",
+    "upper",
+    "title",
+    "center",
+    "ljust",
+    "zfill",
+    "join",
+    "format",
+    "format_map",
+    "encode",
+    "translate",
+    "expandtabs",
+    "partition",
+    "rpartition",
+    "get",
+    "items",
+    "keys",
+    "values",
+    "append",
+    "pop",
+    "index",
+    "copy",
+    "__class__",
+    "bit_length",
+    "to_bytes",
+]
+
+
+def inputs(seed: int, count: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """`count` templates: (its number and kind, what renders it)."""
+    for number in range(count):
+        rng = Random(f"{seed}/{number}")
+        kind, source = _source(rng)
+        yield f"template {seed}/{number}: {kind}", partial(_render, source, rng.random() < 0.5)
+
+
+def _render(source: str, answer_follows: bool) -> object:
+    template = ChatTemplate(source, SPECIAL, NOW)
+    return template.render(CONVERSATION, answer_follows=answer_follows, enable_thinking=False, x=[1, {"a": "b"}])
+
+
+def _source(rng: Random) -> tuple[str, str]:
+    kind = rng.choices(("grammar", "damaged", "hostile", "hostile inside"), (60, 34, 3, 3))[0]
+    if kind == "grammar":
+        return kind, "".join(_statement(rng, 3) for _ in range(rng.randrange(1, 5)))
+    if kind == "damaged":
+        what, data = damaged_bytes(rng.choice(real()).encode(), rng)
+        return f"{kind}: {what}", data.decode("utf-8", "replace")
+    hostile = rng.choice(HOSTILE)
+    if kind == "hostile":
+        return kind, hostile
+    real_one = rng.choice(real())
+    at = rng.randrange(len(real_one))
+    return kind, real_one[:at] + hostile + real_one[at:]
+
+
+@cache
+def real() -> tuple[str, ...]:
+    """Templates that people use, in part from the students that come with the recipes."""
+    root = Path(__file__).resolve().parents[2]
+    found = sorted(
+        (*root.glob("recipes/*/student/*.jinja"), *root.glob(".upstream/*/vendor/llama.cpp/models/templates/*.jinja"))
+    )
+    return (PLAIN, CHATML, *(path.read_text(encoding="utf-8") for path in found))
+
+
+# --- the grammar ---
+
+
+def _statement(rng: Random, depth: int) -> str:
+    def body() -> str:
+        return "".join(_statement(rng, depth - 1) for _ in range(rng.randrange(3))) if depth else "x"
+
+    def value() -> str:
+        return _expression(rng, rng.choice((0, 1, 1, 2, 3)))
+
+    match rng.randrange(12):
+        case 0:
+            loop = rng.choice(("", " if " + value(), " recursive"))
+            return (
+                "{% for x in " + value() + loop + " %}" + body() + "{% else %}" * (rng.random() < 0.1) + "{% endfor %}"
+            )
+        case 1:
+            return "{% if " + value() + " %}" + body() + "{% elif " + value() + " %}" + body() + "{% endif %}"
+        case 2:
+            return "{% set " + rng.choice(("x", "ns.x", "x, y", "ns", "loop")) + " = " + value() + " %}"
+        case 3:
+            return "{% set x %}" + body() + "{% endset %}"
+        case 4:
+            return "{% macro m(x, y=" + value() + ") %}" + body() + "{% endmacro %}"
+        case 5:
+            return "{% call m(" + value() + ") %}" + body() + "{% endcall %}"
+        case 6:
+            return "{% filter " + rng.choice(_FILTERS) + " %}" + body() + "{% endfilter %}"
+        case 7:
+            return "{% set ns = namespace(x=" + value() + ") %}" + body()
+        case 8:
+            return rng.choice(
+                (
+                    "{% break %}",
+                    "{% continue %}",
+                    "{% generation %}x{% endgeneration %}",
+                    "{%- raw %}{{{% endraw -%}",
+                    "é\n",
+                )
+            )
+        case _:
+            return rng.choice(("{{ ", "{{- ")) + value() + rng.choice((" }}", " -}}"))
+
+
+def _expression(rng: Random, depth: int) -> str:
+    if depth == 0 or rng.random() < 0.15:
+        return rng.choice((*_NUMBERS, *_TEXTS, *_NAMES, *_NAMED, *_NAMED, "[]", "{}", "()", "none", "true"))
+
+    def inner() -> str:
+        return _expression(rng, depth - 1)
+
+    def arguments() -> str:
+        made = [inner() for _ in range(rng.randrange(3))]
+        named = rng.choice(
+            ("", "", "", "width=" + inner(), "attribute='role'", "start=[]", "indent=" + inner(), "*" + inner())
+        )
+        return ", ".join([*made, *([named] if named else [])])
+
+    match rng.randrange(13):
+        case 0 | 1 | 2:
+            return f"({inner()} {rng.choice(('+', '-', '*', '/', '//', '%', '**', '~'))} {inner()})"
+        case 3:
+            return f"({inner()} {rng.choice(('==', '!=', '<', '>=', 'in', 'not in', 'and', 'or'))} {inner()})"
+        case 4 | 5:
+            return f"({inner()}|{rng.choice(_FILTERS)}({arguments()}))"
+        case 6:
+            return f"({inner()}|{rng.choice(_FILTERS)})"
+        case 7:
+            return f"{inner()}.{rng.choice(_METHODS)}({arguments()})"
+        case 8:
+            return f"({inner()} is {rng.choice(('', 'not '))}{rng.choice(_TESTS)})"
+        case 9:
+            return f"{inner()}[{rng.choice((inner(), inner() + ':' + inner(), '::-1', ':2'))}]"
+        case 10:
+            return rng.choice((f"[{inner()}, {inner()}]", f"({inner()}, {inner()})", f"{{{inner()}: {inner()}}}"))
+        case 11:
+            return f"({inner()} if {inner()} else {inner()})"
+        case _:
+            return f"{rng.choice(('m', 'range', 'dict', 'namespace', 'cycler', 'joiner', 'raise_exception', 'strftime_now'))}({arguments()})"
