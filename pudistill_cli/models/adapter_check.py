@@ -37,7 +37,7 @@ def checked_config(folder: Path) -> Config:
     """An adapter's settings, each of its type; an empty object where there are none.
 
     Raises:
-        DataError: it names the setting that is not, or one of the adapter's files is a link that leads out of its folder.
+        DataError: it names the setting that is not, or a file that is a link out of the folder.
     """
     for name in (CONFIG, WEIGHTS):
         refuse_outside(folder, name, name)
