@@ -48,6 +48,7 @@ def distil(job: Job, until: Stage = Stage.EXPORT) -> None:
     if until is Stage.EXPORT:
         with job.console.status("export"):
             exports = export_best(job, anchors, best.choice.name)
+        job.model_pair.memo.clear()
         _report(job)
         exports.check()
 

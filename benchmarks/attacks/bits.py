@@ -26,8 +26,11 @@ class Flip:
     hangs: int
 
 
-def flip_bits(folder: Path, backend: str, seed: int) -> list[Flip]:
-    """A finished run, then the same with a bit flipped, once for each of its files; the same command is typed again."""
+def flip_bits(folder: Path, backend: str, seed: int, only: str = "") -> list[Flip]:
+    """A finished run, then the same with a bit flipped, once for each of its files; the same command is typed again.
+
+    Where `only` is given, of the files alone whose path begins with it.
+    """
     recipe = SmallRun.make(folder / f"bits-{backend}", backend)
     over = recipe.run.finish()
     if over.code:
@@ -35,7 +38,7 @@ def flip_bits(folder: Path, backend: str, seed: int) -> list[Flip]:
     quiet = SmallRunAt(recipe, recipe.folder / "quiet")
     shutil.copytree(recipe.run.runs, quiet.runs)
     rng = random.Random(seed)
-    return [_flip(recipe.run, quiet, path, rng) for path in _files(quiet.path)]
+    return [_flip(recipe.run, quiet, path, rng) for path in _files(quiet.path) if str(path).startswith(only)]
 
 
 def _files(run: Path) -> list[Path]:

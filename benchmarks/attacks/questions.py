@@ -40,27 +40,27 @@ class Asked:
 def count_questions(folder: Path) -> list[Asked]:
     """Every attack, each with a cache of its own."""
     return [
-        _at_once(folder / "at-once", 3, killed=0),
-        _at_once(folder / "one-killed", 3, killed=1),
-        _again_and_again(folder / "again"),
-        _within_limit(folder / "limit"),
+        at_once(folder / "at-once", 3, killed=0),
+        at_once(folder / "one-killed", 3, killed=1),
+        again_and_again(folder / "again"),
+        within_limit(folder / "limit"),
     ]
 
 
-def _at_once(folder: Path, count: int, killed: int) -> Asked:
+def at_once(folder: Path, count: int, killed: int, prompts: int = PROMPTS) -> Asked:
     """Some commands at the same time, of which some are killed in the middle."""
     with CountingTeacher() as teacher:
-        _recipe(folder, teacher)
+        _recipe(folder, teacher, prompts)
         processes = [_anchors(folder, f"answers-{i}.jsonl") for i in range(count)]
         if killed:
-            _wait_for(teacher, PROMPTS // 3, processes)
+            _wait_for(teacher, prompts // 3, processes)
             for process in processes[:killed]:
                 kill(process)
         ends = [ended(process) for process in processes][killed:]
-        return _asked(f"{count} commands at once" + f", {killed} killed" * bool(killed), teacher, ends, killed)
+        return _asked(f"{count} commands at once" + f", {killed} killed" * bool(killed), teacher, ends, killed, prompts)
 
 
-def _again_and_again(folder: Path) -> Asked:
+def again_and_again(folder: Path) -> Asked:
     """One command, killed and typed again."""
     with CountingTeacher() as teacher:
         _recipe(folder, teacher)
@@ -72,7 +72,7 @@ def _again_and_again(folder: Path) -> Asked:
         return _asked(f"killed {KILLS} times", teacher, [ended(_anchors(folder, "answers.jsonl"))], KILLS)
 
 
-def _within_limit(folder: Path) -> Asked:
+def within_limit(folder: Path) -> Asked:
     """A limit on tokens, and answers that are as long as they may be."""
     with CountingTeacher(longest=LONGEST) as teacher:
         _recipe(folder, teacher, max_tokens=LONGEST, max_tokens_total=TOKENS)
@@ -82,10 +82,10 @@ def _within_limit(folder: Path) -> Asked:
         return Asked(**{**asked.__dict__, "unfinished": exceeded, "tracebacks": int(end.has_traceback)})
 
 
-def _recipe(folder: Path, teacher: CountingTeacher, **settings: object) -> None:
+def _recipe(folder: Path, teacher: CountingTeacher, prompts: int = PROMPTS, **settings: object) -> None:
     folder.mkdir(parents=True)
     lines = (QUICKSTART / "prompts.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "train.jsonl").write_text("".join(lines[:PROMPTS]), encoding="utf-8")
+    (folder / "train.jsonl").write_text("".join(lines[:prompts]), encoding="utf-8")
     recipe = {
         "name": "questions",
         "student": {"model": str(QUICKSTART / "student")},
@@ -106,10 +106,10 @@ def _wait_for(teacher: CountingTeacher, count: int, processes: list[subprocess.P
         time.sleep(0.005)
 
 
-def _asked(attack: str, teacher: CountingTeacher, ends: list[Ended], kills: int) -> Asked:
+def _asked(attack: str, teacher: CountingTeacher, ends: list[Ended], kills: int, prompts: int = PROMPTS) -> Asked:
     return Asked(
         attack,
-        PROMPTS,
+        prompts,
         len(teacher.asked),
         teacher.repeated,
         kills * CONCURRENCY,

@@ -32,9 +32,8 @@ states.SAVE_EVERY_SECONDS = 0.0
 """
 """A real run saves a stage's state once a minute; a small one is over by then, so it saves after every step."""
 START = """
-import sys
 from pudistill_cli.app import main
-main(sys.argv[1:])
+main()
 """
 NEVER_THE_SAME = {"id", "at", "asked_at", "started"}
 """Columns of a ledger that hold a moment or the order of rows."""
@@ -198,7 +197,7 @@ def _bytes_that_count(path: Path) -> bytes:
         return path.read_bytes()
     record = json.loads(path.read_text(encoding="utf-8"))
     record["resolved"].pop("started", None)
-    return json.dumps(record).encode()
+    return json.dumps(record, sort_keys=True).encode()
 
 
 def _path() -> str:
