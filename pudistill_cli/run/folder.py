@@ -14,7 +14,6 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
 from __future__ import annotations
 
 import json
-import math
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -31,6 +30,7 @@ from pudistill_cli.errors import RunError
 from pudistill_cli.run.identity import Difference, differences, effects_of
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.marks import Mark
+from pudistill_cli.run.metrics_file import MetricsFile
 
 __all__ = ["RunFolder", "replace_folder", "write_atomic"]
 
@@ -58,9 +58,7 @@ class RunFolder:
         self.ledger_path = path / "ledger.sqlite"
         self.recipe_path = path / "recipe.yaml"
         self._record_path = path / "state" / "run.json"
-        self._metrics_path = path / "metrics.jsonl"
-        self._metrics: set[str] | None = None
-        """Its lines, once one is added."""
+        self._metrics = MetricsFile(path / "metrics.jsonl")
         self._lock = lock
         self._identity: dict[str, str] = {}
         self._resolved: dict[str, str | int] = {}
@@ -153,11 +151,6 @@ class RunFolder:
         """An empty file that is there while a training step is under way (stages/train_step.py)."""
         return self.path / "state" / "step-under-way"
 
-    @property
-    def memo(self) -> Path:
-        """What models answered since the ledger was last told (memo.py)."""
-        return self.path / "state" / "memo"
-
     # --- records ---
 
     @property
@@ -198,20 +191,8 @@ class RunFolder:
         self._record()
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
-        """Add a line to `metrics.jsonl`, unless it is there: a step that is done again gives the same figures."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        line = json.dumps(finite)
-        try:
-            if self._metrics is None:
-                there = self._metrics_path.exists()
-                self._metrics = set(self._metrics_path.read_text("utf-8", "replace").splitlines()) if there else set()
-            if line in self._metrics:
-                return
-            with self._metrics_path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-            self._metrics.add(line)
-        except OSError as error:
-            raise cannot_write(self._metrics_path, error) from error
+        """Add a line to `metrics.jsonl`, unless it is there."""
+        self._metrics.append(record)
 
     def _begun(self) -> datetime | None:
         """By local time, as a new run's is."""
@@ -227,7 +208,7 @@ class RunFolder:
         """Mend what a killed process left, then make the identity the run's own."""
         for folder in _FOLDERS:
             recover_folders(self.path / folder)
-        self._cut_torn_line()
+        self._metrics.cut_torn_line()
         if self._record_path.exists():
             held = json.loads(self._record_path.read_text(encoding="utf-8"))
             self._identity, self._resolved = held["identity"], held["resolved"]
@@ -269,13 +250,6 @@ class RunFolder:
             head = "".join(f"# {key}: {value}\n" for key, value in {**hashes, **self._resolved}.items())
             head = f"# Written by pudistill: what a run is made of is fixed.\n{head}"
             write_atomic(self.recipe_path, head + self._recipe)
-
-    def _cut_torn_line(self) -> None:
-        """A process that was killed may have left half a line of metrics."""
-        if self._metrics_path.exists():
-            data = self._metrics_path.read_bytes()
-            if not data.endswith(b"\n"):
-                write_atomic(self._metrics_path, data[: data.rfind(b"\n") + 1])
 
 
 def _listed(changed: list[Difference]) -> str:

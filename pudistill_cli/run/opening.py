@@ -38,7 +38,7 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
     try:
         folder.write_recipe(checked.recipe)
         with console.status("loading the student"):
-            return _load(checked, console, folder, folder.memo, offline=offline)
+            return _load(checked, console, folder, folder.path / "state" / "memo", offline=offline)
     except BaseException:
         folder.close()
         raise
