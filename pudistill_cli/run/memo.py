@@ -175,7 +175,10 @@ class _RememberingEngine(_Remembering):
     def sample(
         self, prompts: Sequence[PromptTokens], k: int, sampling: Sampling, adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
-        """A prompt's candidates hang on nothing else that is asked: each is kept by itself."""
+        """Greedy answers are kept, each by itself: SFT looks at dev by them. What is drawn at random the ledger has."""
+        if sampling.temperature:
+            yield from self._model.sample(prompts, k, sampling, adapter)
+            return
         weights = self._sum(adapter)
         about = self._role, "sample", weights, k, sampling
         keys = [self._memo.key(*about, p.key, _bytes(p.tokens)) for p in prompts]
