@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 from safetensors.numpy import load, save  # pyright: ignore[reportUnknownVariableType]
@@ -28,7 +28,6 @@ PASSES = 4
 _SUM, _KEY, _SIZE = 32, 16, 8
 """Bytes of a record's head: the SHA-256 of what follows, its key, the length of its data."""
 
-T = TypeVar("T")
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
