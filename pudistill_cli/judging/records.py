@@ -52,7 +52,9 @@ def gold_of(value: Any, place: str) -> Gold:
         texts, grades = (_answer(record, "output_1"), _answer(record, "output_2")), _annotated(record)
     else:
         keys = ", ".join(record) or "nothing"
-        raise ValueError(f"no `candidates`, no `chosen` and `rejected`, no `output_1` and `output_2` (it has {short(keys)})")
+        raise ValueError(
+            f"no `candidates`, no `chosen` and `rejected`, no `output_1` and `output_2` (it has {short(keys)})"
+        )
     messages = _messages(record)
     anchor = next((_text(record[n], f"`{n}`") for n in ("anchor", "reference", "output") if record.get(n)), None)
     return Gold(prompt_key(messages), messages, anchor, texts, grades, place)

@@ -12,8 +12,6 @@ runs/<name>/recipe.yaml      as resolved; the hashes of student, prompts and anc
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -27,12 +25,13 @@ from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Stage
 from pudistill_cli.errors import RunError
-from pudistill_cli.private_files import make_private_database, make_private_folder, private, tighten
+from pudistill_cli.private_files import make_private_database, make_private_folder, tighten
 from pudistill_cli.run.closed_run import begun, check_closed, rewrite
 from pudistill_cli.run.forgetting import forget_changed
 from pudistill_cli.run.identity import differences, without_secrets
 from pudistill_cli.run.kept import sums_of
 from pudistill_cli.run.ledger_seal import seal
+from pudistill_cli.run.metrics_file import MetricsFile
 from pudistill_cli.run.record import Record
 from pudistill_cli.run.teacher_content import KEY
 
@@ -66,9 +65,7 @@ class RunFolder:
         self.notices: list[str] = []
         """What was found and mended when it was opened."""
         self._record = Record(path)
-        self._metrics_path = path / "metrics.jsonl"
-        self._metrics: set[str] | None = None
-        """Its lines, once one is added."""
+        self._metrics = MetricsFile(path / "metrics.jsonl")
         self._lock = lock
         self._identity: dict[str, str] = {}
         self._resolved: dict[str, str | int] = {}
@@ -169,11 +166,6 @@ class RunFolder:
         """An empty file that is there while a training step is under way (stages/train_step.py)."""
         return self.path / "state" / "step-under-way"
 
-    @property
-    def memo(self) -> Path:
-        """What models answered since the ledger was last told (memo.py)."""
-        return self.path / "state" / "memo"
-
     # --- records ---
 
     @property
@@ -230,20 +222,8 @@ class RunFolder:
         self._write_record()
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
-        """Add a line to `metrics.jsonl`, unless it is there: a step that is done again gives the same figures."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        line = json.dumps(finite)
-        try:
-            if self._metrics is None:
-                there = self._metrics_path.exists()
-                self._metrics = set(self._metrics_path.read_text("utf-8", "replace").splitlines()) if there else set()
-            if line in self._metrics:
-                return
-            with open(self._metrics_path, "a", encoding="utf-8", opener=private) as file:
-                file.write(line + "\n")
-            self._metrics.add(line)
-        except OSError as error:
-            raise cannot_write(self._metrics_path, error) from error
+        """Add a line to `metrics.jsonl`, unless it is there."""
+        self._metrics.append(record)
 
     # --- identity ---
 
@@ -252,7 +232,7 @@ class RunFolder:
         for folder in (".", *_FOLDERS):
             recover_folders(self.path / folder)
         self.notices += check_closed(self.ledger_path)
-        self._cut_torn_line()
+        self._metrics.cut_torn_line()
         if self._record.exists:
             self._read_record()
             if changed := differences(self._identity, identity):
@@ -279,13 +259,6 @@ class RunFolder:
             head = "".join(f"# {key}: {value}\n" for key, value in {**hashes, **self._resolved}.items())
             head = f"# Written by pudistill: what a run is made of is fixed.\n{head}"
             rewrite(self.ledger_path, self.recipe_path, head + self._recipe)
-
-    def _cut_torn_line(self) -> None:
-        """A process that was killed may have left half a line of metrics."""
-        if self._metrics_path.exists():
-            data = self._metrics_path.read_bytes()
-            if not data.endswith(b"\n"):
-                write_atomic(self._metrics_path, data[: data.rfind(b"\n") + 1])
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 from safetensors.numpy import load, save  # pyright: ignore[reportUnknownVariableType]
@@ -28,7 +28,6 @@ PASSES = 4
 _SUM, _KEY, _SIZE = 32, 16, 8
 """Bytes of a record's head: the SHA-256 of what follows, its key, the length of its data."""
 
-T = TypeVar("T")
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -175,7 +174,10 @@ class _RememberingEngine(_Remembering):
     def sample(
         self, prompts: Sequence[PromptTokens], k: int, sampling: Sampling, adapter: Adapter | None
     ) -> Iterator[tuple[int, tuple[Candidate, ...]]]:
-        """A prompt's candidates hang on nothing else that is asked: each is kept by itself."""
+        """Greedy answers are kept, each by itself: SFT looks at dev by them. What is drawn at random the ledger has."""
+        if sampling.temperature:
+            yield from self._model.sample(prompts, k, sampling, adapter)
+            return
         weights = self._sum(adapter)
         about = self._role, "sample", weights, k, sampling
         keys = [self._memo.key(*about, p.key, _bytes(p.tokens)) for p in prompts]

@@ -56,7 +56,7 @@ def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline:
             with closing(Ledger(folder.ledger_path)) as ledger:
                 mend(folder, ledger, console.warn, checked.recipe.prefer.rounds)
         with console.status("loading the student"):
-            return _load(checked, console, folder, folder.memo, offline=offline)
+            return _load(checked, console, folder, folder.path / "state" / "memo", offline=offline)
     except BaseException:
         folder.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import count, islice
@@ -50,7 +51,9 @@ class SftTraining:
         if saved.detail.get("student") != self._student:
             return
         self._saved = saved
-        self._looks = [DevLook(tuple(look["values"]), look["likelihood"]) for look in saved.detail["looks"]]
+        for look in saved.detail["looks"]:
+            values = tuple(math.nan if value is None else value for value in look["values"])  # as the ledger has it
+            self._looks.append(DevLook(values, look["likelihood"]))
         if saved.steps:
             self.job.console.say(f"SFT goes on from step {saved.steps}")
 

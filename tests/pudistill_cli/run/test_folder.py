@@ -236,6 +236,8 @@ def test_metrics_are_lines_of_json(tmp_path: Path):
     with path.open("a") as file:
         file.write('{"stage": "sft", "st')  # killed here
     with opened(tmp_path) as folder:
+        folder.append_metrics({"stage": "sft", "step": 1, "loss": math.nan})  # the step is done again
+        folder.append_metrics({"stage": "sft", "step": 2})
         folder.append_metrics({"stage": "sft", "step": 2})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line.get("loss")) for line in lines] == [(0, 1.5), (1, None), (2, None)]

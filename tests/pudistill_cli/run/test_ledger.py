@@ -233,6 +233,18 @@ def test_a_stage_is_finished_together_with_its_sums(ledger: Ledger):
     assert (ledger.stage_done(Mark.SFT()), ledger.sums()) == (True, {"adapters/sft": {"a": "1"}})
 
 
+def test_a_mark_goes_with_the_stage_that_it_was_a_part_of(ledger: Ledger):
+    for mark in ("sft/checkpoint", "round-1/checkpoint"):
+        ledger.begin_stage(mark)
+        ledger.finish_stage(mark, {"steps": 3})
+    ledger.begin_stage("sft")
+    ledger.finish_stage("sft", {}, over="sft/checkpoint")
+    assert ledger.finished_stages() == {"sft", "round-1/checkpoint"}
+    ledger.forget_stage("round-1/checkpoint")
+    ledger.forget_stage("round-2/checkpoint")
+    assert read(ledger, "SELECT name FROM stages") == [("sft",)]
+
+
 def test_eval_answers_come_back_by_system_set_and_temperature(ledger: Ledger):
     ledger.add_prompts([prompt("u", "test")])
     three = [StoredAnswer(text, (i, 2), "stop") for i, text in enumerate("xyz")]
@@ -260,16 +272,16 @@ def _finished_run(ledger: Ledger) -> None:
     for mark in ("sft", "round-1", "dev/round-1", "eval", "export/hf"):
         ledger.begin_stage(mark)
         ledger.finish_stage(mark, {})
-    for stage in ("sft", "prefer", "dev"):
+    for stage in ("sft", "sft-dev", "prefer", "dev"):
         ledger.add_metrics(stage, 1, 0, {"loss": 1.0})
 
 
 @pytest.mark.parametrize(
     ("stage", "stages", "metrics", "left"),
     [
-        ("export", {"sft", "round-1", "dev/round-1", "eval"}, {"sft", "prefer", "dev"}, (3, 1, 1, 2)),
-        ("eval", {"sft", "round-1"}, {"sft", "prefer"}, (3, 1, 1, 1)),
-        ("prefer", {"sft"}, {"sft"}, (3, 1, 0, 0)),
+        ("export", {"sft", "round-1", "dev/round-1", "eval"}, {"sft", "sft-dev", "prefer", "dev"}, (3, 1, 1, 2)),
+        ("eval", {"sft", "round-1"}, {"sft", "sft-dev", "prefer"}, (3, 1, 1, 1)),
+        ("prefer", {"sft"}, {"sft", "sft-dev"}, (3, 1, 0, 0)),
         ("sft", set(), set(), (3, 1, 0, 0)),
         ("anchors", set(), set(), (3, 0, 0, 0)),
         ("prompts", set(), set(), (0, 0, 0, 0)),

@@ -16,7 +16,7 @@ from pudistill_cli.run.memo import Memo, remembering_engine
 from pudistill_cli.types import Adapter, Candidate, Continuations, PromptTokens, Sampling
 
 REQUESTS = [Continuations((1,) * n, ((2, 3), (4,))) for n in (3, 9, 5, 7)]
-SAMPLING = Sampling(4)
+SAMPLING = Sampling(4, temperature=0.0)
 
 
 class FakeEngine:
@@ -125,6 +125,13 @@ def test_of_candidates_only_those_that_are_missing_are_drawn(tmp_path: Path) -> 
     assert fake.asked == [["a", "c"]]
 
 
+def test_what_is_drawn_at_random_is_in_the_ledger_and_not_kept(tmp_path: Path) -> None:
+    prompts = [PromptTokens(key, (1,)) for key in "abc"]
+    engine, _, _ = opened(tmp_path / "memo")
+    assert sorted(i for i, _ in engine.sample(prompts, 2, Sampling(4), None)) == [0, 1, 2]
+    assert not (tmp_path / "memo").exists()
+
+
 def test_another_question_is_asked(tmp_path: Path) -> None:
     """Other weights under the same name, no adapter, another machine's device, other choices, another draw."""
     adapter = tmp_path / "adapter"
@@ -142,7 +149,7 @@ def test_another_question_is_asked(tmp_path: Path) -> None:
     (adapter / "weights").write_bytes(b"two")
     scores(engine, REQUESTS, engine.load_adapter(adapter))
     list(engine.sample([PromptTokens("a", (1, 2))], 2, SAMPLING, None))
-    list(engine.sample([PromptTokens("a", (1,))], 2, Sampling(4, seed=1), None))
+    list(engine.sample([PromptTokens("a", (1,))], 2, Sampling(4, temperature=0.0, seed=1), None))
     list(engine.choice_logits(REQUESTS, (5, 7), None))
     assert len(fake.asked) == 5
     engine, fake, _ = opened(tmp_path / "memo", 1000, "cuda")

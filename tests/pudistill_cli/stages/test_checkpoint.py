@@ -187,15 +187,25 @@ def test_what_goes_on_says_so_and_takes_no_step_twice(
     assert "begins again" not in ended.flat
 
 
-@pytest.mark.parametrize("damage", ["flipped", "torn", "missing"])
+@pytest.mark.parametrize(
+    ("damage", "stage", "steps"),
+    [("flipped", "sft", 3), ("torn", "sft", 3), ("missing", "sft", 3), ("torn", "round-1", 1)],
+)
 def test_a_damaged_checkpoint_is_not_gone_on_from(
-    damage: str, whole: Tiny, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, eager: None
+    damage: str,
+    stage: str,
+    steps: int,
+    whole: Tiny,
+    tmp_path: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    eager: None,
 ) -> None:
     tiny = tiny_of(tmp_path, "torch", **ONE)
     with monkeypatch.context() as patch:
-        steps_of(patch, stop_before=4)
+        steps_of(patch, stop_before=steps + 1 if stage == "sft" else 6 + steps + 1)
         until_killed(tiny, call)
-    state = tiny.run / "state" / "sft-step-3"
+    state = tiny.run / "state" / f"{stage}-step-{steps}"
     file = state / "training_state.safetensors"
     data = bytearray(file.read_bytes())
     if damage == "flipped":
@@ -206,7 +216,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(
     else:
         shutil.rmtree(state)
     ended = call(*tiny.arguments("--until", "prefer"))
-    assert ended.err.count("is missing or damaged, so sft begins again at its first step") == 1
+    assert ended.flat.count(f"is missing or damaged, so {stage} begins again at its first step") == 1
     assert "goes on from" not in ended.flat
     assert contents(tiny) == contents(whole)
 
