@@ -255,19 +255,23 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 @pytest.mark.parametrize(
-    "place",
-    ["pudistill_cli.run.ledger:Ledger.add_anchor", f"{LEARNER}.step", "pudistill_cli.stages.exporting:compare"],
+    ("place", "number"),
+    [
+        ("pudistill_cli.run.ledger:Ledger.add_anchor", "SIGTERM"),
+        (f"{LEARNER}.step", "SIGHUP"),
+        ("pudistill_cli.stages.exporting:compare", "SIGINT"),
+    ],
     ids=["teacher", "SFT", "export"],
 )
-def test_ctrl_c_ends_every_stage_cleanly(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
+def test_a_signal_ends_every_stage_cleanly(
+    place: str, number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Ended]
 ) -> None:
     tiny = Tiny.make(tmp_path, prefer={"rounds": 0})
     owner, attribute = owner_of(place)
     with monkeypatch.context() as patch:
-        patch.setattr(owner, attribute, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        patch.setattr(owner, attribute, lambda *_, **__: signal.raise_signal(getattr(signal, number)))
         ended = call(*tiny.arguments())
-    assert ended.code == 130
+    assert ended.code == 128 + getattr(signal, number)
     assert call(*next_command(ended)).code == 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -18,7 +17,8 @@ from pudistill_cli import stop_signals
 from pudistill_cli.stop_signals import SIGNALS, Stopped, deferred, exit_code_of, working
 from tests.tiny import ROOT, Ended, Tiny
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals")
+if os.name == "nt":
+    pytest.skip("needs signals", allow_module_level=True)
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -200,6 +200,7 @@ def test_streams_that_are_closed_at_the_start_never_become_other_files(tmp_path:
 def test_a_terminal_that_closes_ends_a_run_that_goes_on_later(
     finished: Tiny, tmp_path: Path, call: Callable[..., Ended]
 ) -> None:
+    import fcntl
     import termios
 
     tiny = Tiny.make(tmp_path)

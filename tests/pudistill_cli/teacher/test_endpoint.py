@@ -16,7 +16,7 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.stop_signals import Stopped, working
+from pudistill_cli.stop_signals import SIGNALS, Stopped, working
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.endpoint import MAX_CONSECUTIVE_FAILURES, Endpoint
 from tests.pudistill_cli.teacher.server import DROP, Response, fails, says
@@ -460,7 +460,7 @@ def test_ctrl_c_while_waiting_keeps_what_arrived(serve, endpoint, ask):
     assert [answer.text for answer in answers] == ["a", "b"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_what_is_on_its_way_when_a_signal_comes_is_kept(number, serve, endpoint, ask):
     """The answers to what was sent are paid for; nothing more is asked."""
     both_sent = threading.Barrier(2, timeout=30.0)
