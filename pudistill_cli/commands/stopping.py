@@ -9,13 +9,14 @@ import typer
 
 from pudistill_cli.console import Console
 from pudistill_cli.stop_signals import exit_code_of, keeping
+from pudistill_cli.visible_text import visible
 
 
 @contextmanager
 def stoppable(console: Console, kept: str) -> Generator[None]:
     """End with the signal's exit code, 130 for Ctrl-C, and say what is kept and how to go on."""
     try:
-        with keeping(kept):
+        with keeping(visible(kept)):
             yield
     except KeyboardInterrupt as stop:
         code = exit_code_of(stop)
