@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pudistill_cli import stop_signals
-from pudistill_cli.stop_signals import SIGNALS, Stopped, deferred, exit_code_of, working
+from pudistill_cli.stop_signals import SIGNALS, Stopped, deferred, exit_code_of, keeping, working
 from tests.tiny import ROOT, Ended, Tiny
 
 if os.name == "nt":
@@ -47,6 +47,22 @@ def test_the_first_signal_raises_once_and_handlers_come_back(number: signal.Sign
     assert exit_code_of(stopped) == CODES[number]
     assert isinstance(stopped, KeyboardInterrupt)  # what libraries tidy up after
     assert [signal.getsignal(n) for n in SIGNALS] == before
+
+
+def test_a_later_signal_ends_the_process_at_once_and_says_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[tuple[int, str]] = []
+
+    def act() -> None:
+        with keeping("all is kept."):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(stop_signals, "SAME_REQUEST", -1.0)
+    monkeypatch.setattr(stop_signals, "_leave", lambda code, words: left.append((code, words)))
+    assert stopped_in(act).exit_code == 143
+    assert left == [(143, "Stopped at once; all is kept.")]
 
 
 def test_what_the_parent_process_has_ignored_stays_ignored() -> None:
