@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if code == 0 and lost():
             sys.stderr.write(f"error: the output could not be written: {lost()}.\n")
             code = 1
+    except KeyboardInterrupt as stop:
+        code = stop_signals.exit_code_of(stop)
     finally:
         stop_signals.end(code)
     sys.exit(code)

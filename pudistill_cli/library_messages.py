@@ -33,5 +33,5 @@ def make_visible() -> None:
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    if not issubclass(kind, SystemExit):
+    if not issubclass(kind, SystemExit | KeyboardInterrupt):
         sys.stderr.write(visible("".join(traceback.format_exception(kind, error, trace))))

@@ -108,6 +108,8 @@ def begin() -> None:
 
 def end(exit_code: int) -> None:
     """Nothing is left to do: a signal from now on must not disturb how the interpreter is taken down."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
     _stop.exit_code = exit_code
     _stop.phase = _Phase.ENDING
     if _stop.first is not None:
