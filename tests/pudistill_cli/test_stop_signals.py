@@ -173,6 +173,14 @@ def test_signals_during_imports_print_no_traceback(module: str, number: signal.S
     assert "Stopped" in ended.stderr
 
 
+def test_a_first_signal_before_any_is_answered_prints_no_traceback() -> None:
+    """Python's own handler raises then: in the first import, or in what that imports."""
+    for module in ("pudistill_cli.app", "pudistill_cli.stop_signals"):
+        hook = BEFORE_IMPORT.format(module=module, number=int(signal.SIGINT))
+        ended = _main(hook, "recipes")
+        assert (ended.returncode, ended.stderr) == (130, "")
+
+
 @pytest.mark.parametrize(
     "where",
     ["atexit.register(send)", "threading._register_atexit(send)", "sys.kept = Late()"],
