@@ -103,7 +103,7 @@ def identity_of(settings: LocalTeacher) -> str:
 
 
 def _identity(settings: LocalTeacher, fingerprint: str) -> str:
-    return json.dumps(settings.model_dump() | {"fingerprint": fingerprint}, sort_keys=True)
+    return json.dumps(settings.model_dump(exclude={"min_score"}) | {"fingerprint": fingerprint}, sort_keys=True)
 
 
 def _spelled(tokenizer: StudentTokenizer, tokens: Tokens) -> str:
@@ -159,7 +159,7 @@ class LocalModel:
         self._spell = spell or engine.decode
 
     def identity(self) -> str:
-        """Settings and fingerprint; the backend is left out, since it is the same model in any."""
+        """Settings and fingerprint; not the backend, the same model in any, nor what becomes of an answer."""
         return _identity(self._settings, self._fingerprint)
 
     def ask(self, questions: Questions) -> Iterator[tuple[Question, Answer]]:

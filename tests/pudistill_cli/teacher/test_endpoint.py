@@ -506,7 +506,14 @@ def test_the_identity_is_what_an_answer_depends_on():
     def identity(**settings):
         return Endpoint(EndpointTeacher(**{"model": "m", **settings})).identity()
 
-    same = [{"concurrency": 2}, {"timeout": 3.0}, {"retries": 0}, {"max_calls": 7}, {"api_key_env": "OTHER"}]
+    same = [
+        {"concurrency": 2},
+        {"timeout": 3.0},
+        {"retries": 0},
+        {"max_calls": 7},
+        {"api_key_env": "OTHER"},
+        {"min_score": 1.0},
+    ]
     other = [
         {"model": "n"},
         {"base_url": "http://localhost/v1"},

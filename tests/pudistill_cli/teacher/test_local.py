@@ -121,6 +121,7 @@ def test_other_weights_or_settings_are_another_teacher():
     }
     assert len(identities) == 4
     assert build(engine).identity() in identities
+    assert build(engine, min_score=1.0).identity() == build(engine).identity()  # nothing is asked again for it
 
 
 def test_a_question_that_the_teachers_template_does_not_write_is_never_put(monkeypatch, spy, tmp_path):
