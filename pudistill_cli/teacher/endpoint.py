@@ -8,12 +8,11 @@ import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
 from pudistill_cli.config.teacher import EndpointTeacher
-from pudistill_cli.errors import TeacherError
+from pudistill_cli.errors import PudistillError, TeacherError
 from pudistill_cli.redaction import redacted_teacher, redacted_url
 from pudistill_cli.stop_signals import deferred
 from pudistill_cli.teacher.answers import Answer, Question, Questions
@@ -22,6 +21,7 @@ from pudistill_cli.teacher.budget import Budget
 from pudistill_cli.teacher.environment import as_sent
 from pudistill_cli.teacher.http_client import LONGEST_REPLY, Route, fetched, route_to, tls_problem
 from pudistill_cli.teacher.reply import Failed, Outcome, Retry, Stop, read_reply
+from pudistill_cli.teacher.request import request_body
 
 BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
@@ -82,6 +82,8 @@ class Endpoint:
             finally:
                 asking.cancel()
                 loop.run_until_complete(task)
+        if asking.error is not None:
+            raise asking.error
         if asking.stop is not None:
             raise TeacherError(
                 f"{sent.hide(asking.stop.message)} {asking.answered} of {len(questions)} prompts were answered before.",
@@ -114,6 +116,7 @@ class _Asking:
         """None comes last."""
         self.answered = 0
         self.stop: Stop | None = None
+        self.error: PudistillError | None = None
         self._settings = settings
         self._key = key
         self._route = route
@@ -141,8 +144,6 @@ class _Asking:
                 self._workers = [group.create_task(self._worker(client)) for _ in range(self._settings.concurrency)]
             if self._beyond is not None:
                 self._stop_at(self._beyond)
-        except BaseExceptionGroup as group:  # a cache that cannot be written, when a question is taken
-            raise group.exceptions[0] from None
         finally:
             self.arrived.put_nowait(None)
 
@@ -158,15 +159,22 @@ class _Asking:
             worker.cancel()
 
     async def _worker(self, client: httpx.AsyncClient) -> None:
-        for question in self._questions:
+        while (question := self._next()) is not None:
             answer = await self._answer(client, question)
             if answer is not None:
                 self.answered += answer.status != "error"
                 answered = _Answered(question, answer, asyncio.Event())
                 self.arrived.put_nowait(answered)
                 await answered.is_kept.wait()  # so that a kill costs no more answers than there are workers
-            if self._stopped.is_set():
-                return
+
+    def _next(self) -> Question | None:
+        """The next question, unless asking has been stopped; an error there lets what is on its way arrive."""
+        try:
+            return None if self._stopped.is_set() else next(self._questions, None)
+        except PudistillError as error:  # a cache that cannot be written
+            self.error = error
+            self._stopped.set()
+            return None
 
     async def _answer(self, client: httpx.AsyncClient, question: Question) -> Answer | None:
         """Ask until there is an answer or no try is left; None when asking has been stopped, or a limit is too low."""
@@ -210,7 +218,7 @@ class _Asking:
     async def _request(self, client: httpx.AsyncClient, question: Question) -> Outcome:
         try:
             async with asyncio.timeout(self._settings.timeout):
-                response, content = await fetched(client, "POST", self._url, self._body(question))
+                response, content = await fetched(client, "POST", self._url, request_body(self._settings, question))
         except TimeoutError:
             return Retry(f"no answer within {self._settings.timeout:g} s", charged=True)
         except httpx.InvalidURL as error:
@@ -228,18 +236,6 @@ class _Asking:
         body = redact(content.decode("utf-8", "replace"), self._key)
         s = self._settings
         return read_reply(response.status_code, headers, body, s.model, self._url, s.max_tokens)
-
-    def _body(self, question: Question) -> bytes:
-        s = self._settings
-        messages = [{"role": m.role, "content": m.content} for m in question.messages]
-        if s.system is not None and (not messages or messages[0]["role"] != "system"):
-            messages.insert(0, {"role": "system", "content": s.system})
-        body: dict[str, Any] = {"model": s.model, "messages": messages, s.max_tokens_field: s.max_tokens}
-        if s.temperature is not None:
-            body["temperature"] = s.temperature
-        if s.top_p is not None:
-            body["top_p"] = s.top_p
-        return json.dumps(body | s.extra_body).encode()
 
     async def _has_room(self, question: Question) -> bool:
         """Whether the question may be sent, once what is on its way has given back what it does not use."""

@@ -288,6 +288,27 @@ def test_nothing_is_left_when_all_is_answered_and_more_can_be_asked(serve, endpo
     assert server.prompts == ["a", "b"]
 
 
+def test_a_cache_that_cannot_be_written_any_more_lets_what_is_paid_for_arrive(serve, endpoint, ask, cache, monkeypatch):
+    take, both = claims.Claims.take, threading.Barrier(2, timeout=30.0)
+
+    def full_at_the_third(self, key):
+        if len(server.requests) >= 2:
+            raise RunError("The disk is full.")
+        return take(self, key)
+
+    def behaviour(request):
+        both.wait()
+        time.sleep(0.2 * (request.prompt == "b"))  # it is on its way when the third is to be claimed
+        return says(request.prompt)
+
+    server = serve(behaviour)
+    monkeypatch.setattr(claims.Claims, "take", full_at_the_third)
+    kept: list[str] = []
+    with pytest.raises(RunError, match="The disk is full"):
+        ask_all(endpoint(server, concurrency=2), ask(*"abcd"), cache, lambda q, a: kept.append(a.text))
+    assert kept == ["a", "b"]
+
+
 # --- ends and silence ---
 
 
