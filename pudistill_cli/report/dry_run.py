@@ -66,8 +66,8 @@ def _teacher(teacher: TeacherSettings, to_ask: ToAsk) -> str:
         return (
             f"{teacher.model}: at most {to_ask.questions:,} questions to ask, fewer where it has answered them{there}"
         )
-    where = f"{teacher.model} at {teacher.base_url}"
-    return f"{where}: {to_ask.questions:,} questions to ask, {to_ask.in_cache:,} answers in the cache{there}"
+    asked = to_ask.teacher or teacher.model
+    return f"{asked}: {to_ask.questions:,} questions to ask, {to_ask.in_cache:,} answers in the cache{there}"
 
 
 def _cost(teacher: TeacherSettings, most: Use) -> str:

@@ -42,6 +42,8 @@ class ToAsk:
 
     wanted: tuple[Prompt, ...]
     """The prompts that need an answer, those among them that have one already included."""
+    teacher: str = ""
+    """Its name for people, where it costs something to ask."""
     in_run: int = 0
     """Answers that the run has."""
     in_cache: int = 0
@@ -85,7 +87,7 @@ def check_before_asking(
         check_local(settings)
     held = _answered(run / "ledger.sqlite") if run is not None else set[str]()
     missing = [p for p in wanted if p.key not in held]
-    to_ask = ToAsk(wanted, len(wanted) - len(missing))
+    to_ask = ToAsk(wanted, in_run=len(wanted) - len(missing))
     if not missing or isinstance(settings, LocalTeacher):
         return to_ask
     teacher = open_teacher(settings, folder=Path.cwd(), open_local=_not_local)
@@ -94,7 +96,7 @@ def check_before_asking(
     if not isinstance(settings, EndpointTeacher):
         return to_ask
     new = _not_cached(teacher, missing)
-    to_ask = replace(to_ask, in_cache=len(missing) - len(new))
+    to_ask = replace(to_ask, teacher=teacher.name, in_cache=len(missing) - len(new))
     if not new:
         return to_ask
     if offline:
