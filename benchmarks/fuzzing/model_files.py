@@ -54,8 +54,12 @@ class Case:
     run: Run
 
 
+class NoSentenceError(Exception):
+    """An error of the product that says nothing, or not what to type next, or more than a line."""
+
+
 def inputs(seed: int, count: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """`count` inputs, each a name and a call; the libraries are imported, and the sound files made, before the first."""
+    """`count` inputs, each a name and a call; libraries are imported, and the sound files made, before the first."""
     scratch = TemporaryDirectory(prefix="pudistill-fuzzing-")
     cache = Path(scratch.name) / "cache"  # what the product keeps of a model that it can read
     before = os.environ.get("PUDISTILL_CACHE")
@@ -82,14 +86,13 @@ def in_one_sentence(run: Run, scratch: Path) -> None:
 
     Raises:
         PudistillError: the case's own.
-        AssertionError: its error is not such a sentence.
+        NoSentenceError: its error is not such a sentence.
     """
     try:
         run(scratch)
     except PudistillError as error:
-        assert error.message, "an error without a message"
-        assert error.hint, f"no hint: {error.message}"
-        assert "\n" not in error.message, f"more than a line: {error.message!r}"
+        if not error.message or not error.hint or "\n" in error.message:
+            raise NoSentenceError(f"{error.message!r}, {error.hint!r}") from error
         raise
 
 

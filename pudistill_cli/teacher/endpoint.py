@@ -150,6 +150,7 @@ class _Asking:
     def finish(self) -> None:
         """Ask nothing more, and give what is on its way, which is paid for, a moment to arrive."""
         self._stopped.set()
+        self._wake()
         asyncio.get_running_loop().call_later(ON_THEIR_WAY, self.cancel)
 
     def cancel(self) -> None:

@@ -217,7 +217,7 @@ def other_layers(student: Path) -> None:
         (another_head, 3, ["tie_word_embeddings: true", "set tie_word_embeddings to false"]),
         (other_layers, 5, ["not plain attention (conv)"]),
         (lambda s: edit(s / "config.json", num_hidden_layers=1), 5, ["model.layers.1", "no place for"]),
-        (lambda s: edit(s / "config.json", num_hidden_layers=3), 5, ["lacks 9 of its weights", "model.layers.2"]),
+        (lambda s: edit(s / "config.json", num_hidden_layers=3), 3, ["there are 3 layers, and the weights have 2"]),
         (lambda s: (s / "model.safetensors").write_text("<html>404</html>"), 3, ["is a web page", "Download it again"]),
         (lambda s: edit(s / "config.json", model_type="lama"), 5, ["'lama'", "config.json"]),
         (lambda s: edit(s / "config.json", auto_map={"AutoModel": "x.Y"}), 3, ["auto_map", "refused"]),
