@@ -100,11 +100,12 @@ def _wrong_settings(config: Config) -> Iterator[str]:
     if not _is_number(alpha):
         yield f"lora_alpha is {shown(alpha)}, and should be a number"
     for name, check in (("rank_pattern", _is_rank), ("alpha_pattern", _is_number)):
-        patterns = config.get(name) or {}
-        if not isinstance(patterns, dict) or not all(map(check, cast("Config", patterns).values())):
+        value: Any = config.get(name) or {}
+        patterns = cast("Config", value) if isinstance(value, dict) else None
+        if patterns is None or not all(map(check, patterns.values())):
             yield f"{name} should be an object of numbers"
         else:
-            yield from (problem for p in cast("Config", patterns) if (problem := _pattern_problem(name, p)))
+            yield from (problem for p in patterns if (problem := _pattern_problem(name, p)))
     for name in _PATTERNS:
         value = config.get(name)
         if isinstance(value, str):

@@ -193,8 +193,7 @@ def _not_of_these(path: Path, reason: str) -> DataError:
 
 def shown(value: Any) -> str:
     """A value of a config for a message: short, on one line."""
-    text = repr(value) if isinstance(value, str | int | float | None) else _KINDS.get(type(value), "a value")
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-_KINDS: dict[type, str] = {list: "a list", dict: "an object"}

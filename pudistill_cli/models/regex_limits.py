@@ -52,7 +52,7 @@ class _Group:
     repeats: int
     """Without an end, that may stand there."""
     can_fail: bool = False
-    starts: list[str | None] = field(default_factory=list)
+    starts: list[str | None] = field(default_factory=list[str | None])
     """The letters that its alternatives begin with; None for one that begins otherwise."""
     at_start: bool = True
     alternatives: int = 0

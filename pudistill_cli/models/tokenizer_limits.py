@@ -59,8 +59,8 @@ def _check_model(model: Any) -> None:
     if len(cast("Step", vocab)) > _MOST_TOKENS:
         raise ValueError(f"its vocabulary has more than {_MOST_TOKENS:,} tokens")
     if isinstance(vocab, list):
-        texts = [entry[0] for entry in cast("list[Any]", vocab) if isinstance(entry, list) and entry]
-        _check_texts(texts)
+        entries = cast("list[list[Any]]", [entry for entry in cast("list[Any]", vocab) if isinstance(entry, list)])
+        _check_texts([entry[0] for entry in entries if entry])
         return
     _check_texts(list(cast("Step", vocab)))
     ids = list(cast("Step", vocab).values())
@@ -160,6 +160,6 @@ def _check_placed(part: Any) -> None:
         special = step.get("special_tokens")
         for token in cast("Step", special).values() if isinstance(special, dict) else ():
             ids: Any = cast("Step", token).get("ids") if isinstance(token, dict) else None
-            placed += len(ids) if isinstance(ids, list) else 0
+            placed += len(cast("list[Any]", ids)) if isinstance(ids, list) else 0
         if placed > _MOST_PLACED:
             raise ValueError(f"its post_processor puts more than {_MOST_PLACED} tokens around a text")

@@ -179,7 +179,7 @@ def _check_bytes(header: Header, texts: Sequence[str]) -> None:
     types = header.arrays.get("tokenizer.ggml.token_type")
     if types is None:
         return
-    for i in np.flatnonzero(types.numbers(header.path) == _BYTE):
+    for i in map(int, np.flatnonzero(types.numbers(header.path) == _BYTE)):
         if not re.fullmatch(r"<0x[0-9A-F]{2}>", texts[i]):
             raise ValueError(f"its token {i} is called a byte, and is {texts[i][:40]!r}")
 

@@ -106,7 +106,7 @@ def weights_of(header: Header, architecture: Architecture, config: Mapping[str, 
         raise _damaged(header, f"the tensor {missing[0]}.weight is missing")
     weights = Weights(header.path, architecture, architecture.hyperparameters(config), sources)
     for name, source in sources.items():
-        heads, shape = weights.heads(name), source.tensor.shape
+        heads, shape = weights.heads(name), list(source.tensor.shape)
         if heads is not None and (len(shape) > 2 or shape[0] % (2 * heads)):
             raise _damaged(header, f"{source.tensor.name} of shape {shape} is not of {heads} heads")
     return weights

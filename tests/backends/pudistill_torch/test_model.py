@@ -149,7 +149,7 @@ def test_half_an_adapter_is_refused(student: Path, adapter: Path, tmp_path: Path
     for file in adapter.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / broken).write_bytes(b"{")
-    with pytest.raises(DataError, match="no whole adapter"):
+    with pytest.raises(DataError, match=broken.replace(".", r"\.")):
         open_engine(student).load_adapter(tmp_path)
 
 
