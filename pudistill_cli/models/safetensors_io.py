@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models.checkpoint_files import INDEX
+from pudistill_cli.models.reading import COPY_AGAIN
 from pudistill_cli.models.safetensors_header import METADATA, safetensors_header
 
 Bits: TypeAlias = NDArray[Any]
@@ -72,10 +74,18 @@ class StoredTensor:
     """Of its first byte, from the start of the file."""
 
     def read(self, start: int = 0, stop: int | None = None) -> Bits:
-        """Entries [start, stop) of the flattened tensor: (stop - start,)."""
+        """Entries [start, stop) of the flattened tensor: (stop - start,).
+
+        Raises:
+            DataError: the file was moved or cut short since its header was read.
+        """
         stored = np.dtype(STORED[self.spec.dtype])
         count = (self.spec.size if stop is None else stop) - start
-        return np.fromfile(self.path, dtype=stored, count=count, offset=self.offset + start * stored.itemsize)
+        with as_data_error(f"Cannot read {self.path}", COPY_AGAIN):
+            values = np.fromfile(self.path, dtype=stored, count=count, offset=self.offset + start * stored.itemsize)
+            if len(values) != count:
+                raise ValueError("it was cut short since its header was read")
+        return values
 
 
 def stored_tensors(path: Path) -> list[StoredTensor]:

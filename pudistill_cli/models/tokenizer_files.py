@@ -89,7 +89,7 @@ def within_embeddings(tokenizer: Tokenizer, rows: int, folder: Path) -> tuple[To
 
 def _gpt2(vocabulary: Path, merges: Path, *, add_prefix_space: bool) -> Tokenizer:
     vocab = read_object(vocabulary)
-    lines = read_text(merges).splitlines()
+    lines = [line.removesuffix("\r") for line in read_text(merges).split("\n")]
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     with as_data_error(f"Cannot read the tokenizer of {vocabulary} and {merges.name}", COPY_AGAIN):
         check_tokenizer({"model": {"type": "BPE", "vocab": vocab, "merges": pairs}})

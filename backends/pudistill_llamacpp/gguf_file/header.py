@@ -69,7 +69,8 @@ class FileTensor:
         """(stop - start, row_bytes) of rows as they are stored; all but the last dimension count as rows."""
         rows = (prod(self.shape[:-1]) if stop is None else stop) - start
         size = self.row_bytes
-        return np.fromfile(path, np.uint8, rows * size, offset=self.offset + start * size).reshape(rows, size)
+        with as_data_error(f"Cannot read {path}", _COPY_AGAIN):
+            return np.fromfile(path, np.uint8, rows * size, offset=self.offset + start * size).reshape(rows, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class Array:
 
     def numbers(self, path: Path) -> NDArray[Any]:
         """The values of a list of numbers."""
-        return np.fromfile(path, np.dtype(_FORMATS[self.kind]), self.count, offset=self.place)
+        with as_data_error(f"Cannot read {path}", _COPY_AGAIN):
+            return np.fromfile(path, np.dtype(_FORMATS[self.kind]), self.count, offset=self.place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,3 +121,15 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, entry: object, mess
     path = _file(tmp_path / "x.safetensors", {"w": entry}, bytes(8))
     with pytest.raises(DataError, match=message):
         stored_tensors(path)
+
+
+def test_a_file_that_changes_after_its_header_was_read(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, [TensorSpec("w", "F32", (4,))], lambda _: [np.zeros(4, np.float32)])
+    (tensor,) = stored_tensors(path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match="cut short since its header was read"):
+        tensor.read()
+    path.unlink()
+    with pytest.raises(DataError, match="No such file"):
+        tensor.read()
