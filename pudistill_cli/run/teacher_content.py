@@ -13,7 +13,6 @@ from pudistill_cli.models.packaged import local_model
 from pudistill_cli.models.student import checkpoint_fingerprint
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.run.ledger import Ledger
-from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.file import AnswerFile
 
 KEY = "teacher.fingerprint"
@@ -34,7 +33,7 @@ def teacher_content(settings: TeacherSettings, prompts: PromptSets) -> dict[str,
         if not Path(settings.path).is_file():
             return {}
         answers = _answers(settings, prompts)
-        content = "".join(sorted(f"{key} {a.status} {a.text!r}\n" for key, a in answers.items()))
+        content = "".join(sorted(f"{key} {told!r}\n" for key, told in answers.items()))
         return {KEY: blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()}
     if isinstance(settings, LocalTeacher) and (path := model_path(settings)) is not None:
         return {KEY: file_sum(path) if path.is_file() else checkpoint_fingerprint(path)}
@@ -54,11 +53,8 @@ def other_answers(settings: TeacherSettings, prompts: PromptSets, ledger_path: P
     with closing(Ledger(ledger_path)) as ledger:
         held = ledger.anchors()
     now = _answers(settings, prompts)
-    return [
-        p
-        for p in prompts.asked
-        if p.key in held and (held[p.key].text, held[p.key].status) != (now[p.key].text, now[p.key].status)
-    ]
+    took = {key: None if answer.status == "error" else (answer.text, answer.status) for key, answer in held.items()}
+    return [p for p in prompts.asked if p.key in took and took[p.key] != now[p.key]]
 
 
 def what_changed(settings: TeacherSettings, changed: list[Prompt]) -> str:
@@ -70,6 +66,8 @@ def what_changed(settings: TeacherSettings, changed: list[Prompt]) -> str:
     )
 
 
-def _answers(settings: FileTeacher, prompts: PromptSets) -> dict[str, Answer]:
+def _answers(settings: FileTeacher, prompts: PromptSets) -> dict[str, tuple[str, str] | None]:
+    """By prompt, the text of the file's answer and its status; None where it has none."""
     file = AnswerFile(Path(settings.path), settings.on_bad_line)
-    return {question.key: answer for question, answer in file.ask([Question(p.key, p.messages) for p in prompts.asked])}
+    answers = {p.key: file.answer_to(p.messages) for p in prompts.asked}
+    return {key: None if answer is None else (answer.text, answer.status) for key, answer in answers.items()}

@@ -96,7 +96,8 @@ def test_nothing_is_written(data: Path, monkeypatch: pytest.MonkeyPatch, call: C
 
 def test_an_adapter_is_what_judges(copied: Tiny, data: Path, call: Call) -> None:
     """One of the tiny run's, a hundred times as strong, for it has hardly learned."""
-    adapter = copied.run / "adapters" / "round-2"
+    adapter = copied.runs / "stronger"
+    shutil.copytree(copied.run / "adapters" / "round-2", adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 100 * config["lora_alpha"]}))
     arguments = ("judge", str(STUDENT), str(data), "--scorer", "likelihood", "--json", *FLOAT)

@@ -144,10 +144,10 @@ def test_a_scorer_that_falls_below_its_gate_ends_the_rounds_once_and_for_all(
     tiny = Tiny.make(tmp_path, prefer={"rounds": 3})
     finish = import_module("pudistill_cli.run.ledger").Ledger.finish_stage
 
-    def killed(self: Any, name: str, detail: Any) -> None:
+    def killed(self: Any, name: str, *given: Any) -> None:
         if name == "gates/round-2":
             raise KeyboardInterrupt
-        finish(self, name, detail)
+        finish(self, name, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr("pudistill_cli.run.ledger.Ledger.finish_stage", killed)
