@@ -126,6 +126,8 @@ class Job:
         sums = self.folder.sums(adapter, state)
         forget_if_other(self.folder, self.ledger, self.console.warn, name, sums)
         self.ledger.finish_stage(mark, detail, sums, over)
+        if not round_of(name):  # the students that it is the mean of go now
+            self.ledger.forget_sums(*(kept for kept in self.ledger.sums() if kept.startswith(f"adapters/{name}-")))
 
     def drop_older_states(self, name: str) -> None:
         """Only once the ledger says that the stage `name` is done: until then a resume needs the one before it."""

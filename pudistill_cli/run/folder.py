@@ -240,7 +240,8 @@ class RunFolder:
                 self._resolved = {
                     k: v for k, v in self._resolved.items() if _RESOLVED_BY.get(k, Stage.SFT).precedes(first)
                 }
-        self._identity = {**{key: self._identity[key] for key in (KEY,) if key in self._identity}, **identity}
+        unknown = {key: self._identity[key] for key in (KEY,) if key in self._identity and key not in identity}
+        self._identity = {**identity, **unknown}
         self._place = self.path.absolute()
         self._write_record()
 

@@ -117,7 +117,6 @@ def _clean_up(job: Job, checkpoint: Checkpoint) -> None:
     for folder in job.folder.adapter("").glob("sft-*"):
         if folder.name == "sft-start" or folder.name.removeprefix("sft-").isdecimal():
             shutil.rmtree(folder)
-            job.ledger.forget_sums(f"adapters/{folder.name}")
 
 
 def _tell(job: Job, measure: str, length: Length, steps_an_epoch: int, lr: float) -> None:
