@@ -8,7 +8,7 @@ SQLite does it.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from pudistill_cli.atomic_files import cannot_write, sync_folder, write_atomic
@@ -24,15 +24,16 @@ def seal_of(ledger: Path) -> Path:
 
 
 def seal(ledger: Path) -> None:
-    """Write the sums of a ledger that was closed; not while another program has it open, and may have more to say."""
+    """Write the sums of a ledger that was closed; not while another program has it open, and may have more to say.
+
+    Where there is no room for it there is no seal: whatever filled the disk has been said by then.
+    """
     behind = ledger.with_name(f"{ledger.name}-wal")
     if seal_of(ledger).exists() or not ledger.is_file() or (behind.exists() and behind.stat().st_size):
         return
-    try:
+    with suppress(OSError, RunError):
         files = [file for file in (ledger, *map(ledger.with_name, (FIGURES, RECIPE))) if file.is_file()]
         write_atomic(seal_of(ledger), "".join(f"{file_sum(file)}  {file.name}\n" for file in files) * 2)
-    except OSError as error:
-        raise cannot_write(seal_of(ledger), error) from error
 
 
 def unseal(ledger: Path) -> None:

@@ -259,7 +259,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path):
         ["adapters/", "state/", "export/"],
         ["adapters/", "state/", "export/", ".lock"],
         ["adapters/", "state/", "export/", ".lock", ".lock-journal", ".lock-wal", ".lock-shm"],
-        ["adapters/", "state/.run.json.123.tmp", "export/", ".lock"],
+        ["adapters/", "state/.run.json.123.tmp", "export/", ".lock", "..run.json.123.tmp"],
     ],
     ids=len,
 )
@@ -274,6 +274,25 @@ def test_a_run_killed_while_its_folder_was_made_can_begin_again(left: list[str],
             (run / name).touch()
     with opened(tmp_path) as folder:
         assert folder.states() == []
+        assert not list(folder.path.rglob("*.tmp"))
+
+
+def test_the_record_is_taken_from_its_copy_where_the_file_is_gone_or_damaged(tmp_path: Path):
+    finish(tmp_path, "sft")
+    for harm in (Path.unlink, lambda p: p.write_text(p.read_text().replace('"52"', '"53"').replace("52", "53"))):
+        harm(tmp_path / "try" / "state" / "run.json")
+        with opened(tmp_path) as folder:
+            assert folder.resolve_once({"max_new_tokens": 99}) == {"max_new_tokens": 52}
+            assert "is damaged: it is written again from its copy" in "".join(folder.notices)
+    assert left(tmp_path) == {"sft"}
+
+
+def test_a_lock_that_is_no_database_is_one_message(tmp_path: Path):
+    finish(tmp_path)
+    (tmp_path / "try" / ".lock").write_bytes(b"not a database" * 100)
+    with pytest.raises(RunError, match=r"\.lock is damaged") as error, opened(tmp_path):
+        pass
+    assert error.value.hint.startswith("Delete it")
 
 
 def _holder(root: Path) -> subprocess.Popen[str]:

@@ -113,3 +113,14 @@ def test_what_another_program_has_still_to_say_is_not_sealed(path: Path) -> None
         assert not seal_of(path).exists()
     seal(path)
     refuse_damaged_ledger(path)
+
+
+def test_a_disk_without_room_for_a_seal_stops_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RunError("Cannot write: No space left on device.")
+
+    seal_of(path).unlink()
+    monkeypatch.setattr("pudistill_cli.run.ledger_seal.write_atomic", full)
+    seal(path)
+    assert not seal_of(path).exists()
+    refuse_damaged_ledger(path)
