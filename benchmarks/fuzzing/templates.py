@@ -74,6 +74,9 @@ HOSTILE = (
     "{% for a in b %}" * 30 + "{% endfor %}" * 30, "{{ " + "not " * 5000 + "1 }}", "{{ 1" + "+1" * 20000 + " }}",
     "{{ a" + ".b" * 20000 + " }}", "{{ a" + "|upper" * 9000 + " }}", "x" * 1_000_000, "{{ a }}" * 18000, "{# " * 40000,
     "{{ " + "9" * 10000 + " }}", "{{ ''.__class__.__mro__ }}", "{{ ''|attr('__class__') }}", "{{ '{0.__class__}'.format(1) }}",
+    "{{ ('a' * 9999)|list|map(attribute='0.' * 6000 ~ '0')|list|length }}", "{{ ('%' + '1' * 2000000) % 1 }}",
+    "".join(f"{{% set v{i} = 1 %}}" for i in range(2000)) + "".join(f"{{% block b{i} scoped %}}{{% endblock %}}" for i in range(500)),
+    "{% for i in range(99999) %}" + "{{ i.real.real.real.real }}" * 3000 + "{% endfor %}",
     "{% set n = namespace() %}{% set n.x = n %}{{ n }}", "{% set n = namespace(x=[]) %}{% for i in range(99999) %}"
     "{% set n.x = [n.x] %}{% endfor %}{{ n.x }}", "{{ dict.fromkeys(range(99999), 'a' * 99999) }}",
 )  # fmt: skip

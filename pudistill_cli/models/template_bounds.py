@@ -35,13 +35,18 @@ _COMPARING = frozenset(
     {"in", "==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", "ge", ">=", "<", "lt", "lessthan", "<=", "le"}
     | {"lower", "upper"}
 )
+_BY_ATTRIBUTE = _SORTING | _PASSING
+_LONGEST_PATH = 10
+"""Steps of an attribute's path, which each item is asked for."""
+_LONGEST_WRAPPED = 1 << 16
+"""Characters: Python's `textwrap` is of quadratic time on some texts."""
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill"})
 _FORWARD = frozenset({"count", "find", "index", "partition", "replace", "split"})
 _BACKWARD = frozenset({"rfind", "rindex", "rpartition", "rsplit"})
 """Python looks from the end by a method of quadratic time."""
 _STRIPPING = frozenset({"lstrip", "rstrip", "strip"})
 _LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
-_WIDE_PERCENT = re.compile(r"\d{5,}(\.\d*)?[hlL]?[diouxXeEfFgGcrsa%]|\.\d{5,}|[%)][#0\- +.\d]*\*")
+_WIDE_PERCENT = re.compile(r"(?<!\d)\d{5,}+(\.\d*+)?[hlL]?[diouxXeEfFgGcrsa%]|\.\d{5}|[%)][#0\- +.\d]*+\*")
 """A width or a precision of five digits, or one that comes with the values."""
 _WIDTH = 9_999
 
@@ -182,7 +187,7 @@ class Bounds:
                 self.budget.spend(ITEM + 2 * len(arguments[0]))
                 return function(arguments[0])
             self._filter(name, [*(arguments[1:] if passed else arguments), *settings.values()], settings)
-            if name in _PASSING and arguments[passed]:
+            if name in _PASSING and len(arguments) > passed and arguments[passed]:
                 arguments = (*arguments[:passed], self.budget.counted(arguments[passed]), *arguments[passed + 1 :])
             result: Any = function(*arguments, **settings)
             if isinstance(result, str):
@@ -197,6 +202,8 @@ class Bounds:
         """Pay for a filter: its value, and what is given to it."""
         budget = self.budget
         budget.spend(ITEM)
+        if name in _BY_ATTRIBUTE:
+            _refuse_long_paths(values[1:])
         if name in _LAZY:
             return
         if name in _COPYING:
@@ -230,6 +237,8 @@ class Bounds:
         elif name == "indent":
             self.budget.spend(size + max(4, widest) * (2 + sum(map(text.count, _LINE_ENDS))))
         else:
+            if size > _LONGEST_WRAPPED:
+                raise TooMuchWork
             narrow = max(1, min([79, *(v for v in values if isinstance(v, int) and not isinstance(v, bool))]))
             longest = max([1, *(len(v) for v in values if isinstance(v, str))])
             self.budget.spend(size * (8 + size // narrow // 64) + size * longest)
@@ -237,6 +246,7 @@ class Bounds:
     def _join(self) -> Function:
         def join(eval_ctx: Any, value: Any, d: Any = "", attribute: Any = None) -> str:
             """Jinja's, where nothing is escaped."""
+            _refuse_long_paths([attribute])
             if attribute is not None:
                 value = map(cast("Function", make_attrgetter(eval_ctx.environment, attribute)), value)
             items = [self.budget.text(item) for item in self.budget.counted(value)]
@@ -249,6 +259,7 @@ class Bounds:
     def _sum(self) -> Function:
         def total(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
             """Jinja's, each addition paid for."""
+            _refuse_long_paths([attribute])
             if attribute is not None:
                 iterable = map(cast("Function", make_attrgetter(environment, attribute)), iterable)
             for item in self.budget.counted(iterable):
@@ -257,3 +268,9 @@ class Bounds:
             return start
 
         return pass_environment(total)
+
+
+def _refuse_long_paths(values: list[Any]) -> None:
+    """Of attributes that every item is asked for, in several steps: `a.b.c`, or several of them: `a,b`."""
+    if any(value.count(".") + value.count(",") > _LONGEST_PATH for value in values if isinstance(value, str)):
+        raise TooMuchWork
