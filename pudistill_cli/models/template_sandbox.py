@@ -1,8 +1,8 @@
 """The sandbox that chat templates are rendered in: Jinja's own, with every piece of work paid for from a budget.
 
 Jinja's sandbox keeps a template from files, from Python's internals and from changing what it is given, but not from
-running for days or from filling the memory. Here the compiler (template_compiler.py) puts a payment at the start of each
-block, as many units as it has nodes, and operators, comparisons, calls, filters and output pay for the sizes that they
+running for days or from filling the memory. Here the compiler (template_compiler.py) puts a payment at the start of
+each block, as many units as it has nodes, and operators, comparisons, calls, filters and output pay for the sizes that they
 are about to make.
 """
 
