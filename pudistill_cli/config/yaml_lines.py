@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from math import isinf
 from typing import Any, TypeAlias, cast
 
 import yaml
@@ -181,6 +182,8 @@ def _scalar(node: yaml.ScalarNode, line: int, room: _Room) -> Any:
         raise YamlProblem(line, f"not YAML: {shown} is no {kind}")
     if kind == "null":
         return None
+    if kind == "float" and isinf(float(text)):
+        raise YamlProblem(line, f"{text} is too large for a number")
     return text.lower() == "true" if kind == "bool" else {"int": int, "float": float}[kind](text)
 
 

@@ -2,8 +2,8 @@
 
 Jinja's sandbox keeps a template from files, from Python's internals and from changing what it is given, but not from
 running for days or from filling the memory. Here the compiler (template_compiler.py) puts a payment at the start of
-each block, as many units as it has nodes, and operators, comparisons, calls, filters and output pay for the sizes that they
-are about to make.
+each block, as many units as it has nodes, and operators, comparisons, calls, filters and output pay for the sizes that
+they are about to make.
 """
 
 from __future__ import annotations

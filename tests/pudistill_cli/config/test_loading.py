@@ -297,6 +297,7 @@ def test_many_errors_are_counted_and_not_all_shown(file: Path) -> None:
         ("!!int 1:2", "'1:2' is no int"),
         ("!!binary aGVsbG8=", "the tag tag:yaml.org,2002:binary has no meaning here"),
         ("9" * 5000, "5,000 characters is no int"),
+        ("[-1e400]", "-1e400 is too large for a number"),
     ],
 )
 def test_text_that_no_recipe_holds(file: Path, value: str, message: str) -> None:
