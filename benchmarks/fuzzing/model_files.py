@@ -20,7 +20,7 @@ from random import Random
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
-from benchmarks.fuzzing import gguf_parts, odd_files, safetensors_parts, seeds, tokenizer_bombs
+from benchmarks.fuzzing import gguf_damage, gguf_parts, odd_files, safetensors_parts, seeds, tokenizer_bombs
 from benchmarks.fuzzing.mutations import damaged_bytes, mutated_json
 from pudistill_cli.backend_api.contract import Backend, ModelSpec
 from pudistill_cli.backend_api.registry import backends
@@ -198,7 +198,7 @@ def _adapters(rng: Random) -> tuple[str, Run]:
 
 def _gguf(rng: Random) -> tuple[str, Run]:
     data = _gguf_seed(rng.choice(("bpe", "spm")))
-    what, data = damaged_bytes(data, rng) if not rng.randrange(4) else gguf_parts.mutated(gguf_parts.parsed(data), rng)
+    what, data = damaged_bytes(data, rng) if not rng.randrange(4) else gguf_damage.mutated(gguf_parts.parsed(data), rng)
     deeply = not rng.randrange(2 * _EVERY)
 
     def run(scratch: Path) -> None:
