@@ -47,7 +47,8 @@ def test_a_gguf_file_is_all_a_recipe_needs(tmp_path: Path, backend: str | None, 
         assert 0 <= verification["kl"] < 1e-3
         assert verification["ratio"] < 0.1
     [folder] = (tmp_path / "cache" / "gguf-student").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
+    made = ["config.json", "generation_config.json", "model.safetensors", "sums.json"]
+    assert sorted(p.name for p in folder.iterdir()) == made
 
 
 @pytest.mark.slow
