@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.fuzzing.mutations import damaged_bytes, mutated_json, text_of
 from pudistill_cli.judging.gold import read_gold
-from pudistill_cli.metrics import BUILT_IN
+from pudistill_cli.metrics.registry import METRICS
 from pudistill_cli.prompt_files import read_prompts
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.file import AnswerFile, answer_line
@@ -182,15 +182,21 @@ def _read_judgements(folder: object, path: Path, content: bytes) -> object:
 # --- what a metric grades ---
 
 
+_GRADERS = {name: metric() for name, metric in METRICS.items() if name in ("exact", "chrf", "json", "number")} | {
+    "regex": METRICS["regex"](pattern="(a|aa)+$"),
+    "contains": METRICS["contains"](["a", "\x00"]),
+}
+
+
 def _metric(rng: Random, folder: object) -> Callable[[], object]:
     reference = text_of(rng.choice(GRADED))
     answer = _words(rng) if rng.random() < 0.3 else mutated_json(rng.choice(GRADED), rng)[1].decode("utf-8", "replace")
     texts = (answer[:20_000], reference) if rng.random() < 0.7 else (reference, answer[:20_000])
-    return partial(_grade, rng.choice(sorted(BUILT_IN)), *texts)
+    return partial(_grade, rng.choice(sorted(_GRADERS)), *texts)
 
 
 def _grade(name: str, answer: str, reference: str) -> object:
-    grade = BUILT_IN[name](answer, reference, "Hi")
+    grade = _GRADERS[name](answer, reference, "Hi")
     if not 0 <= grade <= 1:
         raise AssertionError(f"{name} grades {grade}")
     return grade

@@ -14,7 +14,7 @@ from pudistill_cli.config.stages import Effect, Stage
 RESERVED = frozenset(
     {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stream", "n"}
 )
-MinScore: TypeAlias = Annotated[float | None, Field(allow_inf_nan=False), Stage.ANCHORS]
+MinScore: TypeAlias = Annotated[float | None, Field(ge=-1e9, le=1e9, allow_inf_nan=False), Stage.ANCHORS]
 """Answers that `eval.metric` grades below it are not learned from; None grades none. Against a prompt's reference, or
 without one by what needs none: a pattern, strings, JSON with its fields, a number."""
 VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")

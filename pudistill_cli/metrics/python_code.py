@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -42,8 +41,10 @@ class PythonMetric(Metric):
                 f"The metric {self.name} failed on an answer: {type(error).__name__}: {error}.",
                 "It must take any text, also an empty one. Mend it and type the same command again: all work is kept.",
             ) from error
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise UsageError(f"The metric {self.name} returned {value!r}, not a finite number.", _SHAPE)
+        if not isinstance(value, int | float):
+            raise UsageError(f"The metric {self.name} returned {value!r:.100}, not a number.", _SHAPE)
+        if not abs(value) <= sys.float_info.max:  # an int may lie beyond every float, and be too long to be shown
+            raise UsageError(f"The metric {self.name} returned a number that is not finite.", _SHAPE)
         return float(value)
 
 

@@ -465,12 +465,6 @@ def test_a_recipe_may_be_reached_by_a_link(tmp_path: Path) -> None:
     assert recipe.prompts.path == str((tmp_path / "real" / "p.jsonl").resolve())
 
 
-@pytest.mark.parametrize("path", ['"a\\0b"', '"./\\ud800"', '"../\\0"'])
-def test_what_is_no_path_is_said_to_be_none(path: str, file: Path) -> None:
-    file.write_text(naming("prompts.path", path))
-    assert refusal(file)[0].startswith(f"{file}:1: prompts.path: ")
-
-
 def test_a_home_of_nobody_is_no_traceback(file: Path) -> None:
     file.write_text(naming("prompts.path", "~nobody-of-this-name/x"))
     assert load_recipe(str(file)).recipe.prompts.path == str(file.parent / "~nobody-of-this-name" / "x")

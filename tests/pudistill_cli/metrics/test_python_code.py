@@ -21,6 +21,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def two(answer, reference): return 1.0\n"
         "def nothing(*texts): pass\n"
         "def nan(*texts): return float('nan')\n"
+        "def huge(*texts): return 10**5000\n"
         "CONSTANT = 3\n"
     )
     (tmp_path / "my_measures" / "broken.py").write_text("1 / 0\n")
@@ -54,10 +55,13 @@ def test_a_function_that_cannot_be_used_is_one_message(package: str, name: str, 
     assert error.value.hint
 
 
-@pytest.mark.parametrize(("name", "value"), [("nothing", "None"), ("nan", "nan")])
-def test_what_it_returns_must_be_a_number(package: str, name: str, value: str):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nothing", "returned None, not a number"), ("nan", "that is not finite"), ("huge", "that is not finite")],
+)
+def test_what_it_returns_must_be_a_number(package: str, name: str, said: str):
     metric = of_module(f"{package}.good:{name}")
-    with pytest.raises(UsageError, match=f"returned {value}, not a finite number"):
+    with pytest.raises(UsageError, match=said):
         metric("", "", "")
 
 
