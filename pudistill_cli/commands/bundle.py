@@ -45,8 +45,9 @@ def command(
 ) -> None:
     """Pack recipe, prompts, the teacher's answers and the student, for a machine without a network.
 
-    There, `pudistill run job.pudi` checks every file's SHA-256 and runs it; no connection is opened. What is packed is
-    listed. A result holds figures, report, adapter and exports, and none of the prompts and answers.
+    There, `pudistill run job.pudi` checks every file's SHA-256 and runs it; no connection is opened.
+
+    A result holds figures, report, adapter and exports, and none of the prompts and answers.
 
     Examples:
 
