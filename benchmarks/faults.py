@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +51,14 @@ Part = Callable[[Path, argparse.Namespace], Iterator[dict[str, Any]]]
 
 
 def kills(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A third of the kills on each backend."""
-    for backend in BACKENDS:
+    """A third of the kills on each backend, as many of them at once as there are cores."""
+
+    def attack(backend: str) -> dict[str, Any]:
         result = asdict(kill_everywhere(folder, backend, options.kills // len(BACKENDS), SEED))
-        yield {**result, "stages": sorted(result["stages"])}
+        return {**result, "stages": sorted(result["stages"])}
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(attack, BACKENDS)
 
 
 def questions(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -77,9 +83,14 @@ def sockets(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any
 
 
 def inputs(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Malformed inputs for every reader."""
-    for module, share in SHARES.items():
-        yield asdict(fuzz(module, SEED, round(share * options.inputs)))
+    """Malformed inputs for every reader, as many readers at once as there are cores."""
+
+    def attack(reader: tuple[str, float]) -> dict[str, Any]:
+        module, share = reader
+        return asdict(fuzz(module, SEED, round(share * options.inputs)))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(attack, SHARES.items())
 
 
 PARTS: dict[str, Part] = {

@@ -28,11 +28,11 @@ Inputs: TypeAlias = Iterator[tuple[str, Callable[[], object]]]
 """Each a name and a call, which returns or raises a PudistillError."""
 
 SHARES = {
+    "benchmarks.fuzzing.model_files": 0.25,
     "benchmarks.fuzzing.recipes": 0.2,
     "benchmarks.fuzzing.templates": 0.15,
-    "benchmarks.fuzzing.replies": 0.2,
-    "benchmarks.fuzzing.bundles": 0.05,
-    "benchmarks.fuzzing.model_files": 0.4,
+    "benchmarks.fuzzing.bundles": 0.1,
+    "benchmarks.fuzzing.replies": 0.3,
 }
 """The readers' inputs, and which share of all each has."""
 HANG_SECONDS = 20.0
