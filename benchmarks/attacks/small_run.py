@@ -35,8 +35,12 @@ START = """
 from pudistill_cli.app import main
 main()
 """
-NEVER_THE_SAME = {"id", "at", "asked_at", "started"}
-"""Columns of a ledger that hold a moment or the order of rows."""
+NEVER_THE_SAME = {"id", "at", "asked_at", "started", "logprobs"}
+"""Columns of a ledger that hold a moment or the order of rows; and log-probs of drawn tokens. What a kill has left to
+be drawn is drawn in other batches, which on torch changes their last bits, and neither a token nor an adapter.
+"""
+OF_LOGPROBS = "sampler_gap"
+"""How the names of figures begin that are made of these log-probs alone."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,8 @@ def _rows(db: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
     columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
     shown = [_CANDIDATE if c == "candidate_id" else f"{c} IS NULL" if c == "finished" else c for c in columns]
     kept = ", ".join(text for text, column in zip(shown, columns, strict=True) if column not in NEVER_THE_SAME)
-    return sorted(db.execute(f"SELECT {kept} FROM {table}"), key=repr)
+    where = f" WHERE name NOT LIKE '{OF_LOGPROBS}%'" if table == "metrics" else ""
+    return sorted(db.execute(f"SELECT {kept} FROM {table}{where}"), key=repr)
 
 
 _CANDIDATE = "(SELECT purpose || round || prompt_key || k FROM candidates AS c WHERE c.id = candidate_id)"
