@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pudistill_cli.bundle.archive import Bundle
+from pudistill_cli.bundle.layout import RECIPE
 from pudistill_cli.bundle.opening import refuse_strangers
-from pudistill_cli.bundle.packing import RECIPE
 
 Bytes = Callable[[random.Random], bytes]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from shlex import quote
 
 from pudistill_cli.bundle.archive import Bundle, is_bundle
+from pudistill_cli.bundle.layout import RECIPE, WHEELS, is_python
 from pudistill_cli.bundle.manifest import Manifest
 from pudistill_cli.bundle.metering import OnBytes, metered, summed
-from pudistill_cli.bundle.packing import RECIPE, WHEELS, is_python
 from pudistill_cli.bundle.wheels import install_command
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.loading import load_recipe
@@ -22,11 +22,11 @@ from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.console import Console
 from pudistill_cli.errors import DataError, UsageError
 from pudistill_cli.input_lines import counted
-from pudistill_cli.models.kept_checkpoint import kept_checkpoint
+from pudistill_cli.models.kept_checkpoint import kept_folder
 from pudistill_cli.run.relocation import in_place
 
 _ROOM = 16 << 20
-"""Bytes for what a file system needs itself, and `kept_checkpoint` asks for."""
+"""Bytes for what a file system needs itself, and `kept_folder` asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def unpack(bundle: Bundle, folder: Path, console: Console, elsewhere: str, leave
         bundle.extract(new, on_bytes, leave)
 
     with metered(console, f"unpacking {bundle.path.name}", bundle.manifest.total) as on_bytes:
-        kept_checkpoint(folder, total, f"What is in {bundle.path} takes", write)
+        kept_folder(folder, total, f"What is in {bundle.path} takes", write)
 
 
 def _unpacked(bundle: Bundle, console: Console) -> Path:
@@ -121,7 +121,7 @@ def _unpacked(bundle: Bundle, console: Console) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """In one step, since another process may do the same; `kept_checkpoint` clears away what is left of it."""
+    """In one step, since another process may do the same; `kept_folder` clears away what is left of it."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with suppress(FileNotFoundError):
         folder.rename(aside)

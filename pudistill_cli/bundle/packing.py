@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pudistill_cli.bundle.anchors import anchors_file
+from pudistill_cli.bundle.layout import ANCHORS, RECIPE, is_python
 from pudistill_cli.bundle.model_files import model_items
 from pudistill_cli.bundle.writing import Item, check_items
 from pudistill_cli.config.loading import resolved_yaml
@@ -17,10 +18,6 @@ from pudistill_cli.console import Console
 from pudistill_cli.errors import UsageError
 from pudistill_cli.run.plan import read_prompt_sets
 from pudistill_cli.run.student_text import StudentText
-
-RECIPE = "recipe.yaml"
-ANCHORS = "anchors.jsonl"
-WHEELS = "wheels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +61,6 @@ def job_items(recipe: Recipe, console: Console, ask: str) -> Packed:
     items.sort(key=lambda item: item.name)
     check_items(items)
     return Packed(items, (*prompts.notices, *notices))
-
-
-def is_python(metric: object) -> bool:
-    """Whether a recipe's metric is a Python function, package.module:function."""
-    return isinstance(metric, str) and ":" in metric
 
 
 def _portable(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:

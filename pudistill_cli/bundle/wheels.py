@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from pudistill_cli.bundle.installed import wheel_of
-from pudistill_cli.bundle.packing import WHEELS
+from pudistill_cli.bundle.layout import WHEELS
 from pudistill_cli.bundle.targets import Target
 from pudistill_cli.bundle.writing import Item
 from pudistill_cli.console import Console

@@ -15,7 +15,7 @@ from pudistill_cli.models.safetensors_header import METADATA, safetensors_header
 from pudistill_cli.paths_inside import goes_up, leads_inside, real_path
 
 SINGLE = "model.safetensors"
-_FILE_NAME = re.compile(r"[^/\\\0\n]{1,200}\.safetensors")
+_FILE_NAME = re.compile(r"[^\0\n]{1,400}\.safetensors")
 INDEX = "model.safetensors.index.json"
 
 
@@ -69,8 +69,6 @@ def _indexed(folder: Path, files: list[Path]) -> tuple[Path, ...]:
     names = sorted(set(places.values()))
     if (folder / SINGLE).is_file() and names != [SINGLE]:
         raise _two_answers(folder, f"{SINGLE} beside {INDEX}, which names other files")
-    for name in names:
-        refuse_outside(folder, name, INDEX)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
         raise DataError(
@@ -119,13 +117,14 @@ def refuse_outside(folder: Path, name: str, named_by: str) -> None:
 
 
 def _places_in(index: Path) -> dict[str, str]:
-    """The file of each tensor by an index: files beside it."""
+    """The file of each tensor by an index: files in its folder."""
     weight_map: Any = read_json(index).get("weight_map")
     places = cast("dict[str, Any]", weight_map if isinstance(weight_map, dict) else {})
-    for name in places.values():
-        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+    for name in dict.fromkeys(map(str, places.values())):
+        refuse_outside(index.parent, name, INDEX)
+        if not _FILE_NAME.fullmatch(name):
             raise DataError(
-                f"{index} places a tensor in {str(name)[:80]!r}, which is no name of a .safetensors file beside it.",
+                f"{index} places a tensor in {name[:80]!r}, which is no name of a .safetensors file.",
                 "Download or copy the student again.",
             )
     return places

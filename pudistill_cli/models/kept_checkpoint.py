@@ -10,8 +10,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,36 @@ _ABANDONED = 24 * 3600.0
 
 
 def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], None]) -> Path:
-    """The folder `out`, made by `write` unless it is there; `takes` is what takes `needed` bytes, for a message.
-
-    The folder appears whole or not at all. Several processes may make it at once: the first one's is everyone's. One
-    that is not what was written any more is made again.
+    """As `kept_folder`, with the sums of its files in it: one that is not what was written any more is made again.
 
     Raises:
         DataError: there is no room for it, or it cannot be written.
     """
     if out.is_dir() and _is_whole(out):
         return out
-    try:
+
+    def write_summed(made: Path) -> None:
+        write(made)
+        write_json(made / _SUMS, folder_sums(made))
+
+    with _as_data_error(out):
+        _remove_damaged(out)
+    return kept_folder(out, needed, takes, write_summed)
+
+
+def kept_folder(out: Path, needed: int, takes: str, write: Callable[[Path], None]) -> Path:
+    """The folder `out`, made by `write` unless it is there; `takes` is what takes `needed` bytes, for a message.
+
+    The folder appears whole or not at all. Several processes may make it at once: the first one's is everyone's.
+
+    Raises:
+        DataError: there is no room for it, or it cannot be written.
+    """
+    if out.is_dir():
+        return out
+    with _as_data_error(out):
         make_private_folder(out.parent)
         _remove_abandoned(out)
-        _remove_damaged(out)
         free = shutil.disk_usage(out.parent).free
         if free < needed + _ROOM:
             raise DataError(
@@ -58,7 +74,6 @@ def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], 
             made = Path(name) / out.name
             made.mkdir(0o700)
             write(made)
-            write_json(made / _SUMS, folder_sums(made))
             sync_tree(made)
             try:
                 made.rename(out)
@@ -66,11 +81,17 @@ def kept_checkpoint(out: Path, needed: int, takes: str, write: Callable[[Path], 
                 if not out.is_dir():  # another process's, which was quicker
                     raise
         sync_folder(out.parent)
+    return out
+
+
+@contextmanager
+def _as_data_error(out: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(
             f"Cannot write {out}: {error.strerror or error}.", "Check the permissions and the free space there."
         ) from error
-    return out
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pudistill_cli.config.fields import field_at
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import RunError
 from pudistill_cli.run.folder import RunFolder
-from pudistill_cli.run.identity import Difference, differences
+from pudistill_cli.run.identity import CHECKED_BY, Difference, differences
 from pudistill_cli.run.mending import run_again
 from pudistill_cli.run.relocation import missing_files
 
@@ -40,7 +40,7 @@ def refuse_other_settings(folder: RunFolder, identity: Mapping[str, str], change
     asked = [change.partition("=")[0].strip() for change in changes]
 
     def fixed(key: str) -> bool:
-        if field_at(Recipe, key.split(".")) is None:
+        if key == CHECKED_BY or field_at(Recipe, key.split(".")) is None:
             return False
         return not any(f"{key}.".startswith(f"{path}.") or f"{path}.".startswith(f"{key}.") for path in asked)
 

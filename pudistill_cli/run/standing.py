@@ -19,6 +19,7 @@ _WORDS = {
     Mark.ROUND_PRIOR: "the ranking of round {of}",
     Mark.ROUND_CHECKPOINT: "step {steps} of the update of round {of}",
     Mark.ROUND: "round {of}",
+    Mark.ROUND_CHECK: "the check of round {of}",
     Mark.DEV: "dev's figures of {of}",
     Mark.ROUNDS_END: "the end of the rounds",
     Mark.EVAL: "the evaluation",

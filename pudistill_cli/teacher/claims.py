@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
-import socket
 import sqlite3
 import threading
 import time
@@ -53,7 +53,7 @@ class Claims:
         self._path = path
         self._transaction = open_transaction
         self._token = token_hex(8)
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{self._token}"
+        self.owner = f"{platform.node()}:{os.getpid()}:{self._token}"
         self._lock: sqlite3.Connection | None = None
         self._beating: threading.Thread | None = None
         self._stopped = threading.Event()

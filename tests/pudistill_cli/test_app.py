@@ -54,8 +54,8 @@ def test_the_ledger_holds_every_prompt_anchor_and_candidate(finished: Tiny) -> N
     assert per_scorer == [(s, r, 2 * asked_of[r]) for s, rounds in rounds_of.items() for r in rounds]
     assert finished.value("SELECT count(*) FROM groups") == 2 * SIZES["train"]
     assert {s for (s,) in finished.rows("SELECT name FROM stages WHERE finished IS NOT NULL")} == {
-        "sft", "rank", "dev/sft", "round-1/prior", "round-1", "dev/round-1", "round-2/prior", "gates/round-2",
-        "round-2", "dev/round-2", "eval", "export/hf", "export/adapter",
+        "sft", "rank", "dev/sft", "round-1/prior", "round-1", "check/round-1", "dev/round-1", "round-2/prior",
+        "gates/round-2", "round-2", "check/round-2", "dev/round-2", "eval", "export/hf", "export/adapter",
     }  # fmt: skip
 
 

@@ -395,7 +395,6 @@ COMPUTES = {
     "pudistill_cli.backend_api.engine:BaseEngine": ("sample", "logprobs", "choice_logits", "distributions", "resume"),
     "pudistill_torch.learner:TorchLearner": ("step", "logprobs", "snapshot", "save", "load_adapter"),
     "pudistill_cli.run.plan": ("read_prompt_sets", "resolve_student"),
-    "pudistill_cli.run.opening": ("load_metric",),
     "pudistill_cli.stages.anchors": ("ask_all",),
     "pudistill_cli.stages.class_prior": ("class_prior",),
     "pudistill_cli.stages.ranking": ("round_targets",),

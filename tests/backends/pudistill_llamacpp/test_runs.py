@@ -16,6 +16,7 @@ from pudistill_cli.console import Console
 from pudistill_cli.method import off_policy
 from pudistill_cli.run import plan, preflight
 from pudistill_cli.run.opening import reopen
+from pudistill_cli.run.record import Record
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
 from tests.tiny import Ended, Tiny
@@ -104,10 +105,9 @@ def test_what_was_resolved_first_is_used_again(tmp_path: Path, call: Call) -> No
     """On a machine where `auto` would mean something else, a run goes on as it began."""
     tiny = Tiny.make(tmp_path, backend="llamacpp", prefer={"rounds": 0}, export={"formats": ["adapter"]})
     assert call(*tiny.arguments()).code == 0
-    record = tiny.run / "state" / "run.json"
-    content = json.loads(record.read_text())
+    content, _ = Record(tiny.run).read()
     content["resolved"] |= {"threads": "2", "engine.threads": "2", "engine.quant": "q8_0", "engine.kv": "f16"}
-    record.write_text(json.dumps(content))
+    Record(tiny.run).write(content)
     with closing(reopen("tiny", tiny.runs, Console(), [])) as job:
         assert (job.learner_spec.threads, job.learner_spec.dtype, job.learner_spec.options) == (2, "float32", {})
         assert job.spec.threads == 2

@@ -18,7 +18,7 @@ import yaml
 
 from pudistill_cli.bundle import opening
 from pudistill_cli.bundle.archive import Bundle
-from pudistill_cli.bundle.packing import RECIPE
+from pudistill_cli.bundle.layout import RECIPE
 from pudistill_cli.bundle.writing import Item, write_bundle
 from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.loading import MODELS, PATHS, load_recipe

@@ -15,7 +15,7 @@ from packaging.tags import cpython_tags
 
 from pudistill_cli.bundle import wheels
 from pudistill_cli.bundle.installed import wheel_of
-from pudistill_cli.bundle.packing import WHEELS
+from pudistill_cli.bundle.layout import WHEELS
 from pudistill_cli.bundle.targets import PLATFORMS, Target
 from pudistill_cli.bundle.wheels import collect, install_command
 from pudistill_cli.errors import BackendError, UsageError

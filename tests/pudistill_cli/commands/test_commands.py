@@ -126,7 +126,7 @@ def test_until_stops_after_a_stage_and_the_same_command_goes_on(tmp_path: Path, 
         ("anchors", ()),
         ("sft", ("sft",)),
         ("rank", ("rank",)),
-        ("prefer", ("dev/sft", "round-1/prior", "round-1", "dev/round-1")),
+        ("prefer", ("dev/sft", "round-1/prior", "round-1", "check/round-1", "dev/round-1")),
         ("eval", ("eval",)),
     ):
         ended = call(*tiny.arguments("--until", until))

@@ -135,7 +135,7 @@ def test_half_a_shard_is_cut_off(folder: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["../outside.safetensors", "sub/../../outside.safetensors", "sub/../model-1.safetensors", "..\\outside.safetensors",
-     "C:outside.safetensors", "\\outside.safetensors", "\0", "\ud800/../x"],
+     "C:outside.safetensors", "\\outside.safetensors", "\0"],
 )  # fmt: skip
 def test_an_index_names_no_file_outside_of_its_folder(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -103,7 +102,7 @@ def test_what_people_and_models_wrote_is_shown_and_not_obeyed(copied: Tiny, call
 
 
 def test_characters_that_hide_or_reorder_text_are_shown(copied: Tiny, call: Call) -> None:
-    with sqlite3.connect(copied.run / "ledger.sqlite") as db:
+    with copied.changed_ledger() as db:
         db.execute("UPDATE eval_answers SET text = ?", ("\x1b]52;c;QQ\x07 \u202egnp\u200b\n1",))
         db.execute("UPDATE anchors SET text = ?", ("\x9b1m\u2066",))
     db.close()

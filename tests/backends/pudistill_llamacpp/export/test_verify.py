@@ -219,7 +219,7 @@ def test_a_text_of_the_run_is_compared_too(tmp_path: Path) -> None:
 def test_a_damaged_file(tmp_path: Path) -> None:
     file = written(STUDENT, tmp_path)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(DataError, match="cannot load"):
+    with pytest.raises(DataError, match="is no whole GGUF file"):
         checked(file, STUDENT)
 
 
