@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -66,16 +67,32 @@ def replace_folder(new: Path, final: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Generator[Path]:
-    """A temporary folder that becomes `path` at the end of the block, by `replace_folder`."""
-    make_private_folder(path.parent)
+    """A temporary folder that becomes `path` at the end of the block, by `replace_folder`.
+
+    Raises:
+        RunError: it cannot be written, by whatever library; an older folder is left as it was.
+    """
     new = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(0o700)
     try:
+        make_private_folder(path.parent)
+        new.mkdir(0o700)
         yield new
         replace_folder(new, path)
+    except Exception as error:
+        if (problem := _problem_of_disk(error)) is None:
+            raise
+        raise cannot_write(path, problem) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _problem_of_disk(error: Exception) -> OSError | None:
+    """What the system said, where an error is of writing; safetensors, in Rust, has it in its own words alone."""
+    if isinstance(error, OSError):
+        return error
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(said[1]), os.strerror(int(said[1]))) if said else None
 
 
 def recover_folders(parent: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 from safetensors.numpy import load, save  # pyright: ignore[reportUnknownVariableType]
 
-from pudistill_cli.atomic_files import cannot_write
+from pudistill_cli.atomic_files import cannot_write, write_atomic
 from pudistill_cli.backend_api import training_state
 from pudistill_cli.backend_api.contract import Engine, Learner
 from pudistill_cli.backend_api.micro_batching import request_batches
@@ -92,7 +92,7 @@ class Memo:
             key, size = held[at + _SUM : start - _SIZE], held[start - _SIZE : start]
             data = held[start : start + int.from_bytes(size, "big")]
             if _record(key, data) != held[at : start + len(data)]:
-                self._path.write_bytes(held[:at])
+                write_atomic(self._path, held[:at])
                 break
             known[key], at = data, start + len(data)
         return known

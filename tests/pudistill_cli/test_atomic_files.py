@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from pudistill_cli.atomic_files import recover_folders, replace_folder, whole_folder, write_atomic
 from pudistill_cli.errors import RunError
@@ -97,3 +98,19 @@ def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path: Path):
     with whole_folder(tmp_path / "final") as folder:
         (folder / "new").touch()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["final", "new"]
+
+
+def test_a_library_that_finds_no_room_is_one_message(tmp_path: Path):
+    """In the words of safetensors 0.5, whose errors are none of the system's."""
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    _folder(tmp_path / "final", "old")
+    with pytest.raises(RunError, match=r"Cannot write .*final: No space left on device"):
+        _written_by(tmp_path / "final", SafetensorError(said))
+    with pytest.raises(SafetensorError, match="invalid dtype"):
+        _written_by(tmp_path / "final", SafetensorError("invalid dtype"))
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "file", "final"]
+
+
+def _written_by(path: Path, error: Exception) -> None:
+    with whole_folder(path):
+        raise error
