@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -79,13 +80,26 @@ def test_a_run_that_is_not_finished(finished: Tiny, copied: Tiny, tmp_path: Path
     assert not out.exists()
 
 
+@pytest.mark.parametrize("file", ["adapters/{}/adapter_model.safetensors", "export/hf/model.safetensors"])
+def test_what_is_damaged_is_not_carried_away(file: str, copied: Tiny, tmp_path: Path, call: Call) -> None:
+    chosen = json.loads((copied.run / "results.json").read_text(encoding="utf-8"))["chosen"]
+    path = copied.run / file.format(chosen)
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 16
+    path.write_bytes(data)
+    out = tmp_path / "x.pudi"
+    ended = call("bundle", "--result", str(copied.run), "-o", str(out))
+    refused(ended, 7, f"{path} has the SHA-256", "Make it whole: pudistill run")
+    assert not out.exists()
+
+
 def test_a_lost_adapter_and_a_run_that_is_in_use(copied: Tiny, tmp_path: Path, call: Call) -> None:
     out = tmp_path / "x.pudi"
     with closing(RunFolder.reopen(copied.run)):
         refused(call("bundle", "--result", str(copied.run), "-o", str(out)), 7, "is in use")
     for adapter in (copied.run / "adapters").iterdir():
         adapter.rename(tmp_path / adapter.name)
-    refused(call("bundle", "--result", str(copied.run), "-o", str(out)), 7, "has lost its adapter")
+    refused(call("bundle", "--result", str(copied.run), "-o", str(out)), 7, "is missing")
     assert not out.exists()
 
 
