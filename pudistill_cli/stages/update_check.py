@@ -57,7 +57,7 @@ def _trained(job: Job, ranked: Ranked, number: int) -> str:
     return ""
 
 
-@shown_as("update")
+@shown_as("check of the update")
 def _moved_too_far(job: Job, ranked: Ranked, number: int) -> str:
     moved = _moved(job, _some(ranked.groups), policy_of(number), f"round-{number}")
     if np.isfinite(moved):
