@@ -77,9 +77,9 @@ def inputs(seed: int, count: int) -> Iterator[tuple[str, Callable[[], object]]]:
 def _load(folder: object, path: Path, content: bytes, overrides: list[str]) -> object:
     path.write_bytes(content)
     recipe = load_recipe(str(path), overrides).recipe
-    path.write_text(resolved_yaml(recipe), encoding="utf-8")  # what a run keeps of it must read as the same
-    again = load_recipe(str(path)).recipe
-    if again != recipe:
+    kept = resolved_yaml(recipe)  # as a run has it, without secrets; it must read as the same
+    path.write_text(kept, encoding="utf-8")
+    if resolved_yaml(load_recipe(str(path)).recipe) != kept:
         raise AssertionError("the resolved recipe is another one")
     return recipe
 
