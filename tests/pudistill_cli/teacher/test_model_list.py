@@ -141,7 +141,7 @@ def test_a_list_without_an_end_says_nothing(listing, monkeypatch):
 
 
 def test_a_slow_server_says_nothing(serve, monkeypatch):
-    monkeypatch.setattr(model_list, "TIMEOUT", 0.05)
+    monkeypatch.setattr(model_list, "TIMEOUT", 1.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
