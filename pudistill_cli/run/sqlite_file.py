@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pudistill_cli.errors import RunError
 from pudistill_cli.private_files import make_private_database
+from pudistill_cli.sqlite_transaction import committed_together
 
 
 class SqliteFile:
@@ -59,15 +60,8 @@ class SqliteFile:
     def transaction(self) -> Generator[sqlite3.Connection]:
         """Everything inside is committed together, or nothing is."""
         self._about_to_write()
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk ends it by itself
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._errors(), committed_together(self._db) as db:
+            yield db
 
     def _prepare(self, schema: str, version: int, migrations: Mapping[int, str]) -> None:
         (held,) = self._db.execute("PRAGMA user_version").fetchone()

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from pudistill_cli.errors import RunError
 from pudistill_cli.private_files import make_private_database, make_private_folder
+from pudistill_cli.sqlite_transaction import committed_together
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.claims import TABLE as CLAIMS
 from pudistill_cli.teacher.claims import Claims
@@ -140,15 +141,8 @@ class AnswerCache:
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
         """Everything inside is committed together, or nothing is."""
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk ends it by itself
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._errors(), committed_together(self._db) as db:
+            yield db
 
     @contextmanager
     def _errors(self) -> Generator[None]:
