@@ -28,7 +28,6 @@ from benchmarks.evidence.store import commit
 from benchmarks.evidence.tasks import action
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.stages import Stage
-from pudistill_cli.console import Console
 from pudistill_cli.loop import distil
 from pudistill_cli.method.statistics import Interval, bootstrap_mean, paired_difference
 from pudistill_cli.run.marks import Mark
@@ -38,6 +37,7 @@ from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.evaluator import Evaluator, System
 from pudistill_cli.stages.selection import Selection
+from pudistill_cli.terminal.console import Console
 
 CACHE = ROOT / ".benchmarks" / "fewer_candidates"
 RESULTS = ROOT / "benchmarks" / "results" / "fewer_candidates.json"

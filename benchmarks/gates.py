@@ -34,7 +34,6 @@ from benchmarks.fixtures.judge.trained import Trained, trained
 from benchmarks.judges_report import provenance
 from benchmarks.judges_scorers import Length, Planted
 from pudistill_cli.config.loading import load_recipe
-from pudistill_cli.console import Console
 from pudistill_cli.judging.evaluation_set import build_evaluation_set
 from pudistill_cli.method.gates import MIN_ANCHOR, MIN_KENDALL, collect
 from pudistill_cli.method.scorers import Array, Item, Judge, Scorer
@@ -46,6 +45,7 @@ from pudistill_cli.run.opening import open_run
 from pudistill_cli.run.plan import plan
 from pudistill_cli.stages.anchors import Anchored, ask_teacher
 from pudistill_cli.stages.sft import learn_anchors
+from pudistill_cli.terminal.console import Console
 
 CACHE = ROOT / ".benchmarks" / "gates"
 DEPENDS_ON = ("pudistill_cli/method", "pudistill_cli/judging", "pudistill_cli/stages", "pudistill_cli/config",

@@ -8,8 +8,8 @@ import sys
 try:
     from collections.abc import Sequence
 
-    from pudistill_cli import stop_signals
     from pudistill_cli.errors import EXIT_CODES
+    from pudistill_cli.terminal import stop_signals
 except KeyboardInterrupt:
     os._exit(130)
 
@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     stop_signals.begin()
     code = 1
     try:
-        from pudistill_cli.library_messages import make_visible
-        from pudistill_cli.standard_streams import lost, outlive_their_readers
+        from pudistill_cli.terminal.library_messages import make_visible
+        from pudistill_cli.terminal.standard_streams import lost, outlive_their_readers
 
         outlive_their_readers()
         make_visible()
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _exit_code(arguments: Sequence[str]) -> int:
     try:
         from pudistill_cli.command_line import execute
-        from pudistill_cli.private_files import owner_only
+        from pudistill_cli.files.private_files import owner_only
 
         with stop_signals.working(), owner_only():
             return execute(arguments)

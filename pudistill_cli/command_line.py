@@ -14,10 +14,10 @@ from pudistill_cli import __version__
 from pudistill_cli.backend_api.cpu import let_idle_threads_sleep
 from pudistill_cli.commands import anchors, bundle, doctor, export, judge, recipes, report, run
 from pudistill_cli.commands import eval as eval_
-from pudistill_cli.console import Console
 from pudistill_cli.errors import EXIT_CODES, PudistillError
-from pudistill_cli.stop_signals import exit_code_of
-from pudistill_cli.visible_text import visible
+from pudistill_cli.terminal.console import Console
+from pudistill_cli.terminal.stop_signals import exit_code_of
+from pudistill_cli.terminal.visible_text import visible
 
 
 class _StoppedCommand(Exception):

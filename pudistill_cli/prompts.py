@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Literal, TypeAlias
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import counted, listed
+from pudistill_cli.files.input_lines import counted, listed
 from pudistill_cli.types import Message
 
 Format: TypeAlias = Literal["chat", "text"]

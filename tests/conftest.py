@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from benchmarks.fixtures.smollm2.fetch import SMOLLM2, FetchError, fetch
-from pudistill_cli.cache_dir import cache_path
+from pudistill_cli.files.cache_dir import cache_path
 from pudistill_cli.models.student import resolve_student
 from tests.once import Once
 from tests.tiny import Ended, Tiny, caller

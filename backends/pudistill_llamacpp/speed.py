@@ -18,8 +18,8 @@ import numpy as np
 
 from pudistill_cli.backend_api.contract import ModelSpec
 from pudistill_cli.backend_api.speed_trials import SMALL, first_of_fastest, thread_counts, times_of
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import PudistillError
+from pudistill_cli.files.cache_dir import cache_path
 from pudistill_llamacpp.excerpt import Shape, shape_of, write_excerpt
 from pudistill_llamacpp.gguf_file.header import read_header
 from pudistill_llamacpp.native.context import Context, ContextSettings

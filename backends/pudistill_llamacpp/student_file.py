@@ -8,9 +8,9 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import cast
 
-from pudistill_cli.atomic_files import sync_folder
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import BackendError, DataError, ExportError
+from pudistill_cli.files.atomic_files import sync_folder
+from pudistill_cli.files.cache_dir import cache_path
 from pudistill_cli.models.checkpoint_files import weight_files
 from pudistill_llamacpp.convert.writer import GgufDtype, write_gguf
 from pudistill_llamacpp.placement import FILE

@@ -8,9 +8,9 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.errors import ExportError
-from pudistill_cli.private_files import make_private_folder
+from pudistill_cli.files.atomic_files import sync_folder
+from pudistill_cli.files.private_files import make_private_folder
 
 _ROOM = 16 << 20
 """Bytes for the file system's own use."""

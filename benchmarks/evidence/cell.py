@@ -18,7 +18,6 @@ from benchmarks.evidence.tasks import OUR_CODE, TASKS
 from benchmarks.evidence.variants import offer
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.stages import Stage
-from pudistill_cli.console import Console
 from pudistill_cli.loop import distil
 from pudistill_cli.method.sampling import uniforms
 from pudistill_cli.method.scorers import Item, Judge, Scores, no_questions
@@ -34,6 +33,7 @@ from pudistill_cli.run.rollouts import of_round
 from pudistill_cli.stages.anchors import Anchored, Anchors, ask_teacher
 from pudistill_cli.stages.evaluator import Evaluator, System
 from pudistill_cli.stages.selection import Considered, Selection
+from pudistill_cli.terminal.console import Console
 
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)
 SAMPLES = {"dev": 3, "test": 3, "other": 1}

@@ -8,13 +8,13 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pudistill_cli.atomic_files import whole_folder
 from pudistill_cli.backend_api.contract import Batch, LoraSpec, Metrics
 from pudistill_cli.backend_api.finite_numbers import require_finite_adapter
 from pudistill_cli.backend_api.micro_batching import longest_request, smallest_pass
 from pudistill_cli.backend_api.oom_errors import as_out_of_memory, each_as_out_of_memory
 from pudistill_cli.backend_api.shared_model import ScoringModule, SharedModel
 from pudistill_cli.errors import DataError, TrainingError
+from pudistill_cli.files.atomic_files import whole_folder
 from pudistill_cli.types import Adapter, Continuations, Floats
 
 M = TypeVar("M", bound=SharedModel)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.teacher import FileTeacher, LocalTeacher, TeacherSettings
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import counted, listed
+from pudistill_cli.files.cache_dir import cache_path
+from pudistill_cli.files.input_lines import counted, listed
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.teacher.answers import Answer, Question, Teacher
 from pudistill_cli.teacher.cache import AnswerCache

@@ -20,7 +20,7 @@ from pudistill_cli.bundle.manifest import MANIFEST, MOST_BYTES, Manifest, read_m
 from pudistill_cli.bundle.metering import OnBytes, summed
 from pudistill_cli.bundle.names import MOST_FILES, names_problem, shown
 from pudistill_cli.errors import DataError
-from pudistill_cli.file_kinds import advice_for, kind_of_file
+from pudistill_cli.files.file_kinds import advice_for, kind_of_file
 
 SUFFIX = ".pudi"
 _END = struct.Struct("<4s4H2LH")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pudistill_cli.console import Console
+from pudistill_cli.terminal.console import Console
 
 
 def print_sizes(console: Console, sizes: Mapping[str, int]) -> None:

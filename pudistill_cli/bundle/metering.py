@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import Protocol, TypeAlias
 
-from pudistill_cli.console import Console
-from pudistill_cli.progress import Bar
+from pudistill_cli.terminal.console import Console
+from pudistill_cli.terminal.progress import Bar
 
 MIB = 1 << 20
 OnBytes: TypeAlias = Callable[[int], None]

@@ -7,7 +7,7 @@ from pathlib import Path
 from pudistill_cli.bundle.names import name_problem
 from pudistill_cli.bundle.writing import Item
 from pudistill_cli.errors import DataError
-from pudistill_cli.file_kinds import GGUF, advice_for, kind_of_file
+from pudistill_cli.files.file_kinds import GGUF, advice_for, kind_of_file
 from pudistill_cli.models.checkpoint_files import INDEX, weight_files
 from pudistill_cli.models.merged_checkpoint import COPIED_FILES
 from pudistill_cli.models.model_file import is_model_file

@@ -15,15 +15,15 @@ from pudistill_cli.bundle.layout import RECIPE, WHEELS, is_python
 from pudistill_cli.bundle.manifest import Manifest
 from pudistill_cli.bundle.metering import OnBytes, metered, summed
 from pudistill_cli.bundle.wheels import install_command
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import EndpointTeacher
-from pudistill_cli.console import Console
 from pudistill_cli.errors import DataError, UsageError
-from pudistill_cli.input_lines import counted
+from pudistill_cli.files.cache_dir import cache_path
+from pudistill_cli.files.input_lines import counted
 from pudistill_cli.models.kept_checkpoint import kept_folder
 from pudistill_cli.run.relocation import in_place
+from pudistill_cli.terminal.console import Console
 
 _ROOM = 16 << 20
 """Bytes for what a file system needs itself, and `kept_folder` asks for."""

@@ -14,10 +14,10 @@ from pudistill_cli.bundle.writing import Item, check_items
 from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import LocalTeacher
-from pudistill_cli.console import Console
 from pudistill_cli.errors import UsageError
 from pudistill_cli.run.plan import read_prompt_sets
 from pudistill_cli.run.student_text import StudentText
+from pudistill_cli.terminal.console import Console
 
 
 @dataclass(frozen=True, slots=True)

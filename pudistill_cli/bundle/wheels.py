@@ -28,8 +28,8 @@ from pudistill_cli.bundle.installed import wheel_of
 from pudistill_cli.bundle.layout import WHEELS
 from pudistill_cli.bundle.targets import Target
 from pudistill_cli.bundle.writing import Item
-from pudistill_cli.console import Console
 from pudistill_cli.errors import BackendError
+from pudistill_cli.terminal.console import Console
 
 _US = "pudistill"
 _SOURCE_ONLY = "llama-cpp-python"

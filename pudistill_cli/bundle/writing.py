@@ -14,11 +14,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-from pudistill_cli.atomic_files import sync_folder
 from pudistill_cli.bundle.manifest import MANIFEST, Entry, Kind, Manifest, packing_day
 from pudistill_cli.bundle.metering import OnBytes, summed
 from pudistill_cli.bundle.names import MOST_FILES, names_problem
 from pudistill_cli.errors import DataError, UsageError
+from pudistill_cli.files.atomic_files import sync_folder
 
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 _PER_FILE = 1024

@@ -9,7 +9,7 @@ import typer
 
 from pudistill_cli.commands.options import JsonOption, RecipeArgument, SetOption
 from pudistill_cli.commands.stopping import stoppable
-from pudistill_cli.console import Console
+from pudistill_cli.terminal.console import Console
 
 
 def command(
@@ -29,9 +29,9 @@ def command(
     """
     from collections import Counter
 
-    from pudistill_cli.atomic_files import write_atomic
     from pudistill_cli.bundle.opening import open_recipe
-    from pudistill_cli.cache_dir import cache_path
+    from pudistill_cli.files.atomic_files import write_atomic
+    from pudistill_cli.files.cache_dir import cache_path
     from pudistill_cli.report.dry_run import teacher_rows
     from pudistill_cli.run.opening import teacher_of
     from pudistill_cli.run.plan import read_prompt_sets

@@ -9,8 +9,8 @@ import typer
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunsOption, SetOption
 from pudistill_cli.commands.stopping import stoppable
-from pudistill_cli.console import Console
 from pudistill_cli.errors import UsageError
+from pudistill_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from pudistill_cli.bundle.manifest import Kind

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pudistill_cli.console import Console
-from pudistill_cli.visible_text import visible_json
+from pudistill_cli.terminal.console import Console
+from pudistill_cli.terminal.visible_text import visible_json
 
 
 def command(

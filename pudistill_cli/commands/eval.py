@@ -19,9 +19,9 @@ from pudistill_cli.commands.options import (
     SetOption,
 )
 from pudistill_cli.commands.stopping import stoppable
-from pudistill_cli.console import Console
 from pudistill_cli.errors import UsageError
 from pudistill_cli.redaction import redacted_change
+from pudistill_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from pudistill_cli.run.context import Job

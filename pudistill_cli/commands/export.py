@@ -10,7 +10,7 @@ import typer
 from pudistill_cli.allowed_code import AllowedCode
 from pudistill_cli.commands.options import RUNS, AllowCodeOption, JsonOption, RunArgument, RunsOption
 from pudistill_cli.commands.stopping import stoppable
-from pudistill_cli.console import Console
+from pudistill_cli.terminal.console import Console
 
 
 def command(

@@ -52,13 +52,13 @@ def command(
       pudistill judge recipes/quickstart/student graded.jsonl --recipe quickstart
     """
     from pudistill_cli.bundle.opening import open_recipe
-    from pudistill_cli.console import Console
     from pudistill_cli.errors import UsageError
     from pudistill_cli.judging.gold import read_gold
     from pudistill_cli.judging.judge_file import judge_file
     from pudistill_cli.judging.loading import JudgeSettings
     from pudistill_cli.judging.scorer_choice import choose_scorers, missing_anchors_notice
     from pudistill_cli.redaction import redacted_change
+    from pudistill_cli.terminal.console import Console
 
     if changes and recipe is None:
         change = redacted_change(changes[0])

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from pudistill_cli.errors import UsageError
-from pudistill_cli.paths_inside import RUN_NAME
+from pudistill_cli.files.paths_inside import RUN_NAME
 
 
 def _of_one_folder(name: str | None) -> str | None:

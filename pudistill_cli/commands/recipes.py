@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pudistill_cli.console import Console, PlainTable
+from pudistill_cli.terminal.console import Console, PlainTable
 
 
 def command(

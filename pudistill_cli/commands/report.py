@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pudistill_cli.commands.options import RUNS, JsonOption, RunArgument, RunsOption
-from pudistill_cli.console import Console
+from pudistill_cli.terminal.console import Console
 
 
 def command(run: RunArgument, runs: RunsOption = RUNS, as_json: JsonOption = False) -> None:

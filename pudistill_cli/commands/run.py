@@ -22,10 +22,10 @@ from pudistill_cli.commands.options import (
 from pudistill_cli.commands.stopping import stoppable
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import TITLES, Stage
-from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import UsageError
 from pudistill_cli.models.packaged import NotFetchedError, PackagedModel, packaged_model
+from pudistill_cli.terminal.console import Console
 
 
 def command(

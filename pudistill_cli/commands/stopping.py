@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import typer
 
-from pudistill_cli.console import Console
-from pudistill_cli.stop_signals import exit_code_of, keeping
-from pudistill_cli.visible_text import visible
+from pudistill_cli.terminal.console import Console
+from pudistill_cli.terminal.stop_signals import exit_code_of, keeping
+from pudistill_cli.terminal.visible_text import visible
 
 
 @contextmanager

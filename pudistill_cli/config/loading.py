@@ -19,8 +19,8 @@ from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.validation_errors import Problem, problems_of
 from pudistill_cli.config.yaml_lines import Document, Dotted, YamlProblem, read_yaml
 from pudistill_cli.errors import DataError, UsageError
-from pudistill_cli.input_lines import read_content
-from pudistill_cli.paths_inside import leads_inside, real_path
+from pudistill_cli.files.input_lines import read_content
+from pudistill_cli.files.paths_inside import leads_inside, real_path
 from pudistill_cli.redaction import KEY_LIKE, redacted_teacher
 
 __all__ = ["LoadedRecipe", "ShippedRecipe", "load_recipe", "resolved_yaml", "shipped_recipes"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from pudistill_cli import __version__
 from pudistill_cli.backend_api.contract import Backend, Capabilities
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import BackendError
+from pudistill_cli.files.cache_dir import cache_path
 from pudistill_cli.hardware.machine import Hardware
 from pudistill_cli.hardware.memory_estimate import MemoryDemand
 from pudistill_cli.hardware.selection import Improvement, choose, improvements

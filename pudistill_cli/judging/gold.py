@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import counted, decoded, listed, numbered_lines, read_content
+from pudistill_cli.files.input_lines import counted, decoded, listed, numbered_lines, read_content
 from pudistill_cli.judging.records import Gold, Unannotated, gold_of
 
 FORMATS = (

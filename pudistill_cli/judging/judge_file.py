@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pudistill_cli.console import Console
 from pudistill_cli.judging import report
 from pudistill_cli.judging.evaluation import ScorerEvaluation, evaluate_scorer
 from pudistill_cli.judging.evaluation_set import EvaluationSet, build_evaluation_set
 from pudistill_cli.judging.gold import GoldFile
 from pudistill_cli.judging.loading import JudgeSettings, open_judge
 from pudistill_cli.method.scorers import Scorer
+from pudistill_cli.terminal.console import Console
 
 
 def judge_file(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from pudistill_cli.input_lines import short, whole_text
+from pudistill_cli.files.input_lines import short, whole_text
 from pudistill_cli.prompts import ROLES, prompt_key
 from pudistill_cli.types import Message
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pudistill_cli.console import PlainTable
 from pudistill_cli.judging.evaluation import ScorerEvaluation
 from pudistill_cli.method.statistics import Interval
+from pudistill_cli.terminal.console import PlainTable
 
 
 def tables(evaluations: Sequence[ScorerEvaluation]) -> list[PlainTable]:

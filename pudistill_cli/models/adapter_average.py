@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic_files import whole_folder
+from pudistill_cli.files.atomic_files import whole_folder
 from pudistill_cli.models.peft_adapter import CONFIG, WEIGHTS
 from pudistill_cli.models.safetensors_io import TensorSpec, stored_tensors, to_float32, write_tensors
 

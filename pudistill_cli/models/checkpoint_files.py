@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.files.paths_inside import goes_up, leads_inside, real_path
 from pudistill_cli.models.reading import COPY_AGAIN, read_object
 from pudistill_cli.models.safetensors_header import METADATA, safetensors_header
-from pudistill_cli.paths_inside import goes_up, leads_inside, real_path
 
 SINGLE = "model.safetensors"
 _FILE_NAME = re.compile(r"[^\0\n]{1,400}\.safetensors")

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from pudistill_cli.errors import DataError
+from pudistill_cli.files.private_files import as_others_are
 from pudistill_cli.network import check_certificates, check_every_proxy
-from pudistill_cli.private_files import as_others_are
 from pudistill_cli.redaction import redacted_words
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pudistill_cli.atomic_files import sync_folder, sync_tree, write_atomic
 from pudistill_cli.errors import DataError, RunError
-from pudistill_cli.file_sums import file_sum, folder_sums
-from pudistill_cli.private_files import make_private_folder
+from pudistill_cli.files.atomic_files import sync_folder, sync_tree, write_atomic
+from pudistill_cli.files.file_sums import file_sum, folder_sums
+from pudistill_cli.files.private_files import make_private_folder
 
 _SUMS = "sums.json"
 """The SHA-256 of each of a checkpoint's files, by its path in it."""

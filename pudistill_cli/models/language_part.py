@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import DataError
+from pudistill_cli.files.cache_dir import cache_path
 from pudistill_cli.models.kept_checkpoint import kept_checkpoint, write_json
 from pudistill_cli.models.merged_checkpoint import COPIED_FILES
 from pudistill_cli.models.safetensors_io import Bits, StoredTensor, TensorSpec, blocks_of, stored_tensors, write_tensors

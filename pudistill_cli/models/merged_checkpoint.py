@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pudistill_cli.atomic_files import sync_folder, sync_tree
 from pudistill_cli.errors import ExportError
+from pudistill_cli.files.atomic_files import sync_folder, sync_tree
 from pudistill_cli.models.lora_merge import merged_tensors
 from pudistill_cli.models.peft_adapter import LowRank
 from pudistill_cli.models.safetensors_io import (

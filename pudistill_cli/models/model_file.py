@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from pudistill_cli.backend_api.codec import Codec
 from pudistill_cli.backend_api.registry import backends
 from pudistill_cli.errors import BackendError, DataError
-from pudistill_cli.file_kinds import GGUF, SAFETENSORS, advice_for, kind_of_file
+from pudistill_cli.files.file_kinds import GGUF, SAFETENSORS, advice_for, kind_of_file
 from pudistill_cli.types import Tokens
 
 _ANOTHER = "Name a GGUF file, or the folder of a checkpoint in Hugging Face form."

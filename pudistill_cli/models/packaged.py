@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import DataError
+from pudistill_cli.files.cache_dir import cache_path
 
 _PREFIX = "pypi:"
 

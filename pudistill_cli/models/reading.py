@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.file_kinds import advice_for, kind_of, kind_of_file
+from pudistill_cli.files.file_kinds import advice_for, kind_of, kind_of_file
 from pudistill_cli.foreign_errors import as_data_error, reason_of
 
 Json: TypeAlias = Any

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.file_kinds import SAFETENSORS, advice_for, kind_of_file
+from pudistill_cli.files.file_kinds import SAFETENSORS, advice_for, kind_of_file
 from pudistill_cli.foreign_errors import reason_of
 from pudistill_cli.models.reading import check_regular, parse_json, unreadable
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from pudistill_cli.backend_api.export_formats import ADAPTERS, CORE
 from pudistill_cli.errors import DataError
-from pudistill_cli.file_kinds import advice_for, kind_of_file
+from pudistill_cli.files.file_kinds import advice_for, kind_of_file
 from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models import hub
 from pudistill_cli.models.checkpoint_files import count_parameters, hidden_size, read_json, shapes_of, weight_files

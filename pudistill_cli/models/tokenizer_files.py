@@ -12,7 +12,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.file_kinds import advice_for, kind_of
+from pudistill_cli.files.file_kinds import advice_for, kind_of
 from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models.chat_template import PLAIN, ChatTemplate
 from pudistill_cli.models.checkpoint_files import read_json

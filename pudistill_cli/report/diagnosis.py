@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from pudistill_cli.console import Console, PlainTable
 from pudistill_cli.hardware.doctor import Diagnosis, StudentFit
-from pudistill_cli.visible_text import visible
+from pudistill_cli.terminal.console import Console, PlainTable
+from pudistill_cli.terminal.visible_text import visible
 
 
 def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:

@@ -10,12 +10,12 @@ from pudistill_cli.config.export import formats_of
 from pudistill_cli.config.sft_defaults import EPOCHS_WITHOUT_DEV, sft_shape
 from pudistill_cli.config.teacher import TeacherSettings
 from pudistill_cli.config.training import default_preference_lr
-from pudistill_cli.console import Console, PlainTable
 from pudistill_cli.run.plan import Plan
 from pudistill_cli.run.preflight import ToAsk, sft_prompts
 from pudistill_cli.stages.dev_check import FEWEST
 from pudistill_cli.stages.sft_length import MOST_EPOCHS
 from pudistill_cli.teacher.budget import Use
+from pudistill_cli.terminal.console import Console, PlainTable
 
 _MEASURED = "when the run begins: threads, and the type of weights that llama.cpp samples, where the recipe leaves them"
 

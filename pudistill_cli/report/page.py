@@ -8,12 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from pudistill_cli.atomic_files import write_atomic
+from pudistill_cli.files.atomic_files import write_atomic
 from pudistill_cli.report.charts import curve, intervals
 from pudistill_cli.report.content import Content, read_run
 from pudistill_cli.report.headline import added, headline
 from pudistill_cli.report.tables import claim_value, grids_by_set
-from pudistill_cli.visible_text import visible
+from pudistill_cli.terminal.visible_text import visible
 
 
 def write_report(folder: Path) -> Path:

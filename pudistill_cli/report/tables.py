@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from pudistill_cli.console import Console, PlainTable
 from pudistill_cli.report.headline import added, headline
 from pudistill_cli.report.numbers import interval_text, without_leading_zero
 from pudistill_cli.stages.claims import Claim
 from pudistill_cli.stages.evaluation import Results
 from pudistill_cli.stages.evaluator import LIKENESS, Figures, temperature_name
+from pudistill_cli.terminal.console import Console, PlainTable
 
 SECONDARY_MEASURES = (LIKENESS, "wins over SFT (judge)", "distinct-2", "tokens", "truncated", "anchor NLL")
 SHORT_NAMES = {"wins over SFT (judge)": "wins (judge)"}

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from pudistill_cli.atomic_files import write_atomic
+from pudistill_cli.files.atomic_files import write_atomic
 from pudistill_cli.run.ledger import Ledger
 from pudistill_cli.run.ledger_seal import (
     FIGURES,

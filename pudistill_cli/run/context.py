@@ -12,7 +12,6 @@ from pudistill_cli.allowed_code import NO_CODE, AllowedCode
 from pudistill_cli.backend_api.contract import Backend, Engine, Learner, Metrics, ModelSpec
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.training import default_preference_lr
-from pudistill_cli.console import Console
 from pudistill_cli.method.scorers import Judge
 from pudistill_cli.metrics.metric import Metric
 from pudistill_cli.metrics.registry import Measure
@@ -26,6 +25,7 @@ from pudistill_cli.run.mending import forget_if_other
 from pudistill_cli.run.model_pair import ModelPair
 from pudistill_cli.run.rollouts import round_of
 from pudistill_cli.teacher.cache import AnswerCache
+from pudistill_cli.terminal.console import Console
 from pudistill_cli.types import Adapter, Message, Tokens
 
 P = ParamSpec("P")

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from pudistill_cli import __version__
-from pudistill_cli.atomic_files import cannot_write, recover_folders, replace_folder, write_atomic
 from pudistill_cli.config.loading import resolved_yaml
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.stages import Stage
 from pudistill_cli.errors import RunError
-from pudistill_cli.private_files import make_private_database, make_private_folder, tighten
+from pudistill_cli.files.atomic_files import cannot_write, recover_folders, replace_folder, write_atomic
+from pudistill_cli.files.private_files import make_private_database, make_private_folder, tighten
 from pudistill_cli.run.closed_run import begun, check_closed, rewrite
 from pudistill_cli.run.forgetting import forget_changed
 from pudistill_cli.run.identity import differences, without_secrets

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pudistill_cli.atomic_files import cannot_write, write_atomic
-from pudistill_cli.file_sums import file_sum, folder_sums
+from pudistill_cli.files.atomic_files import cannot_write, write_atomic
+from pudistill_cli.files.file_sums import file_sum, folder_sums
 from pudistill_cli.run.ledger_sums import Sums
 
 _SHOWN = 16

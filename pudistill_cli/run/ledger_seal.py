@@ -11,9 +11,9 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from pudistill_cli.atomic_files import cannot_write, sync_folder, write_atomic
 from pudistill_cli.errors import RunError
-from pudistill_cli.file_sums import file_sum
+from pudistill_cli.files.atomic_files import cannot_write, sync_folder, write_atomic
+from pudistill_cli.files.file_sums import file_sum
 
 FIGURES, RECIPE = "metrics.jsonl", "recipe.yaml"
 

@@ -16,11 +16,11 @@ from typing import Any, cast
 import numpy as np
 from safetensors.numpy import load, save  # pyright: ignore[reportUnknownVariableType]
 
-from pudistill_cli.atomic_files import cannot_write, write_atomic
 from pudistill_cli.backend_api import training_state
 from pudistill_cli.backend_api.contract import Engine, Learner
 from pudistill_cli.backend_api.micro_batching import request_batches
-from pudistill_cli.file_sums import sum_of
+from pudistill_cli.files.atomic_files import cannot_write, write_atomic
+from pudistill_cli.files.file_sums import sum_of
 from pudistill_cli.types import Adapter, Candidate, Continuations, Floats, PromptTokens, Sampling
 
 PASSES = 4

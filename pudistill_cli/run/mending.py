@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from shlex import quote
 
 from pudistill_cli.errors import RunError
-from pudistill_cli.input_lines import listed
+from pudistill_cli.files.input_lines import listed
 from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.kept import Damage, damages, put_back
 from pudistill_cli.run.ledger import Ledger

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from pudistill_cli.atomic_files import cannot_write, write_atomic
-from pudistill_cli.private_files import private
+from pudistill_cli.files.atomic_files import cannot_write, write_atomic
+from pudistill_cli.files.private_files import private
 
 
 class MetricsFile:

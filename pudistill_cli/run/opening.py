@@ -12,14 +12,13 @@ from typing import Literal
 from pudistill_cli.allowed_code import NO_CODE, AllowedCode
 from pudistill_cli.backend_api.contract import Engine, Learner, LoraSpec, ModelSpec, OptimizerSpec
 from pudistill_cli.backend_api.oom_retry import halving_notice
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.loading import load_recipe
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import LocalTeacher
-from pudistill_cli.console import Console
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import RunError
-from pudistill_cli.paths_inside import RUN_NAME
+from pudistill_cli.files.cache_dir import cache_path
+from pudistill_cli.files.paths_inside import RUN_NAME
 from pudistill_cli.prompts import Prompt
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.folder import RunFolder
@@ -37,6 +36,7 @@ from pudistill_cli.run.teacher_content import other_answers, teacher_content, wh
 from pudistill_cli.teacher.answers import Teacher
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.opening import open_teacher
+from pudistill_cli.terminal.console import Console
 
 
 def open_run(checked: Plan, console: Console, root: Path, name: str, *, offline: bool = False) -> Job:

@@ -13,7 +13,6 @@ from pudistill_cli.config.objective_settings import DEFAULT
 from pudistill_cli.config.prompts import PromptSettings
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.student import check_base
-from pudistill_cli.console import Console
 from pudistill_cli.errors import BackendError, UsageError
 from pudistill_cli.hardware.machine import detect
 from pudistill_cli.hardware.memory_estimate import TOKEN_BUDGET, demand_of
@@ -32,6 +31,7 @@ from pudistill_cli.prompts import (
 )
 from pudistill_cli.run.kept_elsewhere import refuse_damaged_model
 from pudistill_cli.run.token_ids import check_token_ids
+from pudistill_cli.terminal.console import Console
 
 SAMPLE_ROWS = 256
 """Sequences that are decoded together unless the recipe says otherwise."""

@@ -13,13 +13,12 @@ from tempfile import TemporaryFile
 from pudistill_cli.allowed_code import NO_CODE, AllowedCode, refused_code
 from pudistill_cli.backend_api.export_formats import CORE
 from pudistill_cli.backend_api.registry import exporter_of
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.export import ExportSettings, formats_of
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.config.teacher import EndpointTeacher, LocalTeacher
-from pudistill_cli.console import Console
 from pudistill_cli.errors import DataError, ExportError, RunError, TeacherError, UsageError
-from pudistill_cli.input_lines import counted, listed
+from pudistill_cli.files.cache_dir import cache_path
+from pudistill_cli.files.input_lines import counted, listed
 from pudistill_cli.models.student import Student
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.run.ledger import Ledger
@@ -31,6 +30,7 @@ from pudistill_cli.teacher.budget import Budget, Use
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.file import AnswerFile
 from pudistill_cli.teacher.opening import open_teacher
+from pudistill_cli.terminal.console import Console
 
 _SHOWN = 5
 """Prompts named in one message; the others are counted."""

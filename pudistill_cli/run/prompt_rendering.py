@@ -7,7 +7,7 @@ from typing import Any
 
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import counted, listed
+from pudistill_cli.files.input_lines import counted, listed
 from pudistill_cli.models.answer_turn import misfit_of
 from pudistill_cli.models.chat_template import REFUSES, RefusedConversation
 from pudistill_cli.models.rendered_words import unwritten

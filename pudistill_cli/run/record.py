@@ -8,8 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
-from pudistill_cli.atomic_files import write_atomic
 from pudistill_cli.errors import RunError
+from pudistill_cli.files.atomic_files import write_atomic
 
 _HELD = ("identity", "resolved")
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pudistill_cli.errors import RunError
-from pudistill_cli.private_files import make_private_database
-from pudistill_cli.sqlite_transaction import committed_together
+from pudistill_cli.files.private_files import make_private_database
+from pudistill_cli.files.sqlite_transaction import committed_together
 
 
 class SqliteFile:

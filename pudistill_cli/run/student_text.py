@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pudistill_cli.config.schema import Recipe
-from pudistill_cli.console import Console
 from pudistill_cli.errors import DataError, PudistillError
-from pudistill_cli.input_lines import counted
+from pudistill_cli.files.input_lines import counted
 from pudistill_cli.method.scorers.reading import placed
 from pudistill_cli.method.scorers.registry import named_scorers
 from pudistill_cli.method.scorers.templates import ANSWERS
@@ -18,6 +17,7 @@ from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.run.plan import DEFAULT_CONTEXT, Plan
 from pudistill_cli.run.prompt_rendering import check_rendering
 from pudistill_cli.run.token_ids import check_token_ids
+from pudistill_cli.terminal.console import Console
 
 
 @dataclass(frozen=True, slots=True)

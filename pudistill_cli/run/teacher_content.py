@@ -7,8 +7,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from pudistill_cli.config.teacher import FileTeacher, LocalTeacher, TeacherSettings
-from pudistill_cli.file_sums import file_sum
-from pudistill_cli.input_lines import counted, listed
+from pudistill_cli.files.file_sums import file_sum
+from pudistill_cli.files.input_lines import counted, listed
 from pudistill_cli.models.packaged import local_model
 from pudistill_cli.models.student import checkpoint_fingerprint
 from pudistill_cli.prompts import Prompt, PromptSets

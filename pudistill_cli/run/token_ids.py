@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pudistill_cli.config.schema import Recipe
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import counted, listed
+from pudistill_cli.files.input_lines import counted, listed
 from pudistill_cli.models.tokenizer import StudentTokenizer
 from pudistill_cli.prompts import Prompt, PromptSets
 from pudistill_cli.types import Message

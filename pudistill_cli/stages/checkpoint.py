@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pudistill_cli.backend_api import training_state
-from pudistill_cli.file_sums import sum_of
+from pudistill_cli.files.file_sums import sum_of
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.marks import MarkName
 from pudistill_cli.stages.interrupts import HeldInterrupts

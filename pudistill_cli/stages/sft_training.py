@@ -11,13 +11,13 @@ from pathlib import Path
 from pudistill_cli.backend_api.contract import Row, SftBatch
 from pudistill_cli.config.sft_defaults import SftShape
 from pudistill_cli.errors import TrainingError
-from pudistill_cli.progress import Bar
 from pudistill_cli.run.context import Job
 from pudistill_cli.stages.checkpoint import Checkpoint, Saved
 from pudistill_cli.stages.dev_check import DevLook
 from pudistill_cli.stages.rewrites import Lessons
 from pudistill_cli.stages.schedule import shuffled_batches
 from pudistill_cli.stages.train_step import stopped, train_step
+from pudistill_cli.terminal.progress import Bar
 
 WARMUP = 5
 """Steps in which the rate rises, at most: an adapter begins at zero, and needs no more."""

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from pudistill_cli.console import Console
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.input_lines import counted
-from pudistill_cli.progress import Bar
+from pudistill_cli.files.input_lines import counted
 from pudistill_cli.teacher.answers import Answer, Question, Questions, Teacher
 from pudistill_cli.teacher.cache import AnswerCache, content_key
 from pudistill_cli.teacher.cleaning import clean_again
+from pudistill_cli.terminal.console import Console
+from pudistill_cli.terminal.progress import Bar
 from pudistill_cli.types import Message
 
 POLL = 0.5

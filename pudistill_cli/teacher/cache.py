@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 
 from pudistill_cli.errors import RunError
-from pudistill_cli.private_files import make_private_database, make_private_folder
-from pudistill_cli.sqlite_transaction import committed_together
+from pudistill_cli.files.private_files import make_private_database, make_private_folder
+from pudistill_cli.files.sqlite_transaction import committed_together
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.claims import TABLE as CLAIMS
 from pudistill_cli.teacher.claims import Claims

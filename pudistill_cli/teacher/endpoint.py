@@ -14,7 +14,6 @@ import httpx
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import PudistillError, TeacherError
 from pudistill_cli.redaction import redacted_teacher, redacted_url
-from pudistill_cli.stop_signals import deferred
 from pudistill_cli.teacher.answers import Answer, Question, Questions
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.budget import Budget
@@ -22,6 +21,7 @@ from pudistill_cli.teacher.environment import as_sent
 from pudistill_cli.teacher.http_client import LONGEST_REPLY, Route, fetched, route_to, tls_problem
 from pudistill_cli.teacher.reply import Failed, Outcome, Retry, Stop, read_reply
 from pudistill_cli.teacher.request import request_body
+from pudistill_cli.terminal.stop_signals import deferred
 
 BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0

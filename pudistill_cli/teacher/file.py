@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import (
+from pudistill_cli.files.input_lines import (
     counted,
     decoded,
     json_object,

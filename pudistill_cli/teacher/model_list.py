@@ -12,7 +12,7 @@ import httpx
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.did_you_mean import did_you_mean
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.input_lines import listed
+from pudistill_cli.files.input_lines import listed
 from pudistill_cli.teacher.api_key import read_key, redact
 from pudistill_cli.teacher.cleaning import storable
 from pudistill_cli.teacher.environment import as_sent

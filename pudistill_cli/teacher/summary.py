@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from pudistill_cli.input_lines import listed
+from pudistill_cli.files.input_lines import listed
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.finish_reasons import ending
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from pudistill_cli.config.training import default_preference_lr
-from pudistill_cli.console import Console
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.stages import gating
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.evaluator import Evaluator, System
+from pudistill_cli.terminal.console import Console
 from tests.tiny import SIZES, Ended, Tiny
 
 Call = Callable[..., Ended]

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pudistill_cli.console import Console
 from pudistill_cli.run import plan
 from pudistill_cli.run.opening import reopen
+from pudistill_cli.terminal.console import Console
 from tests.pudistill_cli.teacher.server import Request, Response, Server, says
 from tests.tiny import SIZES, STUDENT, Ended, Tiny, process
 

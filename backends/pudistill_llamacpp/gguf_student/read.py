@@ -9,8 +9,8 @@ from hashlib import blake2b, file_digest
 from math import prod
 from pathlib import Path
 
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.errors import DataError
+from pudistill_cli.files.cache_dir import cache_path
 from pudistill_cli.foreign_errors import as_data_error
 from pudistill_cli.models.model_file import ModelFile, StudentFiles
 from pudistill_llamacpp.gguf_file.header import Header, read_header

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pudistill_cli.atomic_files import write_atomic
 from pudistill_cli.backend_api.export_checks import template_notice
+from pudistill_cli.files.atomic_files import write_atomic
 from pudistill_cli.models.chat_template import ChatTemplate
 from pudistill_cli.types import Sampling
 from pudistill_llamacpp.runtimes.go_template import TEXT, go_template

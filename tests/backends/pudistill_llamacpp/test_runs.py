@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pudistill_cli.console import Console
 from pudistill_cli.method import off_policy
 from pudistill_cli.run import plan, preflight
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.run.record import Record
+from pudistill_cli.terminal.console import Console
 from pudistill_llamacpp.engine import LlamaCppEngine
 from pudistill_llamacpp.llamacpp_backend import LlamaCppBackend
 from tests.tiny import Ended, Tiny

@@ -14,10 +14,10 @@ import pytest
 from pudistill_cli.backend_api.contract import LoraSpec, ModelSpec, OptimizerSpec, Row, SftBatch
 from pudistill_cli.backend_api.oom_retry import halving_notice, retrying_engine, retrying_learner
 from pudistill_cli.backend_api.registry import backends
-from pudistill_cli.console import Console
 from pudistill_cli.errors import OutOfMemory, TrainingError
 from pudistill_cli.run.folder import RunFolder
 from pudistill_cli.run.opening import reopen
+from pudistill_cli.terminal.console import Console
 from pudistill_cli.types import Continuations, PromptTokens, Sampling
 from tests.tiny import STUDENT, Ended, Tiny
 

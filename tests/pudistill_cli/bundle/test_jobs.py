@@ -20,9 +20,9 @@ from pudistill_cli.bundle import opening
 from pudistill_cli.bundle.archive import Bundle
 from pudistill_cli.bundle.layout import RECIPE
 from pudistill_cli.bundle.writing import Item, write_bundle
-from pudistill_cli.cache_dir import cache_path
 from pudistill_cli.config.loading import MODELS, PATHS, load_recipe
 from pudistill_cli.config.teacher import EndpointTeacher
+from pudistill_cli.files.cache_dir import cache_path
 from pudistill_cli.teacher.answers import Answer, Question
 from pudistill_cli.teacher.cache import AnswerCache
 from pudistill_cli.teacher.endpoint import Endpoint

@@ -13,7 +13,6 @@ import pytest
 
 from pudistill_cli.backend_api.export_formats import Target
 from pudistill_cli.config.loading import load_recipe
-from pudistill_cli.console import Console
 from pudistill_cli.models import tokenizer
 from pudistill_cli.run import folder
 from pudistill_cli.run.context import Job
@@ -21,6 +20,7 @@ from pudistill_cli.run.opening import open_run, reopen
 from pudistill_cli.run.plan import plan
 from pudistill_cli.stages.anchors import Anchors
 from pudistill_cli.stages.export_writers import OfBackend
+from pudistill_cli.terminal.console import Console
 from pudistill_cli.types import Message
 from tests.tiny import STUDENT, Tiny
 

@@ -60,7 +60,7 @@ def test_teachers_answers_are_something_to_go_on_from(tmp_path: Path, call: Call
 
 def test_the_first_event_of_a_restart_comes_before_what_takes_long_to_import(copied: Tiny) -> None:
     hook = (
-        "import sys\nfrom pudistill_cli.console import Console\nevent = Console.event\n"
+        "import sys\nfrom pudistill_cli.terminal.console import Console\nevent = Console.event\n"
         "def first(self, kind, **fields):\n"
         f"    event(self, kind, heavy=[name for name in {HEAVY} if name in sys.modules], **fields)\n"
         "    sys.stdout.flush()\n    raise SystemExit\n"

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from benchmarks.judges_scorers import Length, Planted
-from pudistill_cli.console import Console
 from pudistill_cli.method.scorers import Item, Judge, Scorer, Scores, no_questions
 from pudistill_cli.method.scorers.registry import SCORERS
 from pudistill_cli.method.statistics import paired_difference
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.stages.anchors import ask_teacher
 from pudistill_cli.stages.evaluator import Evaluator, System
+from pudistill_cli.terminal.console import Console
 from tests.tiny import QUICKSTART, Ended, Tiny
 
 pytestmark = pytest.mark.slow  # half a minute in all

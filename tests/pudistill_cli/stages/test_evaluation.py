@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.console import Console
 from pudistill_cli.method.scorers import Scorer
 from pudistill_cli.method.scorers.ensemble import Ensemble
 from pudistill_cli.method.scorers.length import LengthFree
@@ -35,6 +34,7 @@ from pudistill_cli.stages.evaluation import _verdict
 from pudistill_cli.stages.evaluator import Evaluator, Figures, System, item_of
 from pudistill_cli.stages.gained import measure_gained
 from pudistill_cli.stages.selection import Considered, Selection
+from pudistill_cli.terminal.console import Console
 from tests.tiny import QUICKSTART, SIZES, STUDENT, Ended, Tiny, lines_of, write_lines
 
 ANSWERS = "SELECT {} FROM eval_answers JOIN prompts ON prompt_key = key WHERE {} ORDER BY prompt_key, sample"

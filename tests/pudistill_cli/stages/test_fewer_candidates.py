@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pudistill_cli.console import Console
 from pudistill_cli.run.opening import reopen
+from pudistill_cli.terminal.console import Console
 from pudistill_cli.types import Continuations
 from tests.pudistill_cli.test_resume import DRAWN, POINTS, RESULT, Killed
 from tests.tiny import SIZES, Ended, Tiny

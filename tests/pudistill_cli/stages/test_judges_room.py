@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from pudistill_cli.console import Console
 from pudistill_cli.method.scorers.reading import WORD, ask
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.stages.anchors import Anchored, ask_teacher, judge_reads
 from pudistill_cli.stages.evaluator import item_of
+from pudistill_cli.terminal.console import Console
 from tests.tiny import Tiny
 
 ANCHOR = '{"do":"book"}'

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pudistill_cli.console import Console
 from pudistill_cli.method.class_prior import class_prior
 from pudistill_cli.method.scorers import Array, Item, Judge, Scores
 from pudistill_cli.method.scorers.length import LengthFree
@@ -23,6 +22,7 @@ from pudistill_cli.stages import class_prior as stage
 from pudistill_cli.stages.anchors import Anchored, ask_teacher, judge_reads
 from pudistill_cli.stages.candidates import CandidateGroup, draw_groups
 from pudistill_cli.stages.positives import positives
+from pudistill_cli.terminal.console import Console
 from pudistill_cli.types import Candidate, Continuations
 from tests.pudistill_cli.stages.test_rewrites import in_view
 from tests.pudistill_cli.test_resume import Killed, bomb

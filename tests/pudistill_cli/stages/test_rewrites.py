@@ -13,13 +13,13 @@ import pytest
 
 from pudistill_cli.backend_api.contract import Row
 from pudistill_cli.config.sft_defaults import sft_shape
-from pudistill_cli.console import Console
 from pudistill_cli.run.context import Job
 from pudistill_cli.run.opening import reopen
 from pudistill_cli.run.rollouts import REWRITES
 from pudistill_cli.stages import rewrites, sft_training
 from pudistill_cli.stages.anchors import Anchored, ask_teacher
 from pudistill_cli.stages.rewrites import lessons, share_saved
+from pudistill_cli.terminal.console import Console
 from pudistill_cli.types import PromptTokens, Sampling, Tokens
 from tests.tiny import SIZES, Ended, Tiny
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from pudistill_cli.config.teacher import LocalTeacher
-from pudistill_cli.console import Console
 from pudistill_cli.errors import RunError, TeacherError
 from pudistill_cli.teacher import asking, claims, local
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.asking import ask_all, shown_waiting
 from pudistill_cli.teacher.cache import AnswerCache, content_key
 from pudistill_cli.teacher.local import LocalModel
+from pudistill_cli.terminal.console import Console
 from pudistill_cli.types import Candidate
 from tests.pudistill_cli.teacher.server import fails, says
 

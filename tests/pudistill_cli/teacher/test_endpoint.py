@@ -16,9 +16,9 @@ import pytest
 
 from pudistill_cli.config.teacher import EndpointTeacher
 from pudistill_cli.errors import TeacherError
-from pudistill_cli.stop_signals import SIGNALS, Stopped, working
 from pudistill_cli.teacher.answers import Answer
 from pudistill_cli.teacher.endpoint import MAX_CONSECUTIVE_FAILURES, Endpoint
+from pudistill_cli.terminal.stop_signals import SIGNALS, Stopped, working
 from tests.pudistill_cli.teacher.server import DROP, Response, fails, says
 
 

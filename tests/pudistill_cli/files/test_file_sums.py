@@ -1,6 +1,6 @@
 from hashlib import sha256
 
-from pudistill_cli.file_sums import file_sum, folder_sums, sum_of
+from pudistill_cli.files.file_sums import file_sum, folder_sums, sum_of
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 """Of the three bytes "abc": the first example of FIPS 180-2."""

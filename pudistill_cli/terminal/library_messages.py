@@ -9,7 +9,7 @@ import traceback
 import warnings
 from types import TracebackType
 
-from pudistill_cli.visible_text import visible
+from pudistill_cli.terminal.visible_text import visible
 
 
 class _Record(logging.LogRecord):

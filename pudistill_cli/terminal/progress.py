@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from pudistill_cli.visible_text import visible_line
+from pudistill_cli.terminal.visible_text import visible_line
 
 TICK = 0.25
 """Seconds between two looks at whether there is something to say."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pudistill_cli.errors import RunError
-from pudistill_cli.private_files import make_private_folder
+from pudistill_cli.files.private_files import make_private_folder
 
 _OLD = ".old"
 

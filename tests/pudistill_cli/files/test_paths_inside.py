@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pudistill_cli.paths_inside import RUN_NAME, goes_up, leads_inside
+from pudistill_cli.files.paths_inside import RUN_NAME, goes_up, leads_inside
 
 
 def test_a_path_is_inside_where_it_ends(tmp_path: Path) -> None:

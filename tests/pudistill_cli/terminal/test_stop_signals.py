@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pudistill_cli import stop_signals
-from pudistill_cli.stop_signals import SIGNALS, Stopped, deferred, exit_code_of, keeping, working
+from pudistill_cli.terminal import stop_signals
+from pudistill_cli.terminal.stop_signals import SIGNALS, Stopped, deferred, exit_code_of, keeping, working
 from tests.tiny import ROOT, Ended, Tiny
 
 if os.name == "nt":
@@ -159,7 +159,7 @@ def _as_in_the_foreground() -> None:
 @pytest.mark.parametrize(
     ("module", "number"),
     [
-        ("pudistill_cli.standard_streams", signal.SIGINT),
+        ("pudistill_cli.terminal.standard_streams", signal.SIGINT),
         ("typer", signal.SIGTERM),
         ("pudistill_cli.config.bundled", signal.SIGINT),  # the command has begun
         ("rich.text", signal.SIGHUP),
@@ -175,7 +175,7 @@ def test_signals_during_imports_print_no_traceback(module: str, number: signal.S
 
 def test_a_first_signal_before_any_is_answered_prints_no_traceback() -> None:
     """Python's own handler raises then: in the first import, or in what that imports."""
-    for module in ("pudistill_cli.app", "pudistill_cli.stop_signals"):
+    for module in ("pudistill_cli.app", "pudistill_cli.terminal.stop_signals"):
         hook = BEFORE_IMPORT.format(module=module, number=int(signal.SIGINT))
         ended = _main(hook, "recipes")
         assert (ended.returncode, ended.stderr) == (130, "")
@@ -280,7 +280,7 @@ def test_signals_in_every_stage_lose_nothing(finished: Tiny, tmp_path: Path) -> 
 
 SHOWS_ALL = """
 import runpy, sys
-from pudistill_cli import console
+from pudistill_cli.terminal import console
 shown = console.Console._shown
 console.Console._shown = lambda self, bar: (self.say(bar.title), shown(self, bar))[1]
 """

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from pudistill_cli.atomic_files import recover_folders, replace_folder, whole_folder, write_atomic
 from pudistill_cli.errors import RunError
+from pudistill_cli.files.atomic_files import recover_folders, replace_folder, whole_folder, write_atomic
 
 
 def _folder(path: Path, content: str) -> Path:

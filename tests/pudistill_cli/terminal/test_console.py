@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from rich.console import Console as Terminal
 
-from pudistill_cli.console import Console, PlainTable
 from pudistill_cli.errors import DataError
-from pudistill_cli.progress import TICK, Pulse
+from pudistill_cli.terminal.console import Console, PlainTable
+from pudistill_cli.terminal.progress import TICK, Pulse
 from tests.tiny import Ended, Tiny
 
 ESCAPE = "\x1b"
@@ -377,7 +377,7 @@ def test_what_was_typed_is_shown_in_the_command_lines_own_errors(call: Callable[
 def test_libraries_warnings_and_tracebacks_are_shown_so_too() -> None:
     code = """
 import logging, sys, warnings
-from pudistill_cli.library_messages import make_visible
+from pudistill_cli.terminal.library_messages import make_visible
 make_visible()
 logging.getLogger("transformers").warning("unknown key %s", chr(27) + "[2J" + chr(0x202e))
 warnings.warn(chr(27) + "]52;c;QQ" + chr(7))

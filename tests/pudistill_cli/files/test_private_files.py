@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pudistill_cli.private_files import as_others_are, make_private_database, make_private_folder, owner_only, tighten
+from pudistill_cli.files.private_files import (
+    as_others_are,
+    make_private_database,
+    make_private_folder,
+    owner_only,
+    tighten,
+)
 from pudistill_cli.run.ledger import Ledger
 from tests.tiny import Ended, Tiny
 

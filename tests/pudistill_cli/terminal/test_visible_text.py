@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from pudistill_cli.visible_text import visible, visible_json, visible_line
+from pudistill_cli.terminal.visible_text import visible, visible_json, visible_line
 
 
 @pytest.mark.parametrize(

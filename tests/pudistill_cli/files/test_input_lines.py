@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.input_lines import (
+from pudistill_cli.files.input_lines import (
     counted,
     decoded,
     json_object,
@@ -182,7 +182,7 @@ def test_a_long_text_is_shown_by_its_beginning() -> None:
 
 
 def test_a_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pudistill_cli.input_lines.LONGEST_LINE", 3 << 20)
+    monkeypatch.setattr("pudistill_cli.files.input_lines.LONGEST_LINE", 3 << 20)
     assert decoded(b"a" * (3 << 20))
     with pytest.raises(ValueError, match=r"a line of 4 MiB; at most 3"):
         decoded(b"a" * (4 << 20))

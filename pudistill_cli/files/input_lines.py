@@ -11,7 +11,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import Any, cast
 
 from pudistill_cli.errors import DataError
-from pudistill_cli.file_kinds import advice_for, kind_of
+from pudistill_cli.files.file_kinds import advice_for, kind_of
 
 MOST_BYTES = 4 << 30
 LONGEST_LINE = 16 << 20

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pudistill_cli.errors import PudistillError
-from pudistill_cli.progress import TICK, Bar, Live, Pulse
-from pudistill_cli.visible_text import visible, visible_json
+from pudistill_cli.terminal.progress import TICK, Bar, Live, Pulse
+from pudistill_cli.terminal.visible_text import visible, visible_json
 
 EVERY_SECONDS = 2.0
 """What takes longer than this without a line says how far it is, where no terminal shows it all the time."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from pudistill_cli.file_kinds import GGUF, LFS_POINTER, SAFETENSORS, WEB_PAGE, advice_for, kind_of, kind_of_file
+from pudistill_cli.files.file_kinds import GGUF, LFS_POINTER, SAFETENSORS, WEB_PAGE, advice_for, kind_of, kind_of_file
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 
