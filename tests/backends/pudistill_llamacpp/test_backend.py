@@ -65,7 +65,7 @@ print(*(name.removeprefix("pudistill_cli.") for name in sys.modules if name.star
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
-    assert {"backend_api", "models", "errors", "cache_dir"} <= loaded
+    assert {"backend_api", "models", "errors", "files"} <= loaded
     assert not loaded & {"loop", "run", "stages", "teacher", "judging", "report", "commands"}
 
 

@@ -177,7 +177,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         for module in ("console", "progress"):
-            monkeypatch.setattr(f"pudistill_cli.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
+            monkeypatch.setattr(f"pudistill_cli.terminal.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture
