@@ -7,7 +7,6 @@ many of them belong in a process of their own: `benchmarks.attacks.fuzz`.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import shutil
@@ -17,10 +16,18 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.fuzzing import gguf_damage, gguf_parts, odd_files, safetensors_parts, seeds, tokenizer_bombs
+from benchmarks.fuzzing import (
+    gguf_damage,
+    gguf_parts,
+    odd_files,
+    safetensors_parts,
+    seeds,
+    sound_files,
+    tokenizer_bombs,
+)
 from benchmarks.fuzzing.mutations import damaged_bytes, mutated_json
 from pudistill_cli.backend_api.contract import Backend, ModelSpec
 from pudistill_cli.backend_api.registry import backends
@@ -150,27 +157,27 @@ def _configs(rng: Random) -> tuple[str, Run]:
     file = rng.choice(
         ("config.json",) * 6 + ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
     )
-    seed = _student(rng.choice(("bpe", "spm")))
+    seed = sound_files.student(rng.choice(("bpe", "spm")))
     what, data = mutated_json(json.loads((seed / file).read_bytes()), rng)
     return f"{file}: {what}", _reading(seed, {file: data}, deeply=not rng.randrange(_EVERY))
 
 
 def _index(rng: Random) -> tuple[str, Run]:
-    seed = _student("bpe", shards=True)
+    seed = sound_files.student("bpe", shards=True)
     file = "model.safetensors.index.json"
     what, data = mutated_json(json.loads((seed / file).read_bytes()), rng)
     return what, _reading(seed, {file: data}, deeply=not rng.randrange(_EVERY))
 
 
 def _tokenizers(rng: Random) -> tuple[str, Run]:
-    seed = _student(rng.choice(tuple(seeds.TOKENIZERS)))
+    seed = sound_files.student(rng.choice(tuple(seeds.TOKENIZERS)))
     content = json.loads((seed / "tokenizer.json").read_bytes())
     what, data = tokenizer_bombs.bomb(content, rng) if not rng.randrange(4) else mutated_json(content, rng)
     return what, _reading(seed, {"tokenizer.json": data}, deeply=not rng.randrange(2 * _EVERY))
 
 
 def _safetensors(rng: Random) -> tuple[str, Run]:
-    seed = _student("bpe")
+    seed = sound_files.student("bpe")
     what, data = safetensors_parts.mutated((seed / "model.safetensors").read_bytes(), rng)
     if rng.randrange(4):
         return what, _reading_tensors(data)
@@ -178,7 +185,7 @@ def _safetensors(rng: Random) -> tuple[str, Run]:
 
 
 def _adapters(rng: Random) -> tuple[str, Run]:
-    seed = _adapter()
+    seed = sound_files.adapter()
     if rng.randrange(2):
         content = json.loads((seed / "adapter_config.json").read_bytes())
         what, data = mutated_json(content, rng)
@@ -197,7 +204,7 @@ def _adapters(rng: Random) -> tuple[str, Run]:
 
 
 def _gguf(rng: Random) -> tuple[str, Run]:
-    data = _gguf_seed(rng.choice(("bpe", "spm")))
+    data = sound_files.gguf(rng.choice(("bpe", "spm")))
     what, data = damaged_bytes(data, rng) if not rng.randrange(4) else gguf_damage.mutated(gguf_parts.parsed(data), rng)
     deeply = not rng.randrange(2 * _EVERY)
 
@@ -214,7 +221,7 @@ def _gguf(rng: Random) -> tuple[str, Run]:
 
 def _odd(rng: Random) -> tuple[str, Run]:
     """Folders, pipes, devices and links in a file's place, and text that is none."""
-    seed = _student("bpe")
+    seed = sound_files.student("bpe")
     file = rng.choice(sorted(p.name for p in seed.iterdir()))
     what, make = odd_files.odd(rng)
 
@@ -278,48 +285,17 @@ def _replaced(seed: Path, scratch: Path, changed: dict[str, bytes]) -> Iterator[
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@cache
-def seeds_folder() -> Path:
-    """Where the sound files are made, once in a process; it is removed with it."""
-    folder = Path(mkdtemp(prefix="pudistill-seeds-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def _made(name: str, make: Callable[[Path], Any]) -> Path:
-    make(seeds_folder() / name)
-    return seeds_folder() / name
-
-
-@cache
-def _student(tokenizer: str, *, shards: bool = False) -> Path:
-    name = f"student-{tokenizer}{'-shards' if shards else ''}"
-    return _made(name, lambda folder: seeds.write_student(folder, tokenizer, shards=shards))
-
-
-@cache
-def _adapter() -> Path:
-    return _made("adapter", seeds.write_adapter)
-
-
-@cache
-def _gguf_seed(tokenizer: str) -> bytes:
-    from pudistill_llamacpp.convert.writer import write_gguf
-
-    return _made(f"{tokenizer}.gguf", lambda file: write_gguf(_student(tokenizer), file, dtype="f32")).read_bytes()
-
-
 def warm_up() -> None:
     """Make the sound files and import every library, so that no case has to wait for them."""
     for tokenizer in seeds.TOKENIZERS:
-        read(_student(tokenizer), deeply=tokenizer == "bpe")
+        read(sound_files.student(tokenizer), deeply=tokenizer == "bpe")
     _engines()
-    _gguf_seed("bpe"), _gguf_seed("spm")
+    sound_files.gguf("bpe"), sound_files.gguf("spm")
 
 
 @cache
 def _engines() -> tuple[Any, ...]:
     """The sound student open in every backend that is here."""
-    folder = _student("bpe")
+    folder = sound_files.student("bpe")
     usable = (backend for backend in backends().values() if backend.problem() is None)
     return tuple(b.open(ModelSpec(folder, (1,), 64, "cpu", dtype="float32", threads=1)) for b in usable)
